@@ -1,0 +1,55 @@
+# One environment in .venv, made from requirements.lock at the first target that needs it; later ones start at once.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.stamp
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check docs-check format bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(STAMP) ## type a task, see a small language model do it
+	@$(OFFLINE) $(BIN)/t2l demo
+
+test: $(STAMP) ## the fast tests, offline, on two cores
+	$(OFFLINE) $(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-slow: $(STAMP) ## the tests that take minutes
+	$(OFFLINE) $(BIN)/python -m pytest -q -n 2 -m slow
+
+check: $(STAMP) docs-check ## lint, format, types, generated docs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+docs-check: $(STAMP) ## are the generated docs those that the code gives?
+	$(OFFLINE) $(BIN)/python tools/generate_docs.py --check
+
+format: $(STAMP) ## put the code in order
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP) ## every benchmark, one after the other
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(OFFLINE) $(BIN)/python "$$script"; done
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 10) <= v < (3, 14) else f"t2l needs Python 3.10 to 3.13; $(PYTHON) is {v[0]}.{v[1]}. Name another one: make PYTHON=python3.12")'
+	@echo "Preparing .venv, once: a few minutes, most of it for torch ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-build-isolation --no-deps -e .
+	@touch $@
+
+lock: ## pin what pyproject.toml's ranges give today, from a fresh environment
+	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	{ sed '/^[^#]/,$$d' requirements.lock; .lock-venv/bin/python -m pip freeze --all --exclude-editable \
+	  | sed -E '/^(pip|wheel|triton|nvidia-|cuda-)/d; s/\+cpu$$//'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock && rm -rf .lock-venv
+
+clean: ## remove the environment and all caches
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

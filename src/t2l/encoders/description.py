@@ -1,0 +1,76 @@
+"""What counts as a task description, and the form in which every encoder reads it.
+
+Level 1. This file knows text only: no encoder, no tokens, no files.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+import warnings
+from collections.abc import Sequence
+
+from t2l.errors import DescriptionError, DescriptionWarning
+
+MAX_DESCRIPTION_CHARS = 8192
+_ALLOWED_CONTROLS = "\t\n\r"
+
+
+def prepare(texts: Sequence[str], *, full_stop: bool = True) -> list[str]:
+    """The texts as the encoders read them: checked, stripped, and closed with a full stop after a final letter.
+
+    The convention of Text-to-LoRA (arXiv 2506.06105, reference implementation). Duplicates stay.
+
+    Args:
+        full_stop: append the full stop; names of tasks (one-hot) go without.
+
+    Raises:
+        DescriptionError: a text is not a string, is blank, holds control characters or bytes that were not UTF-8, or
+            is longer than `MAX_DESCRIPTION_CHARS`; the message says which one.
+
+    Example:
+        >>> prepare(["  Answer in French", "Is it true?"])
+        ['Answer in French.', 'Is it true?']
+    """
+    if isinstance(texts, str):
+        raise DescriptionError("Descriptions come as a list, not as one string.", f"Write [{texts[:40]!r}].")
+    prepared = []
+    for number, text in enumerate(texts, start=1):
+        which = "The description" if len(texts) == 1 else f"Description {number} of {len(texts)}"
+        _check(text, which)
+        text = text.strip()
+        prepared.append(f"{text}." if full_stop and text[-1].isalpha() else text)
+    return prepared
+
+
+def warn_unseen(text: str, tokens: int, window: int) -> None:
+    """Warns that an encoder reads only the first ``window`` of a description's ``tokens``."""
+    warnings.warn(
+        f"The description '{text[:40]}...' has {tokens} tokens; the encoder reads {window} of them, so the last "
+        f"{100 * (tokens - window) / tokens:.0f}% is not seen. Shorten it or put what matters first.",
+        DescriptionWarning,
+        stacklevel=3,
+    )
+
+
+def _check(text: object, which: str) -> None:
+    if not isinstance(text, str):
+        raise DescriptionError(f"{which} is {type(text).__name__}, not text: {str(text)[:40]!r}.")
+    if len(text) > MAX_DESCRIPTION_CHARS:
+        raise DescriptionError(
+            f"{which} has {len(text)} characters; at most {MAX_DESCRIPTION_CHARS} are read.",
+            "Say what the task is in a few sentences.",
+        )
+    for position, character in enumerate(text):
+        category = unicodedata.category(character)
+        if category == "Cs":
+            raise DescriptionError(
+                f"{which} is not valid UTF-8: byte or surrogate U+{ord(character):04X} at character {position + 1}.",
+                "Save the text as UTF-8.",
+            )
+        if category == "Cc" and character not in _ALLOWED_CONTROLS:
+            raise DescriptionError(
+                f"{which} holds the control character U+{ord(character):04X} at character {position + 1}.",
+                "Remove it; is this a text file?",
+            )
+    if all(unicodedata.category(character)[0] in "ZC" for character in text):
+        raise DescriptionError(f"{which} is blank.", "Say in words what the adapter should do.")

@@ -1,0 +1,144 @@
+"""DescriptionEncoder: what every encoder is, and the pieces that several of them share.
+
+Axis letters: N samples, E embedding width.
+
+Level 1. This file knows no particular encoder and no cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t2l.encoders.description import prepare
+from t2l.errors import EncoderError, did_you_mean
+
+_SMALL_FILE = 1 << 20
+_BLOCK, _NUM_BLOCKS = 4096, 16
+
+
+class DescriptionEncoder(ABC):
+    """From task descriptions to embeddings in the form that the hypernetwork reads. Weights load at first use."""
+
+    full_stop: ClassVar[bool] = True
+    """Whether a text that ends with a letter is closed with a full stop before it is embedded."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Names all that determines an embedding: equal identities give equal embeddings. Loads no weights."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """E."""
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """embedding_NE, float32 on the CPU, for texts that `prepare` has been through; at least one, none twice."""
+
+    @abstractmethod
+    def to_config(self) -> dict[str, Any]:
+        """Plain data from which `t2l.encoders.encoder_from_config` makes this encoder again."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any], *, device: str, trust_remote_code: bool) -> DescriptionEncoder:
+        """The encoder that `to_config` described; where and whether to run foreign code is never in a config.
+
+        Raises:
+            EncoderError: a field is missing, unknown or of the wrong type.
+        """
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """embedding_NE, float32 on the CPU: one row a description, of length sqrt(E) (one-hot: 1).
+
+        Equal descriptions are embedded once.
+
+        Raises:
+            DescriptionError: a description that cannot be encoded; see `t2l.encoders.prepare`.
+            EncoderError: the encoder cannot be loaded, or gives NaN.
+        """
+        prepared = prepare(texts, full_stop=self.full_stop)
+        if not prepared:
+            return torch.zeros(0, self.dim)
+        distinct = list(dict.fromkeys(prepared))
+        embedding_NE = self.embed(distinct)
+        if not bool(torch.isfinite(embedding_NE).all()):
+            raise EncoderError(f"The encoder {self.identity} gives NaN or infinite embeddings.")
+        row = {text: index for index, text in enumerate(distinct)}
+        return embedding_NE[[row[text] for text in prepared]]
+
+
+def to_sphere(embedding_NE: Tensor) -> Tensor:
+    """Each row scaled to length sqrt(E), as the reference implementation does, so that entries are about 1."""
+    embedding_NE = embedding_NE.detach().to("cpu", torch.float32)
+    return F.normalize(embedding_NE, dim=-1) * math.sqrt(embedding_NE.shape[-1])
+
+
+def read_fields(config: Mapping[str, Any], kind: str, **types: type | tuple[type, ...]) -> dict[str, Any]:
+    """The fields of a config, each of the type given; a tuple with ``NoneType`` makes one optional.
+
+    Raises:
+        EncoderError: a field is missing, unknown or of the wrong type.
+    """
+    for name in config:
+        if name not in types and name != "kind":
+            raise EncoderError(f"An encoder of kind '{kind}' has no field '{name}'.", did_you_mean(str(name), types))
+    fields = {name: config.get(name) for name in types}
+    for name, value in fields.items():
+        if not isinstance(value, types[name]) or isinstance(value, bool):
+            got = "missing" if name not in config else f"{value!r}"
+            raise EncoderError(f"The field '{name}' of an encoder of kind '{kind}' is {got}.")
+    return fields
+
+
+def model_identity(model: str, revision: str | None) -> str:
+    """A folder by the digest of its content, wherever it lies; anything else as hub id and revision."""
+    folder = Path(model).expanduser()
+    return f"folder:{folder_digest(folder)}" if folder.is_dir() else f"{model}@{revision or 'main'}"
+
+
+def folder_digest(folder: Path) -> str:
+    """A short digest of a model folder that is quick even for large weights.
+
+    Each file counts with its name, its size and its bytes; of a large file, 16 blocks spread over it. Readmes and
+    hidden files do not count.
+    """
+    digest = hashlib.sha256()
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() != ".md")
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
+        size = path.stat().st_size
+        digest.update(f"{name}:{size}:".encode())
+        with path.open("rb") as stream:
+            if size <= _SMALL_FILE:
+                digest.update(stream.read())
+                continue
+            for block in range(_NUM_BLOCKS):
+                stream.seek((size - _BLOCK) * block // (_NUM_BLOCKS - 1))
+                digest.update(stream.read(_BLOCK))
+    return digest.hexdigest()[:16]
+
+
+def check_dim(found: int, expected: int | None, name: str) -> int:
+    """``found``, where it is the width that was expected.
+
+    Raises:
+        EncoderError: the encoder's width is not the one that its config states.
+    """
+    if expected is not None and found != expected:
+        raise EncoderError(
+            f"The encoder {name} gives embeddings of width {found}; its config says {expected}.",
+            "Has the model changed since? Name the revision that was used.",
+        )
+    return found

@@ -1,0 +1,98 @@
+"""Any sentence-transformers model as description encoder, with the pooling that the model itself states.
+
+Level 1. The encoder of the paper is ``Alibaba-NLP/gte-large-en-v1.5``, which brings code of its own; such code runs
+only where the user has said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from t2l.encoders.description import warn_unseen
+from t2l.encoders.encoder import DescriptionEncoder, check_dim, model_identity, read_fields, to_sphere
+from t2l.encoders.loading import loading, may_run_code
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+class SentenceTransformerEncoder(DescriptionEncoder):
+    """A sentence-transformers model in float32.
+
+    Args:
+        model: hub id or folder.
+        revision: branch, tag or commit on the hub; name a commit where results must stay the same.
+        dim: E, where it is known, so that it can be asked without loading the model.
+        device: where the model runs.
+        trust_remote_code: let code from the hub run in this process, for models that need it. The environment
+            variable ``T2L_TRUST_REMOTE_CODE=1`` says the same.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        dim: int | None = None,
+        device: str = "cpu",
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.model = str(model)
+        self.revision = revision
+        self.device = device
+        self.trust_remote_code = trust_remote_code
+        self._stated_dim = dim
+
+    @cached_property
+    def identity(self) -> str:
+        return f"sentence-transformer/{model_identity(self.model, self.revision)}"
+
+    @property
+    def dim(self) -> int:
+        return self._stated_dim if self._stated_dim is not None else self._loaded_dim
+
+    def to_config(self) -> dict[str, Any]:
+        return {"kind": "sentence-transformer", "model": self.model, "revision": self.revision, "dim": self.dim}
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], *, device: str, trust_remote_code: bool
+    ) -> SentenceTransformerEncoder:
+        optional = type(None)
+        fields = read_fields(config, "sentence-transformer", model=str, revision=(str, optional), dim=(int, optional))
+        return cls(**fields, device=device, trust_remote_code=trust_remote_code)
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        check_dim(self._loaded_dim, self._stated_dim, self.model)
+        window = self._model.max_seq_length
+        for text in texts:
+            if window and len(text.encode()) > window:  # a token is at least a byte
+                tokens = len(self._model.tokenizer(text)["input_ids"])
+                if tokens > window:
+                    warn_unseen(text, tokens, window)
+        embedding_NE = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)
+        return to_sphere(embedding_NE)
+
+    @cached_property
+    def _model(self) -> SentenceTransformer:
+        with loading(self.model, extra="encoders"):
+            from sentence_transformers import SentenceTransformer
+
+            model = SentenceTransformer(
+                self.model,
+                revision=self.revision,
+                device=self.device,
+                trust_remote_code=may_run_code(self.trust_remote_code),
+            )
+        return model.float().eval()
+
+    @cached_property
+    def _loaded_dim(self) -> int:
+        ask = getattr(self._model, "get_embedding_dimension", None) or self._model.get_sentence_embedding_dimension
+        return int(ask() or self._model.encode(["."], show_progress_bar=False).shape[-1])

@@ -1,0 +1,58 @@
+"""Errors for people: what is wrong, the values, the rule, and the command that fixes it.
+
+Level 0: imports nothing of t2l. The command line prints one of these as a sentence; Python users catch `T2LError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class T2LError(ValueError):
+    """Something the user gave cannot be used. ``fix`` says what to do about it, where that is known."""
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message if fix is None else f"{message}\n{fix}")
+        self.message = message
+        self.fix = fix
+
+
+class DescriptionError(T2LError):
+    """A task description (or a file of them) that cannot be encoded."""
+
+
+class DescriptionWarning(UserWarning):
+    """A task description of which a part is not read."""
+
+
+class EncoderError(T2LError):
+    """A description encoder that is unknown, cannot be loaded, or needs leave to run code."""
+
+
+class CheckpointError(T2LError):
+    """A hypernetwork checkpoint that is missing, damaged, foreign or unsafe to read."""
+
+
+class AdapterError(T2LError):
+    """An adapter folder that is missing, damaged or of another kind."""
+
+
+class BaseModelError(T2LError):
+    """A base model that cannot be found, or whose shapes do not fit."""
+
+
+class OutputError(T2LError):
+    """A result that cannot be written where it was asked for."""
+
+
+def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """Names the nearest known names, or lists the first few: ``"Did you mean 'q_proj' or 'k_proj'?"``."""
+    known = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
+    if near:
+        return "Did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    if not known:
+        return ""
+    shown = ", ".join(f"'{n}'" for n in known[:12])
+    return f"Known: {shown}{', ...' if len(known) > 12 else ''}."

@@ -1,0 +1,234 @@
+"""`TextToLora`: a description encoder and a hypernetwork together, and the checkpoint folder that holds them.
+
+Axis letters: N descriptions, E embedding width.
+
+Level 2. `TextToLora.generate` is the only door through which adapters are made: the command line, servers and tests
+all go through it. A checkpoint folder is ``config.json`` + ``model.safetensors``; neither writing nor reading one needs
+base weights or pickles. Nothing here knows training, evaluation or the embedded world beyond the place of its files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2l.adapter import Adapter, adapters_from_weights
+from t2l.encoders import DescriptionEncoder, encoder_from_config
+from t2l.errors import CheckpointError, DescriptionError, T2LError
+from t2l.hypernet import HyperNetwork
+from t2l.lora import LoraSpec
+from t2l.storage import new_folder, read_json, read_tensors, tensors_digest, write_json, write_tensors
+
+CONFIG_FILE = "config.json"
+TENSOR_FILE = "model.safetensors"
+KIND = "t2l-checkpoint"
+FORMAT = 1
+DEFAULT_MEMORY = 1 << 30
+_COPIES_WHILE_GENERATING = 2.5  # the head's output, A and B from it, and what the allocator keeps
+
+
+class TextToLora:
+    """Makes LoRA adapters from task descriptions, many at a time, without the base model.
+
+    Args:
+        encoder: descriptions -> embedding_NE.
+        hypernetwork: embedding_NE -> LoRA weights.
+        metadata: JSON values that travel with the checkpoint (how it was trained, its licence).
+
+    Raises:
+        T2LError: the encoder's width is known and is not what the hypernetwork reads.
+
+    Example:
+        >>> t2l = TextToLora.from_pretrained()  # the embedded world
+        >>> adapter, = t2l.generate(["Give the last word in capital letters."])
+        >>> adapter.spec.num_parameters
+        32768
+    """
+
+    def __init__(
+        self, encoder: DescriptionEncoder, hypernetwork: HyperNetwork, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        self.encoder = encoder
+        self.hypernetwork = hypernetwork.eval()
+        self.metadata = dict(metadata or {})
+
+    @property
+    def spec(self) -> LoraSpec:
+        """Which modules of which base the adapters are for."""
+        return self.hypernetwork.spec
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the hypernetwork's parameters, as every adapter's provenance names its checkpoint."""
+        return tensors_digest(self.hypernetwork.state_dict())
+
+    def to(self, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> TextToLora:
+        """Moves the hypernetwork; the encoder stays where it is. Returns itself."""
+        _ = self.digest  # of the parameters as they were read, whatever they are rounded to now
+        self.hypernetwork.to(device=device, dtype=dtype)
+        return self
+
+    def generate(self, descriptions: Sequence[str], *, memory: int = DEFAULT_MEMORY) -> list[Adapter]:
+        """One adapter for each description, in order.
+
+        Args:
+            memory: bytes that one forward pass may take for the weights it makes; more descriptions are taken in
+                several passes. The results do not depend on it.
+
+        Raises:
+            DescriptionError: a description is empty, blank, over-long or not text; nothing is made then.
+
+        Example:
+            >>> adapters = TextToLora.from_pretrained().generate(["add 3 to the number", "drop the first word"])
+            >>> adapters[0].save("add-three")
+        """
+        return list(self.stream(descriptions, memory=memory))
+
+    def stream(self, descriptions: Sequence[str], *, memory: int = DEFAULT_MEMORY) -> Iterator[Adapter]:
+        """As `generate`, one adapter at a time: for more adapters than fit into memory together."""
+        if isinstance(descriptions, str):
+            raise DescriptionError("generate takes a list of descriptions.", f"Write [{descriptions[:40]!r}].")
+        embedding_NE = self.encoder.encode(descriptions)
+        provenances = [{"description": d, "encoder": self.encoder.identity} for d in descriptions]
+        yield from self._stream(embedding_NE, provenances, memory)
+
+    def generate_from_embeddings(self, embedding_NE: Tensor, *, memory: int = DEFAULT_MEMORY) -> list[Adapter]:
+        """One adapter for each row of embeddings that this checkpoint's encoder (or an average of such) has made.
+
+        Args:
+            embedding_NE: (N, E), in the encoder's scale: norm sqrt(E) for text encoders.
+
+        Raises:
+            DescriptionError: another shape, or values that are not finite.
+        """
+        return list(self._stream(embedding_NE, [{} for _ in embedding_NE], memory))
+
+    def chunk_size(self, memory: int = DEFAULT_MEMORY) -> int:
+        """How many adapters one forward pass may make within ``memory`` bytes; at least 1."""
+        size = self.spec.num_parameters * self.hypernetwork.dtype.itemsize * _COPIES_WHILE_GENERATING
+        return max(1, int(memory / size))
+
+    def _stream(self, embedding_NE: Tensor, provenances: list[dict[str, Any]], memory: int) -> Iterator[Adapter]:
+        if not bool(torch.isfinite(embedding_NE).all()):
+            raise DescriptionError("A description embedding holds NaN or infinite values.")
+        origin = {"checkpoint": self.digest, "base_model": self.spec.base_model}
+        step = self.chunk_size(memory)
+        for start in range(0, len(provenances), step):
+            with torch.inference_mode():
+                weights = self.hypernetwork(embedding_NE[start : start + step])
+            chunk = [{**provenance, **origin} for provenance in provenances[start : start + step]]
+            yield from adapters_from_weights(self.spec, weights, chunk)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None, force: bool = False) -> Path:
+        """Writes ``config.json`` and ``model.safetensors``, whole or not at all.
+
+        Args:
+            dtype: store the parameters as this dtype; as they are by default.
+
+        Raises:
+            OutputError: the folder exists (and ``force`` is not set) or cannot be written.
+        """
+        with new_folder(folder, marker=CONFIG_FILE, force=force) as inside:
+            state = self.hypernetwork.state_dict()
+            write_tensors(inside / TENSOR_FILE, {name: tensor.to(dtype or tensor.dtype) for name, tensor in state.items()})
+            write_json(
+                inside / CONFIG_FILE,
+                {
+                    "kind": KIND,
+                    "format": FORMAT,
+                    "encoder": self.encoder.to_config(),
+                    "encoder_identity": self.encoder.identity,
+                    "hypernetwork": self.hypernetwork.to_config(),
+                    "metadata": self.metadata,
+                },
+            )
+        return Path(folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> TextToLora:
+        """Reads a checkpoint from a folder, from the hub, or (nothing given) the one of the embedded world.
+
+        Args:
+            source: a folder, or a hub id (``"org/name"``); a folder wins where both could be meant.
+            revision: branch, tag or commit on the hub.
+            device: where the hypernetwork computes.
+            dtype: float32, or bfloat16 for speed where the hardware has it.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, it is damaged or of another kind (a checkpoint of the
+                reference implementation is named as such, with the command that imports it).
+        """
+        folder = embedded_checkpoint() if source is None else _find(source, revision)
+        config = read_json(folder / CONFIG_FILE, CheckpointError)
+        if config.get("kind") != KIND:
+            raise CheckpointError(f"'{folder / CONFIG_FILE}' is not the config of a t2l checkpoint.")
+        if config.get("format") != FORMAT:
+            raise CheckpointError(
+                f"'{folder}' has checkpoint format {config.get('format')!r}; this version of t2l reads {FORMAT}.",
+                "Update t2l.",
+            )
+        try:
+            encoder = encoder_from_config(config["encoder"])
+            structure, metadata = config["hypernetwork"], dict(config.get("metadata", {}))
+        except (KeyError, TypeError, ValueError) as problem:
+            reason = problem.message if isinstance(problem, T2LError) else f"{type(problem).__name__}: {problem}"
+            raise CheckpointError(f"'{folder / CONFIG_FILE}' cannot be used: {reason}") from problem
+        tensors = read_tensors(folder / TENSOR_FILE, CheckpointError)
+        hypernetwork = HyperNetwork.from_tensors(structure, tensors, source=folder / TENSOR_FILE)
+        t2l = cls(encoder, hypernetwork, metadata)
+        return t2l.to(device=device, dtype=dtype)
+
+
+def embedded_checkpoint() -> Path:
+    """The folder of the checkpoint that ships with the package.
+
+    Raises:
+        CheckpointError: this installation has none.
+    """
+    folder = Path(str(resources.files("t2l"))) / "assets" / "checkpoint"
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError("This installation of t2l has no embedded checkpoint.", "Build it: t2l world build")
+    return folder
+
+
+def _find(source: str | Path, revision: str | None) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / CONFIG_FILE).is_file():
+            if any(folder.rglob("hypermod.pt")):
+                raise CheckpointError(
+                    f"'{folder}' holds a checkpoint of the reference implementation.",
+                    f"Import it first: t2l import {folder} OUT",
+                )
+            raise CheckpointError(f"'{folder}' has no {CONFIG_FILE}, so it is not a t2l checkpoint.")
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"'{folder}' is a file; a checkpoint is a folder.")
+    return _download(str(source), revision)
+
+
+def _download(source: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise CheckpointError(f"There is no folder '{source}'.", "Give a checkpoint folder or a hub id (org/name).")
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=[CONFIG_FILE, TENSOR_FILE]))
+    except Exception as problem:  # the hub, the network and the disk each raise their own kinds
+        raise CheckpointError(
+            f"'{source}' is neither a folder nor a checkpoint that could be fetched: {str(problem).splitlines()[0]}",
+            "Check the spelling; offline, give a folder. Reference checkpoints: t2l import SOURCE OUT",
+        ) from problem

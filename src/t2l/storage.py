@@ -1,0 +1,192 @@
+"""Files that are whole or absent: write beside, then rename; strict reading of safetensors and JSON.
+
+Level 0. This file knows folders and tensors; it does not know what an adapter or a checkpoint means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from t2l.errors import OutputError, T2LError
+
+
+@contextmanager
+def new_folder(target: str | Path, *, marker: str, force: bool = False) -> Iterator[Path]:
+    """Yields an empty temporary folder that becomes ``target`` when the block ends without an error.
+
+    Until then ``target`` is untouched: an exception, Ctrl-C or ``kill -9`` never leaves half a folder there.
+
+    Args:
+        marker: the file that says what kind of folder this is (``"adapter_config.json"``); ``force`` replaces
+            only an empty folder or one that holds it, so that a mistyped path never loses other data.
+        force: replace an existing folder.
+
+    Raises:
+        OutputError: the folder exists and may not be replaced, or cannot be written.
+    """
+    target = Path(target).expanduser()
+    check_writable(target, marker=marker, force=force)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent))
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        replaced = None
+        if target.exists() or target.is_symlink():
+            replaced = temporary.with_suffix(".old")
+            os.replace(target, replaced)
+        os.replace(temporary, target)
+        if replaced is not None:
+            _remove(replaced)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write '{target}': {error.strerror or error}.", "Free some space or choose another folder."
+        ) from error
+    except SafetensorError as error:  # the writer reports a full disk this way
+        raise OutputError(f"Cannot write '{target}': {error}.", "Free some space or choose another folder.") from error
+    finally:
+        if temporary is not None and temporary.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(target: str | Path, *, marker: str, force: bool = False) -> None:
+    """Raises `OutputError` now if `new_folder` would refuse ``target``: asked before long work starts."""
+    target = Path(target).expanduser()
+    if not target.exists():
+        return
+    if not force:
+        raise OutputError(f"'{target}' already exists; it was left as it is.", "Choose another place or add --force.")
+    if target.is_dir() and any(target.iterdir()) and not (target / marker).is_file():
+        raise OutputError(
+            f"'{target}' holds something else (no {marker} in it), so --force does not replace it.",
+            "Choose another folder, or empty this one yourself.",
+        )
+    if target.is_file():
+        raise OutputError(f"'{target}' is a file, not a folder.", "Choose another place.")
+
+
+def write_bytes(target: str | Path, data: bytes) -> None:
+    """Writes one file whole or not at all.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    target = Path(target)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OutputError(f"Cannot write '{target}': {error.strerror or error}.") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_json(target: str | Path, value: Any) -> None:
+    """Writes indented JSON with a final newline, atomically."""
+    write_bytes(target, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: str | Path, error: type[T2LError]) -> dict[str, Any]:
+    """The JSON object in ``path``; anything else is ``error``, which names the file and the place."""
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"'{path}' does not exist.") from None
+    except (OSError, ValueError, RecursionError) as problem:  # a number of 5,000 digits is a plain ValueError
+        raise error(f"'{path}' cannot be read as JSON: {problem}.") from problem
+    if not isinstance(value, dict):
+        raise error(f"'{path}' holds {type(value).__name__}, not a JSON object.")
+    return value
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes safetensors; tensors are made contiguous and moved to the CPU."""
+    whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    save_file(whole, str(path), metadata={"format": "pt", **(metadata or {})})
+
+
+def read_tensors(path: str | Path, error: type[T2LError]) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU; a missing, truncated or foreign file is ``error``."""
+    path = Path(path)
+    if not path.is_file():
+        raise error(f"'{path}' does not exist.")
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as problem:
+        raise error(
+            f"'{path}' is not a whole safetensors file: {problem}.", "It may be truncated; copy or download it again."
+        ) from problem
+
+
+def check_tensors(
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Sequence[int]],
+    *,
+    source: str | Path,
+    error: type[T2LError],
+) -> None:
+    """Checks names, shapes, dtypes and values; the error names each bad tensor (the first few) and the rule.
+
+    Raises:
+        error: a tensor is missing, extra, of another shape, not floating point, or holds NaN or infinity.
+    """
+    problems = [f"missing {name} {tuple(shape)}" for name, shape in expected.items() if name not in found]
+    problems += [f"unexpected {name} {tuple(tensor.shape)}" for name, tensor in found.items() if name not in expected]
+    for name, shape in expected.items():
+        tensor = found.get(name)
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != tuple(shape):
+            problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+        elif not tensor.dtype.is_floating_point:
+            problems.append(f"{name} has dtype {tensor.dtype}, expected a floating-point one")
+        elif not bool(torch.isfinite(tensor).all()):
+            problems.append(f"{name} holds NaN or infinite values")
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems[:6])
+        more = f"\n  - and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise error(f"The tensors in '{source}' do not fit:\n{listed}{more}")
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in name order: the same content gives the same digest."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().to("cpu").contiguous()
+        total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

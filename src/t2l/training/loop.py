@@ -1,0 +1,160 @@
+"""One training loop: schedule, clipping, and a state from which a killed run resumes exactly where it was.
+
+Level 4. The loop is given a loss for each step number and does not know what is learned. Data must be a function of
+the step number alone, so that nothing but this file's state is needed to go on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from t2l.errors import T2LError
+
+LossAt = Callable[[int], Tensor]
+"""Step number -> the loss of that step's batch, with a graph."""
+Report = Callable[[int, int, float], None]
+"""Called after each step with (steps done, steps in all, loss)."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Settings of one run.
+
+    Args:
+        steps: optimiser steps.
+        warmup: steps over which the learning rate rises from zero.
+        decay: share of the steps, at the end, over which it falls to zero in a straight line.
+        clip: largest gradient norm.
+        save_every: steps between saved states.
+        seed: of dropout and of the data.
+    """
+
+    steps: int
+    warmup: int = 100
+    decay: float = 0.7
+    clip: float = 1.0
+    save_every: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.warmup < 0 or self.save_every < 1:
+            raise T2LError(f"steps={self.steps}, warmup={self.warmup}, save_every={self.save_every} must be positive.")
+        if not 0 <= self.decay <= 1:
+            raise T2LError(f"decay is {self.decay}; it is a share of the steps, from 0 to 1.")
+
+    def factor(self, step: int) -> float:
+        """What the peak learning rate is multiplied by in the given step (counted from 0)."""
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        left = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return rise * min(1.0, left)
+
+
+def train(
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    loss_at: LossAt,
+    config: LoopConfig,
+    *,
+    state_path: Path,
+    report: Report,
+) -> None:
+    """Runs the remaining steps of a run; all of them where ``state_path`` does not exist yet.
+
+    Raises:
+        T2LError: the saved state belongs to a run with other settings, or the loss is not finite.
+    """
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    start = _restore(state_path, module, optimizers, config)
+    for step in range(start, config.steps):
+        torch.manual_seed((config.seed << 32) + step)  # dropout, the same after a resume
+        for optimizer, lrs in zip(optimizers, peaks, strict=True):
+            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+                group["lr"] = lr * config.factor(step)
+        loss = loss_at(step)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise T2LError(
+                f"The loss is {value} in step {step + 1}.",
+                f"Lower the learning rate; the state of the last save is in '{state_path}'.",
+            )
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            _save(state_path, module, optimizers, config, step + 1)
+        report(step + 1, config.steps, value)
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether this CPU multiplies bfloat16 natively."""
+    return "AVX512" in torch.backends.cpu.get_cpu_capability() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def printed_progress(name: str, every: int = 20) -> Report:
+    """A report that prints a line with the mean loss and the time left."""
+    begun: list[float] = []
+    first: list[int] = []
+    losses: list[float] = []
+
+    def report(done: int, steps: int, loss: float) -> None:
+        if not begun:
+            begun.append(time.monotonic())
+            first.append(done)
+        losses.append(loss)
+        if done % every == 0 or done == steps:
+            rate = (time.monotonic() - begun[0]) / max(1, done - first[0])
+            mean = sum(losses) / len(losses)
+            print(f"{name}: step {done}/{steps}, loss {mean:.3f}, {rate * (steps - done) / 60:.1f} min left", flush=True)
+            losses.clear()
+
+    return report
+
+
+def _restore(
+    path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: LoopConfig
+) -> int:
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, weights_only=True)
+        settings = state["settings"]
+    except Exception as problem:  # torch and zipfile each raise their own kinds
+        raise T2LError(f"The training state '{path}' cannot be read: {problem}", "Delete it to start afresh.") from problem
+    if settings != _settings(config):
+        raise T2LError(
+            f"The training state '{path}' is of a run with {settings}, not {_settings(config)}.",
+            "Delete it to start afresh, or use the same settings.",
+        )
+    module.load_state_dict(state["module"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return int(state["step"])
+
+
+def _save(
+    path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: LoopConfig, step: int
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    state = {
+        "step": step,
+        "settings": _settings(config),
+        "module": module.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _settings(config: LoopConfig) -> dict[str, float]:
+    return {"steps": config.steps, "warmup": config.warmup, "decay": config.decay, "clip": config.clip, "seed": config.seed}

@@ -1,0 +1,1 @@
+"""The operations of the embedded world, a file for each family; every file ends in its ``OPERATIONS``."""

@@ -1,0 +1,70 @@
+"""Shared by the tests: tiny base models made on the spot, and weights filled from explicit generators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2l.lora import LoraSpec, LoraWeights
+
+
+def fill(module: nn.Module, seed: int = 0, std: float = 0.2) -> nn.Module:
+    """Fills every parameter from a generator of its own and freezes it; norms stay near one."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        noise = torch.randn(parameter.shape, generator=generator) * std
+        parameter.data.copy_(noise + (1.0 if parameter.dim() == 1 else 0.0))
+        parameter.requires_grad_(False)
+    return module
+
+
+def tiny_config(kind: str = "llama", **changes: Any) -> Any:
+    """The config of a base with 2 layers of width 24: llama (grouped-query attention), gpt2 or phi3 (fused)."""
+    from transformers import GPT2Config, LlamaConfig, Phi3Config
+
+    if kind == "gpt2":
+        values: dict[str, Any] = {"n_layer": 2, "n_embd": 24, "n_head": 4, "vocab_size": 40, "n_positions": 64}
+        values |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 39}
+        return GPT2Config(**(values | changes))
+    values = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4}
+    values |= {"num_key_value_heads": 2, "vocab_size": 40, "max_position_embeddings": 64}
+    values |= {"bos_token_id": 1, "eos_token_id": 39, "pad_token_id": 0, "tie_word_embeddings": False}
+    return {"llama": LlamaConfig, "phi3": Phi3Config}[kind](**(values | changes))
+
+
+def tiny_base(kind: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """A frozen causal language model of `tiny_config` in eval mode."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(tiny_config(kind, **changes), attn_implementation="eager")
+    return fill(model, seed).to(dtype).eval()
+
+
+def random_weights(spec: LoraSpec, num_samples: int = 1, seed: int = 0, std: float = 0.1) -> LoraWeights:
+    """N different adapters, A and B both away from zero."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * std
+
+    a, b = {}, {}
+    for group in spec.groups:
+        depth = len(group.layers)
+        a[group.key] = draw(num_samples, depth, spec.rank, group.in_features)
+        b[group.key] = draw(num_samples, depth, group.out_features, spec.rank)
+    return LoraWeights(a, b)
+
+
+def tokens(batch: int, length: int, vocabulary: int = 40, seed: int = 0) -> Tensor:
+    """Token ids (batch, length), none of them special."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, vocabulary - 1, (batch, length), generator=generator)
+
+
+def enable_checkpointing(model: Any, *, reentrant: bool) -> None:
+    """Activation checkpointing in training mode, under whichever name this transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+    model.train()
