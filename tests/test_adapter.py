@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +123,7 @@ def test_config_is_what_peft_would_write(form: Form) -> None:
     defaults = LoraConfig().to_dict()
     left_out = set(theirs) - set(ours) - {"peft_version"}
     assert {key: theirs[key] for key in left_out} == {key: defaults[key] for key in left_out}
-    assert ours["r"] == 3 and type(ours["lora_alpha"]) is int
+    assert (ours["r"], type(ours["lora_alpha"])) == (3, int)
     assert ours["target_modules"] == ["q_proj", "v_proj"]
     assert (ours["use_rslora"], ours["lora_alpha"]) == ((False, 3) if form == "portable" else (True, 16))
 
@@ -129,9 +131,9 @@ def test_config_is_what_peft_would_write(form: Form) -> None:
 def test_config_has_what_servers_ask_for() -> None:
     """vLLM's PEFTHelper and SGLang's LoRAConfig: types of the fields they read, nothing they refuse."""
     config = make().peft_config()
-    assert type(config["r"]) is int and type(config["lora_alpha"]) is int
+    assert {type(config[name]) for name in ("r", "lora_alpha")} == {int}
     assert isinstance(config["target_modules"], list)
-    assert config["bias"] == "none" and config["modules_to_save"] is None and config["use_dora"] is False
+    assert (config["bias"], config["modules_to_save"], config["use_dora"]) == ("none", None, False)
     assert (config["peft_type"], config["task_type"]) == ("LORA", "CAUSAL_LM")
     assert config["base_model_name_or_path"] == "tiny/base"
     fractional = make(alpha=2.5).peft_config("rslora")
@@ -226,7 +228,7 @@ def test_digest_is_the_same_in_both_forms_and_differs_for_other_adapters(tmp_pat
 def test_record_beside_the_adapter(tmp_path: Path) -> None:
     adapter = make()
     record = json.loads((adapter.save(tmp_path / "a") / PROVENANCE_FILE).read_text())
-    assert record["form"] == "portable" and record["dtype"] == "float32" and record["digest"] == adapter.digest
+    assert (record["form"], record["dtype"], record["digest"]) == ("portable", "float32", adapter.digest)
     assert LoraSpec.from_dict(record["spec"]).groups == adapter.spec.groups
     assert record["provenance"]["versions"]["torch"] == torch.__version__
 
@@ -634,7 +636,22 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-FUZZ = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a whole adapter folder."""
+    folder = make().save(tmp_path_factory.mktemp("pristine") / "a")
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@contextmanager
+def written(files: dict[str, bytes]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        yield Path(folder)
 
 
 def load_or_refuse(folder: Path) -> None:
@@ -646,21 +663,16 @@ def load_or_refuse(folder: Path) -> None:
 
 @FUZZ
 @given(name=st.sampled_from([CONFIG_FILE, TENSOR_FILE, PROVENANCE_FILE]), garbage=st.binary(max_size=200))
-def test_garbage_files_are_adapter_errors(name: str, garbage: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = make().save(tmp_path_factory.mktemp("fuzz") / "a")
-    (folder / name).write_bytes(garbage)
-    with pytest.raises(AdapterError):
+def test_garbage_files_are_adapter_errors(name: str, garbage: bytes, pristine: dict[str, bytes]) -> None:
+    with written({**pristine, name: garbage}) as folder, pytest.raises(AdapterError):
         Adapter.load(folder)
 
 
 @FUZZ
 @given(data=st.data())
-def test_changed_json_loads_or_is_an_adapter_error(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = make().save(tmp_path_factory.mktemp("fuzz") / "a")
+def test_changed_json_loads_or_is_an_adapter_error(data: st.DataObject, pristine: dict[str, bytes]) -> None:
     name = data.draw(st.sampled_from([CONFIG_FILE, PROVENANCE_FILE]))
-    value = json.loads((folder / name).read_text())
+    value = json.loads(pristine[name])
     holder: Any = value
     while True:  # walk to some place in it and put something else there
         key = data.draw(st.sampled_from(sorted(holder) if isinstance(holder, dict) else range(len(holder))))
@@ -671,26 +683,28 @@ def test_changed_json_loads_or_is_an_adapter_error(
         del holder[key]
     else:
         holder[key] = data.draw(JSON)
-    (folder / name).write_text(json.dumps(value))
+    files = {**pristine, name: json.dumps(value).encode()}
     if name == CONFIG_FILE and data.draw(st.booleans()):
-        (folder / PROVENANCE_FILE).unlink()
-    load_or_refuse(folder)
+        del files[PROVENANCE_FILE]
+    with written(files) as folder:
+        load_or_refuse(folder)
 
 
 @FUZZ
 @given(position=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), record=st.booleans())
 def test_changed_tensor_bytes_load_or_are_an_adapter_error(
-    position: float, byte: int, record: bool, tmp_path_factory: pytest.TempPathFactory
+    position: float, byte: int, record: bool, pristine: dict[str, bytes]
 ) -> None:
-    folder = make().save(tmp_path_factory.mktemp("fuzz") / "a")
-    raw = bytearray((folder / TENSOR_FILE).read_bytes())
+    raw = bytearray(pristine[TENSOR_FILE])
     place = int(position * (len(raw) if byte % 2 else 900))  # half of them in the header
     changed = raw[place] != byte
     raw[place] = byte
-    (folder / TENSOR_FILE).write_bytes(raw)
+    files = {**pristine, TENSOR_FILE: bytes(raw)}
     if not record:
-        (folder / PROVENANCE_FILE).unlink()
-        load_or_refuse(folder)
-    elif changed:
-        with pytest.raises(AdapterError):  # the digest sees every change
-            Adapter.load(folder)
+        del files[PROVENANCE_FILE]
+    with written(files) as folder:
+        if record and changed:
+            with pytest.raises(AdapterError):  # the digest sees every change
+                Adapter.load(folder)
+        else:
+            load_or_refuse(folder)

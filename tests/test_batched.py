@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -376,9 +377,12 @@ def test_everything_is_restored_after_an_exception() -> None:
     shadow = q_proj.forward
     q_proj.forward = shadow  # as accelerate's hooks leave it
     before = [dict(vars(module)) for module in base.modules()]
-    with pytest.raises(RuntimeError, match="stop"), apply_batched(base, spec, random_weights(spec, 2)):
+    with (
+        contextlib.suppress(RecursionError),
+        apply_batched(base, spec, random_weights(spec, 2)),
+    ):
         assert q_proj.forward is not shadow
-        raise RuntimeError("stop")
+        raise RecursionError
     assert [dict(vars(module)) for module in base.modules()] == before
 
 
@@ -429,8 +433,8 @@ def test_errors_name_the_values() -> None:
         apply_batched(base, spec, weights, dropout=1.0)
     with pytest.raises(T2LError, match="expected"):
         apply_batched(base, LoraSpec.from_base(base.config, rank=4), weights)
+    other = LoraSpec.from_base(tiny_config(hidden_size=32), rank=3)
     with pytest.raises(BaseModelError, match="24x24"):
-        other = LoraSpec.from_base(tiny_config(hidden_size=32), rank=3)
         apply_batched(base, other, random_weights(other, 2))
 
 

@@ -25,7 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2l.errors import CheckpointError, DescriptionError, T2LError, did_you_mean
-from t2l.features import TaskEncoderKind, build_position_encoder, build_task_encoder
+from t2l.features import (
+    QuantisedTaskEncoder,
+    SoftmaxTaskEncoder,
+    TaskEncoderKind,
+    build_position_encoder,
+    build_task_encoder,
+)
 from t2l.lora import LoraSource, LoraSpec, LoraWeights, ModuleGroup
 from t2l.storage import check_tensors
 
@@ -283,6 +289,13 @@ class OutputAffine(nn.Module):
                 if shift:
                     self.groups[group.key].register_buffer(f"shift_{factor}", torch.zeros(shape))
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Gains of one and shifts of zero: the identity."""
+        for name, buffer in self.named_buffers():
+            buffer.fill_(1.0 if name.rpartition(".")[2].startswith("gain") else 0.0)
+
+    @torch.no_grad()
     def set(self, *, gain: LoraWeights | None = None, shift: LoraWeights | None = None) -> None:
         """Copies in the gain and the shift, each given as LoRA weights with N = 1.
 
@@ -524,13 +537,16 @@ class HyperNetwork(LoraSource):
                 module.weight.uniform_(-bound, bound, generator=generator)
                 if module.bias is not None:
                     module.bias.uniform_(-bound, bound, generator=generator)
+            elif isinstance(module, nn.Embedding):
+                module.weight.normal_(generator=generator)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-        for name, tensor in self.state_dict().items():
-            if name.endswith(("vector_GFD", "code_CK", "embedding.weight", "depth.0.weight", "module.0.weight")):
-                tensor.normal_(generator=generator)
-            elif "output_affine" in name:
-                tensor.fill_(1.0 if "gain_" in name else 0.0)
+            elif isinstance(module, FactorEmbedding):
+                module.vector_GFD.normal_(generator=generator)
+            elif isinstance(module, (QuantisedTaskEncoder, SoftmaxTaskEncoder)):
+                module.code_CK.normal_(generator=generator)
+            elif isinstance(module, OutputAffine):
+                module.reset()
         if head_init == "lora":
             for group in self.spec.groups:
                 linear = self.head.linear(group)

@@ -2,7 +2,7 @@
 
 Axis letters: L layers, R rank, I in-features, O out-features.
 
-Level 0. This file knows ``adapter_config.json`` and ``adapter_model.safetensors``; it does not import PEFT, and does
+Level 1. This file knows ``adapter_config.json`` and ``adapter_model.safetensors``; it does not import PEFT, and does
 not know where an adapter comes from or how its scaling is stored.
 """
 
@@ -300,7 +300,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable()
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _is_list_of(value: Any, kind: type) -> bool:

@@ -122,7 +122,7 @@ class _Settings:
             if value is None:
                 continue
             if isinstance(field.default, float) and isinstance(value, int) and not isinstance(value, bool):
-                value = float(value)
+                value = float(value) if abs(value) < 2**63 else math.inf
             elif isinstance(field.default, tuple) and isinstance(value, list):
                 value = tuple(str(name) for name in value)
             if type(value) is not type(field.default):
@@ -215,12 +215,9 @@ def _download(source: str, checkpoint: str | None, revision: str | None) -> _Fil
         )
     repository = "/".join(parts[:2])
     wanted = "/".join([*parts[2:], *([checkpoint] if checkpoint else [])]) or None
-    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    try:
-        names = list_repo_files(repository, revision=revision)
-    except Exception as problem:  # the network, the hub and its cache each raise their own kinds
-        raise _unreachable(source, problem) from problem
+    names = _hub_files(repository, revision)
     found = sorted(name.rpartition("/")[0] or "." for name in names if name.rpartition("/")[2] == STATE_FILE)
     chosen = _choose(found, wanted, f"The hub repository '{repository}'")
     folders = {chosen, chosen.split("/checkpoints/")[0]}  # training leaves the settings above checkpoints/it_N/
@@ -231,9 +228,23 @@ def _download(source: str, checkpoint: str | None, revision: str | None) -> _Fil
     ]
     try:
         root = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except Exception as problem:
-        raise _unreachable(source, problem) from problem
+    except Exception as problem:  # the network, the hub and its cache each raise their own kinds
+        raise _unreachable(repository, problem) from problem
     return _files_beside(root / chosen / STATE_FILE)
+
+
+def _hub_files(repository: str, revision: str | None) -> list[str]:
+    """The files of a hub repository; without a network, those of them that were downloaded before."""
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    try:
+        return list_repo_files(repository, revision=revision)
+    except Exception as problem:
+        try:
+            root = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        except Exception:
+            raise _unreachable(repository, problem) from problem
+        return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
 
 
 def _unreachable(source: str, problem: Exception) -> CheckpointError:
@@ -252,7 +263,7 @@ def _choose(found: list[str], wanted: str | None, where: str) -> str:
         if len(found) == 1:
             return found[0]
         raise CheckpointError(
-            f"{where} holds {len(found)} checkpoints:\n{listed}", f"Choose one: --checkpoint {found[0].split('/')[-1]}"
+            f"{where} holds {len(found)} checkpoints:\n{listed}", f"Choose one: --checkpoint {found[0]}"
         )
     wanted = wanted.strip("/")
     matching = [name for name in found if name == wanted] or [n for n in found if f"/{n}".endswith(f"/{wanted}")]
@@ -336,7 +347,7 @@ def _spec(state: Mapping[str, Tensor], settings: _Settings, adapter: Mapping[str
             dropout=float(adapter.get("lora_dropout") or 0.0),
             base_model=base,
         )
-    except (T2LError, TypeError, ValueError) as problem:
+    except (T2LError, TypeError, ValueError, OverflowError) as problem:
         raise CheckpointError(f"'{files.adapter}' and '{files.state}' do not fit: {_first_line(problem)}") from problem
 
 
@@ -398,7 +409,10 @@ def _group_of_base(module: str, base: str | None, files: _Files) -> ModuleGroup:
             f"'{files.state}' does not say where '{module}' sits in the base or which shape it has.",
             f"Put the config.json of the base ({base or 'not named'}) into '{places[0]}' and import again.",
         )
-    groups = LoraSpec.from_base(folder, target_modules=[module]).groups
+    try:
+        groups = LoraSpec.from_base(folder, target_modules=[module]).groups
+    except T2LError as problem:
+        raise CheckpointError(f"'{module}' cannot be placed: {problem.message}", problem.fix) from problem
     if len(groups) != 1:
         raise CheckpointError(f"'{module}' has {len(groups)} shapes or places in '{folder}'; a checkpoint has one.")
     return groups[0]

@@ -124,6 +124,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     """Writes safetensors; tensors are made contiguous and moved to the CPU."""
     whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     save_file(whole, str(path), metadata={"format": "pt", **(metadata or {})})
+    os.chmod(path, 0o666 & ~_umask())  # the writer makes files that only their owner can read
 
 
 def read_tensors(path: str | Path, error: type[T2LError]) -> dict[str, Tensor]:

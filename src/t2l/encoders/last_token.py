@@ -97,7 +97,7 @@ class BaseModelEncoder(DescriptionEncoder):
         return to_sphere(embedding_NE)
 
     def _tokens(self, text: str) -> list[int]:
-        ids = list(self._tokenizer(text)["input_ids"])
+        ids = list(self._tokenizer(text, verbose=False)["input_ids"])
         window = min(_WINDOW, getattr(self._model.config, "max_position_embeddings", None) or _WINDOW)
         if len(ids) > window:
             warn_unseen(text, len(ids), window)

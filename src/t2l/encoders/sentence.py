@@ -73,7 +73,7 @@ class SentenceTransformerEncoder(DescriptionEncoder):
         window = self._model.max_seq_length
         for text in texts:
             if window and len(text.encode()) > window:  # a token is at least a byte
-                tokens = len(self._model.tokenizer(text)["input_ids"])
+                tokens = len(self._model.tokenizer(text, verbose=False)["input_ids"])
                 if tokens > window:
                     warn_unseen(text, tokens, window)
         embedding_NE = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)

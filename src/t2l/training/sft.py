@@ -8,6 +8,7 @@ labels; it does not know tasks, texts or where batches come from.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,21 +44,39 @@ class SftConfig:
                 raise T2LError(f"{name} is {value}; it must be at least 0 and below 1.")
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Samples of about the same length.
+
+    Args:
+        ids_ST: right-padded token ids (under causal attention, padding after the end changes nothing before it).
+        labels_ST: ids to predict, -100 elsewhere.
+        index_S: which of the N conditions each sample belongs to.
+    """
+
+    ids_ST: Tensor
+    labels_ST: Tensor
+    index_S: Tensor
+
+
 def sft_loss(
-    base: Any, source: LoraSource, condition_NE: Tensor, ids_ST: Tensor, labels_ST: Tensor, index: Tensor, config: SftConfig
+    base: Any, source: LoraSource, condition_NE: Tensor, batches: Sequence[Batch], config: SftConfig
 ) -> Tensor:
-    """Loss of S samples under the adapters of N conditions; every sample weighs the same whatever its length.
+    """Loss under the adapters of N conditions; every sample weighs the same whatever its length.
+
+    The adapters are generated once for all batches: splitting samples by length spares the base their padding.
 
     Args:
         base: frozen causal LM.
-        ids_ST: right-padded token ids (under causal attention, padding after the end changes nothing before it).
-        labels_ST: ids to predict, -100 elsewhere.
-        index: (S,), which condition each sample belongs to.
     """
     weights = source(condition_NE)
-    with apply_batched(base, source.spec, weights, index, dropout=config.lora_dropout):
-        task_loss = answer_loss(base, ids_ST, labels_ST, config.label_smoothing)
-    return task_loss + config.weight_penalty * mean_squares(weights)
+    samples = sum(len(batch.ids_ST) for batch in batches)
+    total = config.weight_penalty * mean_squares(weights)
+    for batch in batches:
+        with apply_batched(base, source.spec, weights, batch.index_S, dropout=config.lora_dropout):
+            loss = answer_loss(base, batch.ids_ST, batch.labels_ST, config.label_smoothing)
+        total = total + loss * (len(batch.ids_ST) / samples)
+    return total
 
 
 def answer_loss(base: Any, ids_ST: Tensor, labels_ST: Tensor, label_smoothing: float = 0.0) -> Tensor:

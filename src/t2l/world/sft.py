@@ -17,10 +17,13 @@ from torch import Tensor
 from t2l.encoders import DescriptionEncoder
 from t2l.hypernet import HyperNetwork
 from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, train
-from t2l.training.sft import SftConfig, sft_loss
+from t2l.training.sft import Batch, SftConfig, sft_loss
 from t2l.world.base import encode_runs
 from t2l.world.tasks import MicroTask
 from t2l.world.wording import descriptions
+
+LENGTH_BUCKETS = 2
+"""Batches of similar length into which the samples of one step are split."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,28 @@ def train_hypernetwork(
         condition_NE = torch.stack([_condition(rng, table_NDE[index], config.mix) for index in chosen])
         generator = torch.Generator().manual_seed(step)
         condition_NE = condition_NE + config.noise * torch.randn(condition_NE.shape, generator=generator)
-        runs = [[next(tasks[index].stream(rng, "train"))] for index in chosen for _ in range(config.samples)]
-        ids_ST, labels_ST = encode_runs(runs)
-        owner_S = torch.arange(len(chosen)).repeat_interleave(config.samples)
+        batches = _batches(rng, [tasks[index] for index in chosen], config.samples)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_is_fast()):
-            return sft_loss(base, hypernetwork, condition_NE, ids_ST, labels_ST, owner_S, sft)
+            return sft_loss(base, hypernetwork, condition_NE, batches, sft)
 
     optimizer = torch.optim.AdamW(
         hypernetwork.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
     )
     train(hypernetwork, [optimizer], loss_at, loop, state_path=state_path, report=report)
     hypernetwork.eval()
+
+
+def _batches(rng: Random, tasks: Sequence[MicroTask], samples: int) -> list[Batch]:
+    """``samples`` examples of each task, in batches of similar length."""
+    drawn = [(next(task.stream(rng, "train")), row) for row, task in enumerate(tasks) for _ in range(samples)]
+    drawn.sort(key=lambda pair: len(pair[0][0]) + len(pair[0][1]))
+    size = -(-len(drawn) // LENGTH_BUCKETS)
+    batches = []
+    for start in range(0, len(drawn), size):
+        part = drawn[start : start + size]
+        ids_ST, labels_ST = encode_runs([[example] for example, _ in part])
+        batches.append(Batch(ids_ST, labels_ST, torch.tensor([row for _, row in part])))
+    return batches
 
 
 def _condition(rng: Random, table_DE: Tensor, mix: float) -> Tensor:

@@ -1,0 +1,308 @@
+"""A base model in memory, ready to answer: found, loaded without noise, prompted as it expects, decoded greedily.
+
+Axis letters: S texts in a batch, T tokens.
+
+Level 1. Answers may be given under per-sample adapters. This file does not know where adapters come from, what a task
+is, or whether an answer is right.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from t2l.batched import apply_batched
+from t2l.encoders.loading import may_run_code
+from t2l.errors import BaseModelError, T2LError, did_you_mean
+from t2l.lora import LoraSpec, LoraWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EMBEDDED_BASE = "t2l-embedded-base"
+"""The name of the tiny base that ships with the package."""
+
+_BATCH = 32  # texts
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SMALL = 1_000_000_000  # parameters; a half-precision base below this computes in float32 on the CPU
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A causal language model with its tokenizer, in evaluation mode.
+
+    Args:
+        model: a Hugging Face causal language model.
+        tokenizer: its tokenizer.
+        name: what it was loaded as.
+
+    Example:
+        >>> base = load_base(EMBEDDED_BASE)
+        >>> base.answer(["oslo, rome"], max_new_tokens=8)  # doctest: +SKIP
+    """
+
+    model: Any  # PreTrainedModel; its own annotations lead nowhere
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer says how a user's message is put to the model."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know about how this base is prompted; None where it is as expected."""
+        if self.has_chat_template:
+            return None
+        return f"'{self.name}' has no chat template, so it continues the plain text of each input."
+
+    def prompt(self, text: str) -> str:
+        """What the model reads for ``text``: one user message in the chat template, or the text itself."""
+        if not self.has_chat_template:
+            return text
+        message = [{"role": "user", "content": text}]
+        return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        texts: Sequence[str],
+        *,
+        spec: LoraSpec | None = None,
+        weights: LoraWeights | None = None,
+        index: Sequence[int] | Tensor | None = None,
+        max_new_tokens: int = 64,
+    ) -> list[str]:
+        """The greedy answer to each text, up to the end-of-answer token or ``max_new_tokens``.
+
+        Args:
+            spec: of the adapters, where there are any.
+            weights: N adapters.
+            index: for each text the adapter to use, -1 for the plain base. By default text i uses adapter i, or
+                every text the only one.
+
+        Raises:
+            T2LError: a text that is empty or too long for the base, an index that does not fit.
+            BaseModelError: the base has not the modules or shapes of ``spec``.
+        """
+        if isinstance(texts, str):
+            raise T2LError("answer takes a list of texts.", f"Write [{texts[:40]!r}].")
+        if max_new_tokens < 1:
+            raise T2LError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+        if (spec is None) != (weights is None):
+            raise T2LError("Adapters need both their spec and their weights.")
+        rows = None if weights is None else _rows(index, weights.num_samples, len(texts))
+        prompts = self._encode(texts, max_new_tokens)
+        answers: list[str] = []
+        for start in range(0, len(texts), _BATCH):
+            adapted = nullcontext()
+            if spec is not None and weights is not None and rows is not None:
+                adapted = apply_batched(self.model, spec, weights, rows[start : start + _BATCH])
+            with adapted, _quiet():
+                answers += self._generate(prompts[start : start + _BATCH], max_new_tokens)
+        return answers
+
+    def _encode(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+        prompts = [self.prompt(text) for text in texts]
+        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        tokens = []
+        for text, prompt in zip(texts, prompts, strict=True):
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise T2LError(f"The input {text[:40]!r} is not valid UTF-8.")
+            ids = list(
+                self.tokenizer(prompt, add_special_tokens=not self.has_chat_template, verbose=False)["input_ids"]
+            )
+            if not ids:
+                raise T2LError(f"The input {text[:40]!r} is empty for '{self.name}'.", "Give it some text.")
+            if max(ids) >= vocabulary:
+                raise BaseModelError(
+                    f"The tokenizer of '{self.name}' gives token {max(ids)}, its model knows {vocabulary}: "
+                    "they do not belong together."
+                )
+            if window is not None and len(ids) + max_new_tokens > window:
+                raise T2LError(
+                    f"The input {text[:40]!r} has {len(ids)} tokens and {max_new_tokens} may follow; "
+                    f"'{self.name}' has room for {window}.",
+                    "Shorten the input, or ask for fewer new tokens.",
+                )
+            tokens.append(ids)
+        return tokens
+
+    def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+        from transformers import GenerationConfig
+
+        ends = self._ends()
+        padding = self.tokenizer.pad_token_id
+        padding = padding if padding is not None else min(ends, default=0)
+        width = max(len(ids) for ids in prompts)
+        ids_ST = torch.tensor([[padding] * (width - len(ids)) + ids for ids in prompts])
+        mask_ST = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+        config = GenerationConfig(  # the base's own sampling and penalties are overruled, one by one
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            min_new_tokens=0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(ends) or None,
+            pad_token_id=padding,
+        )
+        device = self.model.device
+        ids_ST = self.model.generate(ids_ST.to(device), attention_mask=mask_ST.to(device), generation_config=config)
+        return [self._text(row, ends) for row in ids_ST[:, width:].tolist()]
+
+    def _ends(self) -> set[int]:
+        """Every token that ends an answer: the tokenizer's, and those of the model (Llama 3 has three)."""
+        stated = getattr(self.model.generation_config, "eos_token_id", None)
+        ends = {stated} if isinstance(stated, int) else set(stated or ())
+        own = self.tokenizer.eos_token_id
+        return ends | ({own} if isinstance(own, int) else set())
+
+    def _text(self, ids: list[int], ends: set[int]) -> str:
+        stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+        return str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True))
+
+
+def load_base(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Base:
+    """Loads a base model and its tokenizer, frozen, without a word on the terminal.
+
+    Args:
+        name: `EMBEDDED_BASE`, a folder, or a hub id.
+        device: where it computes.
+        dtype: float32, bfloat16 or float16; by default as it is stored, and float32 on the CPU where it is small.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: let code from the hub run in this process, for bases that need it. The environment variable
+            ``T2L_TRUST_REMOTE_CODE=1`` says the same.
+
+    Raises:
+        BaseModelError: it cannot be found (near names are offered) or loaded, or its file lacks weights.
+    """
+    place = _locate(name)
+    trust = may_run_code(trust_remote_code)
+    wanted = _dtype(dtype)
+    try:
+        with _quiet():
+            import transformers
+
+            key = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust)
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                place,
+                revision=revision,
+                trust_remote_code=trust,
+                output_loading_info=True,
+                ignore_mismatched_sizes=False,
+                **{key: wanted or "auto"},
+            )
+    except Exception as problem:  # the hub, the disk, transformers and remote code each raise their own kinds
+        raise _not_loaded(str(name), problem) from problem
+    model, outcome = loaded
+    missing = sorted(str(key) for key in outcome.get("missing_keys", ()))
+    if missing:
+        raise BaseModelError(
+            f"The file of the base model '{name}' lacks {len(missing)} weights, '{missing[0]}' among them.",
+            "It may be of another model than its config.json, or truncated; copy or download it again.",
+        )
+    if wanted is None and torch.device(device).type == "cpu" and model.num_parameters() < _SMALL:
+        model = model.float()
+    return Base(model.to(device).eval().requires_grad_(False), tokenizer, str(name))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers without progress bars, log lines and warnings; its own settings come back afterwards."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _rows(index: Sequence[int] | Tensor | None, adapters: int, texts: int) -> list[int]:
+    if index is None:
+        rows = [0] * texts if adapters == 1 else list(range(adapters))
+    else:
+        rows = torch.as_tensor(index).tolist()
+    if not isinstance(rows, list) or len(rows) != texts:
+        raise T2LError(f"The index is for {len(rows) if isinstance(rows, list) else 1} texts; there are {texts}.")
+    return rows
+
+
+def _locate(name: str | Path) -> str:
+    """What transformers is given: a folder that looks like a base, or a hub id."""
+    if str(name) == EMBEDDED_BASE:
+        folder = Path(str(resources.files("t2l"))) / "assets" / "base"
+        if not (folder / "config.json").is_file():
+            raise BaseModelError("This installation of t2l has no embedded base.", "Build it: t2l world build")
+        return str(folder)
+    if not str(name).strip():
+        raise BaseModelError("The name of the base model is empty.", "Give a folder or a hub id.")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return str(folder)
+        if (folder / "adapter_config.json").is_file():
+            raise BaseModelError(f"'{folder}' is an adapter, not a base model.", "Give the base that it is for.")
+        raise BaseModelError(f"'{folder}' has no config.json, so it is not a base model.")
+    if folder.exists():
+        raise BaseModelError(f"'{folder}' is a file; a base model is a folder or a hub id.")
+    if isinstance(name, Path) or not _is_hub_id(name):
+        near = [EMBEDDED_BASE]
+        if folder.parent.is_dir():
+            near += [str(folder.parent / p.name) for p in folder.parent.iterdir() if (p / "config.json").is_file()]
+        raise BaseModelError(f"There is no base model '{name}'.", did_you_mean(str(name), near))
+    return name
+
+
+def _is_hub_id(name: str) -> bool:
+    """``org/name``; the few without an organisation (``gpt2``) count where they look like no path."""
+    return bool(name) and name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def _not_loaded(name: str, problem: Exception) -> BaseModelError:
+    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    if "trust_remote_code" in str(problem):
+        return BaseModelError(
+            f"The base model '{name}' brings Python code of its own, which was not run.",
+            "If you trust its authors with everything this account may do, set T2L_TRUST_REMOTE_CODE=1.",
+        )
+    near = did_you_mean(name, [EMBEDDED_BASE])
+    near = f" {near}" if near.startswith("Did you mean") else ""
+    return BaseModelError(
+        f"The base model '{name}' cannot be loaded: {reason}",
+        f"Give a folder, or a hub id that can be reached (for a gated model: hf auth login).{near}",
+    )
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise BaseModelError(f"A base model cannot be loaded as '{name}'.", did_you_mean(name, _DTYPES))
+    return _DTYPES[name]

@@ -1,0 +1,94 @@
+"""The command ``t2l``: which verbs there are, and what becomes of errors, Ctrl-C and misspelt words.
+
+Level 6. Importing this file imports typer and nothing heavier, so that ``t2l --help`` is quick; each verb lives in
+`t2l.commands` and imports what it needs when it runs.
+
+Exit codes: 0 done; 1 a bug of ours; 2 wrong words or input that cannot be used; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from t2l.commands.checkpoints import import_checkpoint, inspect
+from t2l.commands.generate import generate
+from t2l.commands.run import run
+from t2l.commands.terminal import say, say_error
+from t2l.commands.world import demo, world
+from t2l.errors import T2LError
+
+_DEBUG = "T2L_DEBUG"
+
+
+class Verbs(TyperGroup):
+    """Runs a verb; an error that is meant for people becomes two lines, not a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except T2LError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            say_error(error)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as stop:
+            say("\nStopped. Nothing was left half-written.", "red")
+            raise typer.Exit(130) from stop
+
+
+app = typer.Typer(
+    name="t2l",
+    cls=Verbs,
+    help="Describe a task in plain words, get the LoRA adapter that makes a frozen language model good at it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+app.command("demo")(demo)
+app.command("generate")(generate)
+app.command("run")(run)
+app.command("inspect")(inspect)
+app.command("import")(import_checkpoint)
+app.add_typer(world, name="world")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"t2l {version('t2l')}")
+        except PackageNotFoundError:  # run from a source folder
+            print("t2l, run from its source folder")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=_DEBUG, show_envvar=True, help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What stands before the verb; `Verbs` reads it."""
+
+
+def main() -> None:
+    """The entry point of the command."""
+    try:
+        app(prog_name="t2l")
+    except Exception as problem:  # every error that people can cause is a T2LError, so this is a bug
+        if "--debug" in sys.argv or os.environ.get(_DEBUG):
+            raise
+        say(f"Error: {type(problem).__name__}: {problem}", "red")
+        say("This is a bug in t2l. `t2l --debug ...` shows where it is; please report it.", "red")
+        raise SystemExit(1) from None

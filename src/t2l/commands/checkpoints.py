@@ -1,0 +1,166 @@
+"""``t2l import`` and ``t2l inspect``: checkpoints and adapters as files.
+
+Level 6. `t2l.sakana` imports, `t2l.inspection` measures; this file prints.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t2l.commands.options import AsJson, Force
+from t2l.commands.terminal import Notes, print_json, results, say
+from t2l.errors import T2LError
+
+if TYPE_CHECKING:
+    from t2l.inspection import NormTable
+
+
+def import_checkpoint(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Its folder, its hypermod.pt, or a hub id: SakanaAI/text-to-lora.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", "-c", metavar="NAME", help="Which one, where the source holds several."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub repository.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a checkpoint of the reference implementation of Text-to-LoRA into one of t2l."""
+    from t2l import sakana
+    from t2l.model import CONFIG_FILE
+    from t2l.storage import check_writable
+
+    check_writable(out, marker=CONFIG_FILE, force=force)
+    t2l = sakana.import_checkpoint(source, checkpoint=checkpoint, revision=revision)
+    t2l.save_pretrained(out, force=force)
+    spec = t2l.spec
+    report = {
+        "source": source,
+        "folder": str(out),
+        "digest": t2l.digest,
+        "variant": t2l.hypernetwork.variant,
+        "parameters": t2l.hypernetwork.num_parameters,
+        "base_model": spec.base_model,
+        "rank": spec.rank,
+        "modules": [group.key for group in spec.groups],
+        "encoder": t2l.encoder.to_config(),
+    }
+    if as_json:
+        print_json(report)
+        return
+    console = results()
+    say(str(out), "bold green", console=console)
+    say(
+        f"Variant {report['variant']}, {report['parameters']:,} parameters; rank {spec.rank} for "
+        f"{', '.join(report['modules'])} of {spec.base_model or 'a base that it does not name'}.",
+        console=console,
+    )
+    say("\nNext:", "bold", console=console)
+    say(f"  t2l generate DESCRIPTION --checkpoint {shlex.quote(str(out))}", console=console)
+
+
+def inspect(
+    path: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATH",
+            help="A checkpoint (ours or the reference's) or an adapter; by default the "
+            "checkpoint of the embedded world.",
+        ),
+    ] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", "-d", help="For a checkpoint: make this adapter and measure it.")
+    ] = None,
+    heatmap: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the norms, layers by modules.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing FILE.png.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a folder is: shapes, sizes, norms in each layer, where it comes from."""
+    from t2l.inspection import inspect as measure
+    from t2l.inspection import save_heatmap
+
+    notes = Notes()
+    with notes.of_warnings():
+        report = measure(path, description=description)
+    if heatmap is not None:
+        if report.norms is None:
+            raise T2LError("A checkpoint has no heat map of its own.", "Add a description: --description TEXT")
+        title = description or report.facts.get("provenance", {}).get("description") or str(path)
+        save_heatmap(report.norms, heatmap, title=" ".join(str(title).split()), force=force)
+    if as_json:
+        print_json({**report.to_dict(), "heatmap": None if heatmap is None else str(heatmap), "notes": notes.texts})
+        return
+    _show_facts(report.kind, report.facts)
+    if report.norms is not None:
+        _show_norms(report.norms)
+    if heatmap is not None:
+        say(f"Heat map: {heatmap}", console=results())
+
+
+def _show_facts(kind: str, facts: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = results()
+    say(f"{facts['path'] or 'The embedded world'}: {kind}", "bold", console=console)
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name, value in facts.items():
+        if value is None or name in ("path", "modules", "parts"):
+            continue
+        for label, text in _lines(name.replace("_", " "), value):
+            table.add_row(Text(label, "dim"), Text(text))
+    for part in facts.get("parts", ()):
+        table.add_row(Text(part["part"], "dim"), f"{part['parameters']:,} parameters, norm {part['norm']:.4g}")
+    for module in facts["modules"]:
+        shape = f"{module['in_features']} -> {module['out_features']} in {_ranges(module['layers'])}"
+        table.add_row(Text(module["key"], "dim"), Text(shape))
+    console.print(table)
+
+
+def _lines(name: str, value: Any) -> list[tuple[str, str]]:
+    """A fact as rows of label and text; objects give a row for each field."""
+    if isinstance(value, dict):
+        return [row for key, inner in value.items() for row in _lines(f"{name}: {key}", inner) if inner is not None]
+    if isinstance(value, list):
+        shown = ", ".join(str(item) for item in value[:6])
+        return [(name, f"{shown}, ... ({len(value)} in all)" if len(value) > 6 else shown)]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [(name, f"{value:,}")]
+    return [(name, f"{value:.6g}" if isinstance(value, float) else str(value))]
+
+
+def _ranges(layers: list[int]) -> str:
+    first, last = layers[0], layers[-1]
+    if len(layers) == 1:
+        return f"layer {first}"
+    if layers == list(range(first, last + 1)):
+        return f"layers {first} to {last}"
+    return f"layers {', '.join(str(layer) for layer in layers)}"
+
+
+def _show_norms(norms: NormTable) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = results()
+    table = Table("layer", title="Norm of the weight change", box=None)
+    for module in norms.modules:
+        table.add_column(Text(module), justify="right")
+    largest = max((norm for row in norms.norm_LM for norm in row if norm is not None), default=0.0)
+    for layer, row in zip(norms.layers, norms.norm_LM, strict=True):
+        cells = ["-" if norm is None else f"{norm:.4g} {_bar(norm, largest)}" for norm in row]
+        table.add_row(str(layer), *cells)
+    console.print(table)
+    say(f"All together: {norms.total:.4g}", console=console)
+
+
+def _bar(norm: float, largest: float) -> str:
+    width = 8
+    return ("▇" * round(width * norm / largest if largest else 0)).ljust(width)

@@ -1,0 +1,55 @@
+"""Options that several verbs share, so that a word means the same everywhere.
+
+Level 6.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from t2l.errors import T2LError
+
+
+class Dtype(str, Enum):
+    """How tensors are stored."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Form(str, Enum):
+    """Where an adapter's scaling lives: inside B, or with the runtime."""
+
+    portable = "portable"
+    rslora = "rslora"
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", "-c", metavar="FOLDER|HUB_ID", help="The checkpoint; that of the embedded world by default."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there, where it is of the same kind.")]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.")]
+
+
+def checked_device(name: str) -> str:
+    """``name``, if this machine has such a device.
+
+    Raises:
+        T2LError: it has not.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise T2LError(f"This machine cannot compute on '{name}': {reason}", "Leave --device away.") from problem
+    return name

@@ -1,0 +1,252 @@
+"""What a folder holds (a checkpoint, one of the reference implementation, an adapter) and how large its changes are.
+
+Axis letters: N samples (1 here), L layers, M module types.
+
+Level 3. Reports are plain JSON values, so that they can be printed, compared and kept. This file measures and draws; it
+does not print, and it does not judge.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2l.adapter import PROVENANCE_FILE, Adapter
+from t2l.errors import CheckpointError, OutputError, T2LError
+from t2l.lora import LoraSpec
+from t2l.model import CONFIG_FILE as CHECKPOINT_CONFIG
+from t2l.model import TextToLora
+from t2l.peft_format import CONFIG_FILE as ADAPTER_CONFIG
+from t2l.sakana import STATE_FILE, import_checkpoint
+from t2l.storage import read_json, write_bytes
+
+if TYPE_CHECKING:
+    from t2l.hypernet import HyperNetwork
+
+_ABOVE = ("", "*/", "*/*/", "*/*/*/")  # how deep the reference's checkpoints may lie; not a search of the whole disk
+ADAPTER, CHECKPOINT, REFERENCE = "adapter", "checkpoint", "checkpoint of the reference implementation"
+
+
+@dataclass(frozen=True)
+class NormTable:
+    """How large the weight change is in each layer and module: the Frobenius norm of ``scaling * B @ A``.
+
+    Args:
+        layers: depths, the rows.
+        modules: module types, the columns.
+        norm_LM: the norms; None where a layer's module is not adapted.
+    """
+
+    layers: tuple[int, ...]
+    modules: tuple[str, ...]
+    norm_LM: tuple[tuple[float | None, ...], ...]
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> NormTable:
+        """The table of one adapter. A module type with several shapes is one column."""
+        spec = adapter.spec
+        columns = {group.path: group.key.partition("@")[0] for group in spec.groups}
+        norms: dict[tuple[int, str], float] = {}
+        for key, norm_NL in adapter.weights.delta_norms().items():
+            group = spec.group(key)
+            for layer, norm in zip(group.layers, norm_NL[0].tolist(), strict=True):
+                norms[layer, group.path] = spec.scaling * norm
+        rows = tuple(tuple(norms.get((layer, path)) for path in columns) for layer in spec.layers)
+        return cls(spec.layers, tuple(columns.values()), rows)
+
+    @property
+    def total(self) -> float:
+        """The norm of all changes together."""
+        return math.sqrt(sum(norm * norm for row in self.norm_LM for norm in row if norm is not None))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "layers": list(self.layers),
+            "modules": list(self.modules),
+            "values": [list(row) for row in self.norm_LM],
+            "total": self.total,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `inspect` found.
+
+    Args:
+        kind: `ADAPTER`, `CHECKPOINT` or `REFERENCE`.
+        facts: plain JSON values.
+        norms: of the adapter; None for a checkpoint that was given no description.
+    """
+
+    kind: str
+    facts: dict[str, Any]
+    norms: NormTable | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"kind": self.kind, **self.facts, "norms": None if self.norms is None else self.norms.to_dict()}
+
+
+def inspect(source: str | Path | None = None, *, description: str | None = None) -> Report:
+    """Recognises what ``source`` is, reads all of it strictly, and measures it.
+
+    Args:
+        source: a folder, or the hub id of a checkpoint; the checkpoint of the embedded world by default.
+        description: for a checkpoint: make the adapter of this description and measure that as well.
+
+    Raises:
+        T2LError: nothing is there, it is damaged or of no known kind, or a description was given for an adapter.
+
+    Example:
+        >>> report = inspect("adapters/sort-words")
+        >>> report.norms.modules
+        ('q_proj', 'v_proj')
+    """
+    kind = kind_of(source)
+    if kind == ADAPTER:
+        if description is not None:
+            raise T2LError(f"'{source}' is an adapter; a description makes an adapter of a checkpoint.")
+        return _of_adapter(Path(str(source)).expanduser())
+    t2l = TextToLora.from_pretrained(source) if kind == CHECKPOINT else import_checkpoint(str(source))
+    facts = {"path": None if source is None else str(source), **_checkpoint_facts(t2l)}
+    if description is None:
+        return Report(kind, facts)
+    (adapter,) = t2l.generate([description.strip()])
+    return Report(kind, {**facts, "description": description.strip()}, NormTable.of(adapter))
+
+
+def kind_of(source: str | Path | None) -> str:
+    """`ADAPTER`, `CHECKPOINT` or `REFERENCE`, from the files' names alone; anything unknown counts as a checkpoint,
+    whose reader then says what is wrong with it.
+    """
+    folder = Path(source or ".").expanduser()
+    if source is None or (folder / CHECKPOINT_CONFIG).is_file():
+        return CHECKPOINT
+    if folder.name == STATE_FILE or any(any(folder.glob(f"{above}{STATE_FILE}")) for above in _ABOVE):
+        return REFERENCE  # it holds a PEFT config as well
+    if (folder / ADAPTER_CONFIG).exists():
+        return ADAPTER
+    if folder.is_dir():
+        raise CheckpointError(
+            f"'{folder}' is neither a checkpoint (no {CHECKPOINT_CONFIG}, no {STATE_FILE}) nor an adapter "
+            f"(no {ADAPTER_CONFIG})."
+        )
+    return CHECKPOINT
+
+
+def save_heatmap(norms: NormTable, target: str | Path, *, title: str = "", force: bool = False) -> Path:
+    """Draws the norms, layers by modules, as a PNG file, whole or not at all.
+
+    Args:
+        force: replace an existing file.
+
+    Raises:
+        OutputError: the file exists, is not called .png, or cannot be written.
+        T2LError: matplotlib is not installed.
+    """
+    target = Path(target).expanduser()
+    if target.suffix.lower() != ".png":
+        raise OutputError(
+            f"The heat map is a PNG file; '{target}' is not called so.", f"Try {target.with_suffix('.png')}"
+        )
+    if target.exists() and not force:
+        raise OutputError(f"'{target}' already exists; it was left as it is.", "Choose another name or add --force.")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as problem:
+        raise T2LError(f"The heat map needs matplotlib: {problem}.", "pip install 't2l[plot]'") from problem
+    layers, modules = len(norms.layers), len(norms.modules)
+    figure = Figure(figsize=(2.6 + 0.9 * modules, 1.6 + 0.22 * max(layers, 8)), layout="constrained")
+    axes = figure.add_subplot()
+    values = [[math.nan if norm is None else norm for norm in row] for row in norms.norm_LM]
+    image = axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
+    axes.set_facecolor("0.85")  # shows where nothing is adapted
+    axes.set_xticks(range(modules), norms.modules, rotation=30, ha="right")
+    step = max(1, layers // 16)
+    axes.set_yticks(range(0, layers, step), [str(layer) for layer in norms.layers[::step]])
+    axes.set_ylabel("layer")
+    axes.set_title(title if len(title) <= 60 else f"{title[:57]}...", fontsize=9, parse_math=False)
+    figure.colorbar(image, ax=axes, label="norm of the weight change")
+    data = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(data)
+    write_bytes(target, data.getvalue())
+    return target
+
+
+def _of_adapter(folder: Path) -> Report:
+    adapter = Adapter.load(folder)
+    ours = (folder / PROVENANCE_FILE).is_file()
+    record = read_json(folder / PROVENANCE_FILE, T2LError) if ours else {}
+    facts = {
+        "path": str(folder),
+        "written_by": "t2l" if ours else "PEFT",
+        "form": record.get("form"),
+        "dtype": _dtype(next(iter(adapter.weights.a.values()))),
+        **_spec_facts(adapter.spec),
+        "digest": adapter.digest,
+        "provenance": adapter.provenance,
+    }
+    return Report(ADAPTER, facts, NormTable.of(adapter))
+
+
+def _checkpoint_facts(t2l: TextToLora) -> dict[str, Any]:
+    hypernetwork, encoder = t2l.hypernetwork, t2l.encoder
+    try:
+        identity = encoder.identity
+    except T2LError:  # its model is not here; all else can be said without it
+        identity = None
+    structure = {name: value for name, value in hypernetwork.to_config().items() if name != "spec"}
+    return {
+        **structure,
+        "parameters": hypernetwork.num_parameters,
+        "dtype": str(hypernetwork.dtype).removeprefix("torch."),
+        "parts": _parts(hypernetwork),
+        "encoder": encoder.to_config(),
+        "encoder_identity": identity,
+        **_spec_facts(t2l.spec),
+        "digest": t2l.digest,
+        "metadata": t2l.metadata,
+    }
+
+
+def _parts(hypernetwork: HyperNetwork) -> list[dict[str, Any]]:
+    """Size and norm of each part of the hypernetwork; the head's linear layers one by one."""
+    squares: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for name, parameter in hypernetwork.named_parameters():
+        depth = 3 if name.startswith("head.linears.") else 1
+        part = ".".join(name.split(".")[:depth])
+        sizes[part] = sizes.get(part, 0) + parameter.numel()
+        squares[part] = squares.get(part, 0.0) + float(parameter.detach().float().square().sum())
+    return [{"part": part, "parameters": size, "norm": math.sqrt(squares[part])} for part, size in sizes.items()]
+
+
+def _spec_facts(spec: LoraSpec) -> dict[str, Any]:
+    return {
+        "base_model": spec.base_model,
+        "num_layers": spec.num_layers,
+        "rank": spec.rank,
+        "alpha": spec.alpha,
+        "use_rslora": spec.use_rslora,
+        "scaling": spec.scaling,
+        "adapter_parameters": spec.num_parameters,
+        "modules": [
+            {
+                "key": group.key,
+                "path": group.path,
+                "in_features": group.in_features,
+                "out_features": group.out_features,
+                "layers": list(group.layers),
+            }
+            for group in spec.groups
+        ],
+    }
+
+
+def _dtype(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

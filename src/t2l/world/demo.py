@@ -1,0 +1,134 @@
+"""``t2l demo``: one screen on which a newcomer sees descriptions become adapters, and adapters become answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from random import Random
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from t2l.adapter import Adapter
+from t2l.bases import EMBEDDED_BASE, Base, load_base
+from t2l.errors import T2LError
+from t2l.model import TextToLora
+from t2l.world.tasks import MicroTask, tasks_of
+from t2l.world.wording import descriptions
+
+INPUTS_SHOWN = 5
+MAX_NEW_TOKENS = 40
+
+
+def demo(console: Console, interactive: bool, seed: int) -> None:
+    """Shows held-out tasks, then asks for descriptions of the user's own where there is a terminal.
+
+    Args:
+        seed: which held-out tasks and inputs are shown.
+    """
+    console.print(
+        Panel.fit(
+            "You describe a task; one forward pass writes a LoRA adapter; a frozen model can do the task.\n"
+            "[dim]Below: a tiny model that ships with t2l, and tasks that the hypernetwork never met in training.[/]",
+            title="[bold]Text-to-LoRA[/]",
+            border_style="cyan",
+        )
+    )
+    with console.status("Loading the embedded world ..."):
+        t2l = TextToLora.from_pretrained()
+        base = load_base(EMBEDDED_BASE)
+        t2l.generate(["warm up"])
+    tasks = _choose(seed)
+    texts = [descriptions(task, 1, part="train", seed=seed + 1)[0] for task in tasks]
+    right = [0, 0]
+    for task, text in zip(tasks, texts, strict=True):
+        adapter, milliseconds = _generate(t2l, text)
+        pairs = task.examples(INPUTS_SHOWN, seed=seed)
+        plain, adapted = _answers(base, adapter, [question for question, _ in pairs])
+        expected = [answer for _, answer in pairs]
+        right[0] += sum(a == b for a, b in zip(plain, expected, strict=True))
+        right[1] += sum(a == b for a, b in zip(adapted, expected, strict=True))
+        _show(console, text, milliseconds, [question for question, _ in pairs], plain, adapted, expected)
+    console.print(
+        f"Right on these {len(tasks) * INPUTS_SHOWN} inputs: the base alone {right[0]}, "
+        f"with the adapters [bold]{right[1]}[/]. Every held-out task, with controls: [cyan]t2l world evaluate --quick[/]"
+    )
+    if interactive:
+        _ask(console, t2l, base)
+    console.print(
+        "\n[bold]Next[/]\n"
+        "  [cyan]t2l generate \"give the last word in capital letters\" --out my-adapter[/]   an adapter folder for PEFT\n"
+        "  [cyan]t2l run \"add three to the number\" --input 14 --input 39[/]                 base and adapter side by side\n"
+        "  [cyan]t2l inspect my-adapter[/]                                                  what is inside\n"
+        "  [cyan]t2l import SakanaAI/text-to-lora OUT[/]                                    checkpoints for Mistral, Llama, Gemma"
+    )
+
+
+def _choose(seed: int) -> list[MicroTask]:
+    """Two unseen combinations and two unseen operations."""
+    rng = Random(f"demo/{seed}")
+    return [*rng.sample(tasks_of("unseen-combination"), 2), *rng.sample(tasks_of("unseen-operation"), 2)]
+
+
+def _generate(t2l: TextToLora, text: str) -> tuple[Adapter, float]:
+    start = time.perf_counter()
+    (adapter,) = t2l.generate([text])
+    return adapter, 1000 * (time.perf_counter() - start)
+
+
+def _answers(base: Base, adapter: Adapter, inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Plain and adapted answers, from one shared batch."""
+    rows = [-1] * len(inputs) + [0] * len(inputs)
+    answers = base.answer(
+        [*inputs, *inputs], spec=adapter.spec, weights=adapter.weights, index=rows, max_new_tokens=MAX_NEW_TOKENS
+    )
+    return answers[: len(inputs)], answers[len(inputs) :]
+
+
+def _show(
+    console: Console,
+    text: str,
+    milliseconds: float,
+    inputs: Sequence[str],
+    plain: Sequence[str],
+    adapted: Sequence[str],
+    expected: Sequence[str] | None = None,
+) -> None:
+    console.print()
+    console.print(Text("“", "bold") + Text(text, "bold") + Text("”", "bold") + Text(f"   adapter in {milliseconds:.0f} ms", "dim"))
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 1), header_style="dim")
+    for name in ("input", "base alone", "with the adapter", *(["expected"] if expected else [])):
+        table.add_column(name)
+    for row, question in enumerate(inputs):
+        cells = [Text(question), Text(plain[row], "dim")]
+        if expected:
+            good = adapted[row] == expected[row]
+            cells += [Text(("✓ " if good else "✗ ") + adapted[row], "green" if good else "red"), Text(expected[row], "dim")]
+        else:
+            cells.append(Text(adapted[row], "green"))
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _ask(console: Console, t2l: TextToLora, base: Base) -> None:
+    console.print("\n[bold]Your turn.[/] Describe a task of this small kind (words, lists, numbers, dates); empty to stop.")
+    try:
+        while text := console.input("[cyan]task> [/]").strip():
+            try:
+                adapter, milliseconds = _generate(t2l, text)
+            except T2LError as problem:
+                console.print(Text(str(problem), "red"))
+                continue
+            console.print(f"[dim]adapter in {milliseconds:.0f} ms; give it inputs, empty for another task[/]")
+            while question := console.input("[cyan]input> [/]").strip():
+                try:
+                    plain, adapted = _answers(base, adapter, [question])
+                except T2LError as problem:
+                    console.print(Text(str(problem), "red"))
+                    continue
+                console.print(Text(f"  base alone: {plain[0]}", "dim"))
+                console.print(Text(f"  adapted:    {adapted[0]}", "green"))
+    except (EOFError, KeyboardInterrupt):
+        console.print()

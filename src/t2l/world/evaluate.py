@@ -1,0 +1,165 @@
+"""How well adapters from descriptions do on the embedded world, against the base and under wrong descriptions.
+
+Every condition answers the same evaluation inputs, which neither the base's pretraining (knowledge tables and sums
+aside) nor the hypernetwork's training has seen. Scores are exact match; intervals are bootstrapped over tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+
+from t2l.encoders import DescriptionEncoder
+from t2l.lora import LoraSource
+from t2l.world.exact_match import Query, exact_match
+from t2l.world.tasks import SPLITS, MicroTask, Split, tasks_of
+from t2l.world.wording import control_descriptions, descriptions
+
+SHOTS = (1, 3, 5)
+CONDITIONS = {
+    "base": "base, no examples",
+    **{f"{n}-shot": f"base, {n} example{'s' if n > 1 else ''} in the prompt" for n in SHOTS},
+    "matched": "adapter from the task's description",
+    "paraphrase": "... in phrases never seen in training",
+    "other-task": "... of another task",
+    "vague": "... that is vague",
+    "junk": "... that is junk",
+}
+"""Condition -> how a table names it."""
+_BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True)
+class Score:
+    """Exact match of one condition on one task."""
+
+    task: str
+    split: Split
+    condition: str
+    right: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Args:
+        examples: evaluation inputs a task.
+        wordings: descriptions a task in each condition, each with its own adapter.
+        train_tasks: how many of the training tasks are measured, evenly spread.
+    """
+
+    examples: int = 20
+    wordings: int = 4
+    train_tasks: int = 100
+
+
+FULL, QUICK = Effort(), Effort(examples=10, wordings=2, train_tasks=30)
+
+
+def evaluate(
+    base: Any,
+    encoder: DescriptionEncoder,
+    source: LoraSource,
+    *,
+    effort: Effort = FULL,
+    splits: Sequence[Split] = SPLITS,
+    conditions: Sequence[str] = tuple(CONDITIONS),
+    seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Score]:
+    """Scores of every condition on every task of the splits.
+
+    Args:
+        base: the tiny Llama.
+        report: called with a line about what is being measured.
+    """
+    scores: list[Score] = []
+    for split in splits:
+        tasks = tasks_of(split)
+        if split == "train":
+            tasks = tasks[:: max(1, len(tasks) // effort.train_tasks)]
+        report(f"{split}: {len(tasks)} tasks")
+        for condition in conditions:
+            if condition in ("matched", "paraphrase", "other-task", "vague", "junk"):
+                texts = [_texts(task, condition, tasks, effort.wordings, seed) for task in tasks]
+                scores += _described(base, encoder, source, tasks, texts, condition, effort, seed)
+            else:
+                scores += _prompted(base, tasks, condition, effort, seed)
+    return scores
+
+
+def summarize(scores: Sequence[Score], seed: int = 0) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Split -> condition -> mean exact match over tasks and its 95% bootstrap interval, in percent."""
+    table: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for split in dict.fromkeys(score.split for score in scores):
+        for condition in dict.fromkeys(score.condition for score in scores):
+            shares = [s.right / s.total for s in scores if s.split == split and s.condition == condition]
+            if shares:
+                table.setdefault(split, {})[condition] = bootstrap(shares, seed)
+    return table
+
+
+def bootstrap(shares: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """Mean and 95% interval in percent, resampling tasks."""
+    rng = Random(seed)
+    means = sorted(sum(rng.choices(shares, k=len(shares))) / len(shares) for _ in range(_BOOTSTRAP))
+    low, high = means[int(0.025 * _BOOTSTRAP)], means[int(0.975 * _BOOTSTRAP) - 1]
+    return 100 * sum(shares) / len(shares), 100 * low, 100 * high
+
+
+def _texts(task: MicroTask, condition: str, tasks: Sequence[MicroTask], count: int, seed: int) -> list[str]:
+    rng = Random(f"{task.name}/{condition}/{seed}")
+    if condition == "matched":
+        return descriptions(task, count, part="train", seed=seed + 1)
+    if condition == "paraphrase":
+        return descriptions(task, count, part="evaluation", seed=seed)
+    if condition == "other-task":
+        others = [other for other in tasks if other.operation is not task.operation]
+        return [descriptions(rng.choice(others), 1, part="train", seed=seed + i)[0] for i in range(count)]
+    controls = control_descriptions("vague" if condition == "vague" else "junk")
+    return rng.sample(controls, count)
+
+
+def _described(
+    base: Any,
+    encoder: DescriptionEncoder,
+    source: LoraSource,
+    tasks: Sequence[MicroTask],
+    texts: Sequence[Sequence[str]],
+    condition: str,
+    effort: Effort,
+    seed: int,
+) -> list[Score]:
+    with torch.inference_mode():
+        weights = source(encoder.encode([text for some in texts for text in some]))
+    queries = [
+        Query(example, adapter=row * effort.wordings + wording)
+        for row, task in enumerate(tasks)
+        for wording in range(effort.wordings)
+        for example in task.examples(effort.examples, seed=seed)
+    ]
+    right = exact_match(base, queries, source.spec, weights)
+    return _scores(tasks, condition, right, effort.wordings * effort.examples)
+
+
+def _prompted(base: Any, tasks: Sequence[MicroTask], condition: str, effort: Effort, seed: int) -> list[Score]:
+    shots = 0 if condition == "base" else int(condition.split("-")[0])
+    queries = []
+    for task in tasks:
+        shown = task.examples(shots * effort.examples, seed=seed, part="train")
+        for i, example in enumerate(task.examples(effort.examples, seed=seed)):
+            queries.append(Query(example, shots=tuple(shown[i * shots : (i + 1) * shots])))
+    return _scores(tasks, condition, exact_match(base, queries), effort.examples)
+
+
+def _scores(tasks: Sequence[MicroTask], condition: str, right: Sequence[bool], each: int) -> list[Score]:
+    return [
+        Score(task.name, task.split, condition, sum(right[row * each : (row + 1) * each]), each)
+        for row, task in enumerate(tasks)
+    ]
