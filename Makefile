@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.stamp
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
@@ -45,7 +45,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 lock: ## pin what pyproject.toml's ranges give today, from a fresh environment
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
-	.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	.lock-venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check -e '.[dev]'
 	{ sed '/^[^#]/,$$d' requirements.lock; .lock-venv/bin/python -m pip freeze --all --exclude-editable \
 	  | sed -E '/^(pip|wheel|triton|nvidia-|cuda-)/d; s/\+cpu$$//'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock && rm -rf .lock-venv

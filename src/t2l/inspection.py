@@ -20,7 +20,8 @@ from t2l.lora import LoraSpec
 from t2l.model import CONFIG_FILE as CHECKPOINT_CONFIG
 from t2l.model import TextToLora
 from t2l.peft_format import CONFIG_FILE as ADAPTER_CONFIG
-from t2l.sakana import STATE_FILE, import_checkpoint
+from t2l.sakana import import_checkpoint
+from t2l.sakana_files import STATE_FILE
 from t2l.storage import read_json, write_bytes
 
 if TYPE_CHECKING:

@@ -30,6 +30,7 @@ TENSOR_FILE = "model.safetensors"
 KIND = "t2l-checkpoint"
 FORMAT = 1
 DEFAULT_MEMORY = 1 << 30
+_REFERENCE_FILES = ("hypermod.pt", "*/hypermod.pt", "*/*/hypermod.pt")  # below its checkpoint folder or repository
 _COPIES_WHILE_GENERATING = 2.5  # the head's output, A and B from it, and what the allocator keeps
 
 
@@ -42,7 +43,7 @@ class TextToLora:
         metadata: JSON values that travel with the checkpoint (how it was trained, its licence).
 
     Raises:
-        T2LError: the encoder's width is known and is not what the hypernetwork reads.
+        T2LError: the encoder gives embeddings of another width than the hypernetwork reads.
 
     Example:
         >>> t2l = TextToLora.from_pretrained()  # the embedded world
@@ -54,6 +55,12 @@ class TextToLora:
     def __init__(
         self, encoder: DescriptionEncoder, hypernetwork: HyperNetwork, metadata: Mapping[str, Any] | None = None
     ) -> None:
+        if encoder.dim != hypernetwork.embedding_dim:
+            raise T2LError(
+                f"The encoder {encoder.identity} gives embeddings of width {encoder.dim}; "
+                f"the hypernetwork reads {hypernetwork.embedding_dim}.",
+                "Use the encoder that it was trained with.",
+            )
         self.encoder = encoder
         self.hypernetwork = hypernetwork.eval()
         self.metadata = dict(metadata or {})
@@ -107,6 +114,11 @@ class TextToLora:
         Raises:
             DescriptionError: another shape, or values that are not finite.
         """
+        if embedding_NE.ndim != 2:
+            shape = tuple(embedding_NE.shape)
+            raise DescriptionError(
+                f"The embeddings have shape {shape}; (N, {self.hypernetwork.embedding_dim}) is read."
+            )
         return list(self._stream(embedding_NE, [{} for _ in embedding_NE], memory))
 
     def chunk_size(self, memory: int = DEFAULT_MEMORY) -> int:
@@ -122,8 +134,9 @@ class TextToLora:
         for start in range(0, len(provenances), step):
             with torch.inference_mode():
                 weights = self.hypernetwork(embedding_NE[start : start + step])
-            chunk = [{**provenance, **origin} for provenance in provenances[start : start + step]]
-            yield from adapters_from_weights(self.spec, weights, chunk)
+            for row, provenance in enumerate(provenances[start : start + step]):
+                own = weights.select(row).map(torch.clone)  # a view would keep the whole chunk in memory
+                yield from adapters_from_weights(self.spec, own, [{**provenance, **origin}])
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None, force: bool = False) -> Path:
         """Writes ``config.json`` and ``model.safetensors``, whole or not at all.
@@ -136,7 +149,7 @@ class TextToLora:
         """
         with new_folder(folder, marker=CONFIG_FILE, force=force) as inside:
             state = self.hypernetwork.state_dict()
-            write_tensors(inside / TENSOR_FILE, {name: tensor.to(dtype or tensor.dtype) for name, tensor in state.items()})
+            write_tensors(inside / TENSOR_FILE, {name: value.to(dtype or value.dtype) for name, value in state.items()})
             write_json(
                 inside / CONFIG_FILE,
                 {
@@ -148,7 +161,7 @@ class TextToLora:
                     "metadata": self.metadata,
                 },
             )
-        return Path(folder)
+        return Path(folder).expanduser()
 
     @classmethod
     def from_pretrained(
@@ -208,7 +221,7 @@ def _find(source: str | Path, revision: str | None) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / CONFIG_FILE).is_file():
-            if any(folder.rglob("hypermod.pt")):
+            if any(next(folder.glob(pattern), None) for pattern in _REFERENCE_FILES):
                 raise CheckpointError(
                     f"'{folder}' holds a checkpoint of the reference implementation.",
                     f"Import it first: t2l import {folder} OUT",
@@ -226,9 +239,16 @@ def _download(source: str, revision: str | None) -> Path:
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise CheckpointError(f"There is no folder '{source}'.", "Give a checkpoint folder or a hub id (org/name).")
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=[CONFIG_FILE, TENSOR_FILE]))
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=[CONFIG_FILE, TENSOR_FILE]))
     except Exception as problem:  # the hub, the network and the disk each raise their own kinds
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise CheckpointError(
-            f"'{source}' is neither a folder nor a checkpoint that could be fetched: {str(problem).splitlines()[0]}",
+            f"'{source}' is neither a folder nor a checkpoint that could be fetched: {reason}",
             "Check the spelling; offline, give a folder. Reference checkpoints: t2l import SOURCE OUT",
         ) from problem
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"The repository '{source}' has no {CONFIG_FILE}, so it is not a t2l checkpoint.",
+            f"If it holds checkpoints of the reference implementation: t2l import {source} OUT",
+        )
+    return folder

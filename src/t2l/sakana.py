@@ -13,7 +13,6 @@ Level 2. Nothing is executed from a checkpoint: a state dict that needs more tha
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,14 +24,12 @@ from torch import Tensor
 from t2l.encoders import DescriptionEncoder, encoder_from_config
 from t2l.errors import CheckpointError, T2LError, did_you_mean
 from t2l.features import TaskEncoderKind
-from t2l.hypernet import HyperNetwork, Variant
+from t2l.heads import Variant
+from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, ModuleGroup
 from t2l.model import TextToLora
-from t2l.storage import check_tensors, read_json
-
-STATE_FILE = "hypermod.pt"
-ARGS_FILE = "args.yaml"
-ADAPTER_FILE = "adapter_config.json"
+from t2l.sakana_files import CheckpointFiles, find_files, first_line, read_adapter, read_state
+from t2l.storage import check_tensors
 
 _STD_FLOOR = 1e-10  # what the reference adds to a standard deviation before it multiplies by it
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
@@ -70,22 +67,15 @@ def import_checkpoint(source: str | Path, *, checkpoint: str | None = None, revi
         CheckpointError: nothing is found, several are and none is chosen (the error lists them), or a file is missing,
             damaged, of another kind, needs code to load, or holds a setting that no reference checkpoint has.
     """
-    files = _find(source, checkpoint, revision)
+    files = find_files(source, checkpoint, revision)
     settings = _Settings.read(files.args)
-    adapter = _read_adapter(files.adapter)
-    state = _read_state(files.state)
+    adapter = read_adapter(files.adapter)
+    state = read_state(files.state)
     spec = _spec(state, settings, adapter, files)
     hypernetwork = _hypernetwork(state, settings, spec, files.state)
     encoder = _encoder(settings, hypernetwork.embedding_dim, spec, files.args)
     metadata = {"imported_from": "/".join([str(source), *([checkpoint] if checkpoint else [])])}
     return TextToLora(encoder, hypernetwork, {**metadata, "settings": settings.to_dict()})
-
-
-@dataclass(frozen=True)
-class _Files:
-    state: Path
-    args: Path
-    adapter: Path
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,7 @@ class _Settings:
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
         except Exception as problem:  # the parser's own errors, and those of the dates, numbers and tags it meets
-            raise CheckpointError(f"'{path}' cannot be read as YAML: {_first_line(problem)}.") from problem
+            raise CheckpointError(f"'{path}' cannot be read as YAML: {first_line(problem)}.") from problem
         if not isinstance(found, dict):
             raise CheckpointError(f"'{path}' holds {type(found).__name__}, not settings.")
         values = {}
@@ -173,153 +163,12 @@ class _Settings:
         return math.sqrt(self.delta_w_scaling) if scaled else 1.0
 
 
-# --- finding the files --------------------------------------------------------------------------------------------
-
-
-def _find(source: str | Path, checkpoint: str | None, revision: str | None) -> _Files:
-    path = Path(source).expanduser()
-    try:
-        on_disk = path.exists()
-    except (OSError, ValueError) as problem:  # a name too long for a path, or with a null character
-        raise CheckpointError(f"{str(source)[:80]!r} is not a path: {_first_line(problem)}.") from problem
-    if on_disk and path.is_file():
-        return _files_beside(path)
-    if not on_disk:
-        return _download(str(source), checkpoint, revision)
-    if checkpoint is None and (path / STATE_FILE).is_file():
-        return _files_beside(path / STATE_FILE)
-    found = sorted(state.parent.relative_to(path).as_posix() for state in path.rglob(STATE_FILE))
-    return _files_beside(path / _choose(found, checkpoint, f"'{source}'") / STATE_FILE)
-
-
-def _files_beside(state: Path) -> _Files:
-    """The other two files: beside the state dict, or above ``checkpoints/it_N/`` where training left it."""
-    folder = state.parent
-    if not (folder / ARGS_FILE).is_file() and folder.parent.name == "checkpoints":
-        folder = folder.parent.parent
-    for name in (ARGS_FILE, ADAPTER_FILE):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"'{folder}' has no {name}.",
-                f"A checkpoint of the reference implementation has {STATE_FILE}, {ARGS_FILE} and {ADAPTER_FILE}.",
-            )
-    return _Files(state, folder / ARGS_FILE, folder / ADAPTER_FILE)
-
-
-def _download(source: str, checkpoint: str | None, revision: str | None) -> _Files:
-    parts = source.strip("/").split("/")
-    if source.startswith(("/", ".", "~")) or len(parts) < 2 or not all(parts):
-        raise CheckpointError(
-            f"'{source}' does not exist.",
-            f"Give a folder with {STATE_FILE}, or a hub repository such as SakanaAI/text-to-lora.",
-        )
-    repository = "/".join(parts[:2])
-    wanted = "/".join([*parts[2:], *([checkpoint] if checkpoint else [])]) or None
-    from huggingface_hub import snapshot_download
-
-    names = _hub_files(repository, revision)
-    found = sorted(name.rpartition("/")[0] or "." for name in names if name.rpartition("/")[2] == STATE_FILE)
-    chosen = _choose(found, wanted, f"The hub repository '{repository}'")
-    folders = {chosen, chosen.split("/checkpoints/")[0]}  # training leaves the settings above checkpoints/it_N/
-    patterns = [
-        name if folder == "." else f"{folder}/{name}"
-        for folder in sorted(folders)
-        for name in (STATE_FILE, ARGS_FILE, ADAPTER_FILE)
-    ]
-    try:
-        root = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except Exception as problem:  # the network, the hub and its cache each raise their own kinds
-        raise _unreachable(repository, problem) from problem
-    return _files_beside(root / chosen / STATE_FILE)
-
-
-def _hub_files(repository: str, revision: str | None) -> list[str]:
-    """The files of a hub repository; without a network, those of them that were downloaded before."""
-    from huggingface_hub import list_repo_files, snapshot_download
-
-    try:
-        return list_repo_files(repository, revision=revision)
-    except Exception as problem:
-        try:
-            root = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-        except Exception:
-            raise _unreachable(repository, problem) from problem
-        return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-
-
-def _unreachable(source: str, problem: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"'{source}' is no folder here and cannot be read from the hub: {_first_line(problem)}.",
-        "Check the name and the network, or download the checkpoint and give its folder.",
-    )
-
-
-def _choose(found: list[str], wanted: str | None, where: str) -> str:
-    """One of the folders found; ``wanted`` is a whole path or its last parts."""
-    if not found:
-        raise CheckpointError(f"{where} holds no {STATE_FILE}, so no checkpoint of the reference implementation.")
-    listed = "\n".join(f"  - {name}" for name in found[:20])
-    if wanted is None:
-        if len(found) == 1:
-            return found[0]
-        raise CheckpointError(
-            f"{where} holds {len(found)} checkpoints:\n{listed}", f"Choose one: --checkpoint {found[0]}"
-        )
-    wanted = wanted.strip("/")
-    matching = [name for name in found if name == wanted] or [n for n in found if f"/{n}".endswith(f"/{wanted}")]
-    if len(matching) != 1:
-        problem = "several checkpoints" if matching else "no checkpoint"
-        raise CheckpointError(f"{where} holds {problem} called '{wanted}'. It holds:\n{listed}")
-    return matching[0]
-
-
-# --- reading them -------------------------------------------------------------------------------------------------
-
-
-def _read_adapter(path: Path) -> dict[str, Any]:
-    """PEFT's config, refused where it asks for what no hypernetwork of the reference gives."""
-    config = read_json(path, CheckpointError)
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise CheckpointError(f"'{path}' is of type {kind!r}; only LORA checkpoints can be imported.")
-    for name in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"):
-        if config.get(name):
-            raise CheckpointError(
-                f"'{path}' sets {name}: {config[name]!r}; a hypernetwork of this kind has no such parts."
-            )
-    return config
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():  # about pickle protocols; what matters becomes an error below
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # a damaged archive may fail anywhere in torch's reader
-        reason = _torch_reason(problem)
-        if "GLOBAL" in reason:
-            raise CheckpointError(
-                f"'{path}' asks to run code when it is opened, so it is refused: {reason}.",
-                "A checkpoint needs tensors only. Do not open this file in another way unless you trust its author.",
-            ) from problem
-        raise CheckpointError(
-            f"'{path}' is not a whole PyTorch state dict: {reason}.",
-            "It may be truncated or of another kind; copy or download it again.",
-        ) from problem
-    if not isinstance(state, dict) or not state:
-        raise CheckpointError(f"'{path}' holds {type(state).__name__}, not a state dict.")
-    for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"'{path}' is not a state dict: {name!r} is {type(tensor).__name__}.")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise CheckpointError(f"'{path}': {name} is not a plain tensor ({tensor.layout}, {tensor.dtype}).")
-    return {name: tensor.detach() for name, tensor in state.items()}
-
-
 # --- shapes -------------------------------------------------------------------------------------------------------
 
 
-def _spec(state: Mapping[str, Tensor], settings: _Settings, adapter: Mapping[str, Any], files: _Files) -> LoraSpec:
+def _spec(
+    state: Mapping[str, Tensor], settings: _Settings, adapter: Mapping[str, Any], files: CheckpointFiles
+) -> LoraSpec:
     modules = _modules(state, files.state)
     rank, alpha = adapter.get("r", 8), adapter.get("lora_alpha", 8)  # PEFT's defaults
     base = str(adapter.get("base_model_name_or_path") or settings.model_dir).rstrip("/") or None
@@ -348,7 +197,7 @@ def _spec(state: Mapping[str, Tensor], settings: _Settings, adapter: Mapping[str
             base_model=base,
         )
     except (T2LError, TypeError, ValueError, OverflowError) as problem:
-        raise CheckpointError(f"'{files.adapter}' and '{files.state}' do not fit: {_first_line(problem)}") from problem
+        raise CheckpointError(f"'{files.adapter}' and '{files.state}' do not fit: {first_line(problem)}") from problem
 
 
 def _modules(state: Mapping[str, Tensor], source: Path) -> list[str]:
@@ -400,7 +249,7 @@ def _path(module: str) -> str | None:
     return None
 
 
-def _group_of_base(module: str, base: str | None, files: _Files) -> ModuleGroup:
+def _group_of_base(module: str, base: str | None, files: CheckpointFiles) -> ModuleGroup:
     """The module as the base's own config has it, where that is at hand on disk."""
     places = [files.state.parent / "base", *([Path(base)] if base else [])]
     folder = next((place for place in places if (place / "config.json").is_file()), None)
@@ -543,18 +392,6 @@ def _encoder(settings: _Settings, embedding_dim: int, spec: LoraSpec, source: Pa
 
 
 # --- words for errors ---------------------------------------------------------------------------------------------
-
-
-def _first_line(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines()
-    return (lines[0] if lines else type(problem).__name__)[:300].rstrip(".")
-
-
-def _torch_reason(problem: Exception) -> str:
-    """The line of torch's explanation that says what is wrong, without its advice to load the file unsafely."""
-    lines = str(problem).splitlines()
-    telling = [line.strip() for line in lines if "GLOBAL" in line or "Unsupported" in line or "unsupported" in line]
-    return telling[0][:200].rstrip(".") if telling else _first_line(problem)
 
 
 def _kind(example: object) -> str:

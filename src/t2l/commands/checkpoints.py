@@ -18,6 +18,8 @@ from t2l.errors import T2LError
 if TYPE_CHECKING:
     from t2l.inspection import NormTable
 
+_BAR = 8  # characters of the longest bar
+
 
 def import_checkpoint(
     source: Annotated[
@@ -110,7 +112,8 @@ def _show_facts(kind: str, facts: dict[str, Any]) -> None:
 
     console = results()
     say(f"{facts['path'] or 'The embedded world'}: {kind}", "bold", console=console)
-    table = Table(show_header=False, box=None, padding=(0, 2))
+    table = Table("", "", show_header=False, box=None, padding=(0, 2))
+    table.columns[1].overflow = "fold"  # digests are shown whole
     for name, value in facts.items():
         if value is None or name in ("path", "modules", "parts"):
             continue
@@ -152,15 +155,14 @@ def _show_norms(norms: NormTable) -> None:
     console = results()
     table = Table("layer", title="Norm of the weight change", box=None)
     for module in norms.modules:
-        table.add_column(Text(module), justify="right")
+        table.add_column(Text(module))
     largest = max((norm for row in norms.norm_LM for norm in row if norm is not None), default=0.0)
     for layer, row in zip(norms.layers, norms.norm_LM, strict=True):
-        cells = ["-" if norm is None else f"{norm:.4g} {_bar(norm, largest)}" for norm in row]
+        cells = ["-" if norm is None else f"{norm:<8.4g}{_bar(norm, largest)}" for norm in row]
         table.add_row(str(layer), *cells)
     console.print(table)
     say(f"All together: {norms.total:.4g}", console=console)
 
 
 def _bar(norm: float, largest: float) -> str:
-    width = 8
-    return ("▇" * round(width * norm / largest if largest else 0)).ljust(width)
+    return "▇" * round(_BAR * norm / largest if largest else 0)

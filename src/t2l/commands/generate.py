@@ -28,7 +28,7 @@ _MEMORY = 1 << 28  # bytes a forward pass may take: more adapters at a time are 
 
 def generate(
     descriptions: Annotated[
-        list[str] | None, typer.Argument(metavar="DESCRIPTION...", help="What each adapter should do, in plain words.")
+        list[str] | None, typer.Argument(metavar="DESCRIPTION", help="What each adapter should do, in plain words.")
     ] = None,
     file: Annotated[
         str | None,

@@ -17,7 +17,7 @@ from t2l.errors import BaseModelError, T2LError
 
 def run(
     description: Annotated[str, typer.Argument(metavar="DESCRIPTION", help="The task, in plain words.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Further inputs.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Further inputs.")] = None,
     inputs: Annotated[
         list[str] | None, typer.Option("--input", "-i", metavar="TEXT...", help="What the task is done to; repeatable.")
     ] = None,

@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2l.errors import T2LError
+from t2l.errors import OutputError, T2LError
 
 LossAt = Callable[[int], Tensor]
 """Step number -> the loss of that step's batch, with a graph."""
 Report = Callable[[int, int, float], None]
 """Called after each step with (steps done, steps in all, loss)."""
+_AFRESH = "Delete it to start afresh."
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def train(
     """Runs the remaining steps of a run; all of them where ``state_path`` does not exist yet.
 
     Raises:
-        T2LError: the saved state belongs to a run with other settings, or the loss is not finite.
+        T2LError: the saved state is damaged or belongs to another run, or the loss is not finite.
+        OutputError: the state cannot be written.
     """
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     start = _restore(state_path, module, optimizers, config)
@@ -114,31 +116,33 @@ def printed_progress(name: str, every: int = 20) -> Report:
         if done % every == 0 or done == steps:
             rate = (time.monotonic() - begun[0]) / max(1, done - first[0])
             mean = sum(losses) / len(losses)
-            print(f"{name}: step {done}/{steps}, loss {mean:.3f}, {rate * (steps - done) / 60:.1f} min left", flush=True)
+            left = rate * (steps - done) / 60
+            print(f"{name}: step {done}/{steps}, loss {mean:.3f}, {left:.1f} min left", flush=True)
             losses.clear()
 
     return report
 
 
-def _restore(
-    path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: LoopConfig
-) -> int:
+def _restore(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: LoopConfig) -> int:
     if not path.exists():
         return 0
     try:
         state = torch.load(path, weights_only=True)
         settings = state["settings"]
     except Exception as problem:  # torch and zipfile each raise their own kinds
-        raise T2LError(f"The training state '{path}' cannot be read: {problem}", "Delete it to start afresh.") from problem
+        raise T2LError(f"The training state '{path}' cannot be read: {problem}", _AFRESH) from problem
     if settings != _settings(config):
         raise T2LError(
             f"The training state '{path}' is of a run with {settings}, not {_settings(config)}.",
             "Delete it to start afresh, or use the same settings.",
         )
-    module.load_state_dict(state["module"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return int(state["step"])
+    try:
+        module.load_state_dict(state["module"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        return int(state["step"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as problem:  # as torch reports another structure
+        raise T2LError(f"The training state '{path}' is not of this model: {problem}", _AFRESH) from problem
 
 
 def _save(
@@ -152,9 +156,14 @@ def _save(
         "module": module.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as problem:  # a full disk is a RuntimeError to torch
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"Cannot write the training state '{path}': {problem}.", "Free some space.") from problem
 
 
 def _settings(config: LoopConfig) -> dict[str, float]:
-    return {"steps": config.steps, "warmup": config.warmup, "decay": config.decay, "clip": config.clip, "seed": config.seed}
+    names = ("steps", "warmup", "decay", "clip", "seed")
+    return {name: getattr(config, name) for name in names}

@@ -18,6 +18,7 @@ from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.storage import new_folder, read_tensors, write_tensors
 from t2l.training.loop import LoopConfig, printed_progress
+from t2l.training.standardization import Standardization
 from t2l.world.base import base_config
 from t2l.world.pretrain import pretrain
 from t2l.world.sft import WorldSftConfig, embed_descriptions, train_hypernetwork
@@ -25,7 +26,7 @@ from t2l.world.tasks import tasks_of
 
 Stage = Literal["base", "descriptions", "sft", "assets"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-SFT = LoopConfig(steps=6000, warmup=200, decay=0.8, save_every=200)
+SFT = LoopConfig(steps=5000, warmup=200, decay=0.8, save_every=100)
 SFT_DATA = WorldSftConfig()
 TRUNK_DIM, HEAD_DIM = 320, 512
 
@@ -98,18 +99,22 @@ def _sft(folder: Path) -> None:
     if (folder / "checkpoint").is_dir():
         return
     table_NDE = read_tensors(folder / "descriptions.safetensors", T2LError)["embedding_NDE"]
+    standardize = Standardization.of(table_NDE.flatten(0, 1))
     encoder = embedded_encoder()
-    hypernetwork = HyperNetwork(embedded_spec(), encoder.dim, "L", trunk_dim=TRUNK_DIM, head_dim=HEAD_DIM, seed=SFT.seed)
+    hypernetwork = HyperNetwork(
+        embedded_spec(), encoder.dim, "L", trunk_dim=TRUNK_DIM, head_dim=HEAD_DIM, seed=SFT.seed
+    )
     train_hypernetwork(
         hypernetwork,
         load_base(folder / "base"),
         tasks_of("train"),
-        table_NDE,
+        standardize(table_NDE),
         SFT_DATA,
         SFT,
         state_path=folder / "sft-state.pt",
         report=printed_progress("sft"),
     )
+    standardize.fold_into(hypernetwork)
     metadata = {"trained": "t2l world build --stage sft", "steps": SFT.steps, "seed": SFT.seed}
     TextToLora(encoder, hypernetwork, metadata).save_pretrained(folder / "checkpoint", dtype=torch.float16)
 

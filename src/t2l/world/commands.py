@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from t2l.errors import T2LError, did_you_mean
-from t2l.world.tasks import SPLITS, all_tasks, find_task
+from t2l.world.tasks import SPLITS, Part, all_tasks, find_task
 
-DESCRIPTIONS_SHOWN = {"train": 40, "evaluation": 12}
+SEED = 0
+"""Of the evaluation: inputs, descriptions and resampling."""
+DESCRIPTIONS_SHOWN: dict[Part, int] = {"train": 40, "evaluation": 12}
 
 
 def build(stage: str | None, folder: Path, install: bool, console: Console) -> None:
@@ -36,12 +38,14 @@ def evaluate(quick: bool, checkpoint: str | None, as_json: bool, console: Consol
     base = load_base(t2l.spec.base_model or "").model
     t2l.spec.check_base(base)
     effort = QUICK if quick else FULL
-    scores = run(base, t2l.encoder, t2l.hypernetwork, effort=effort, report=notes.print)
-    summary = summarize(scores)
+    scores = run(base, t2l.encoder, t2l.hypernetwork, effort=effort, seed=SEED, report=notes.print)
+    summary = summarize(scores, SEED)
     if as_json:
         document = {
             "checkpoint": t2l.digest,
+            "seed": SEED,
             "effort": vars(effort),
+            "conditions": CONDITIONS,
             "percent": {
                 split: {name: {"mean": mean, "low": low, "high": high} for name, (mean, low, high) in row.items()}
                 for split, row in summary.items()

@@ -19,6 +19,17 @@ from t2l.world.tasks import MicroTask, tasks_of
 from t2l.world.wording import descriptions
 
 INPUTS_SHOWN = 5
+LINE = 70
+"""Characters that a row of the table may take, so that it fits a narrow terminal."""
+NEXT = (
+    (
+        't2l generate "give the last word in capital letters" --out my-adapter',
+        "an adapter folder for PEFT, vLLM, SGLang",
+    ),
+    ('t2l run "add three to the number" --input 14 --input 39', "base and adapter side by side"),
+    ("t2l inspect my-adapter", "what is inside, layer by layer"),
+    ("t2l import SakanaAI/text-to-lora OUT", "published checkpoints for Mistral, Llama and Gemma"),
+)
 MAX_NEW_TOKENS = 40
 
 
@@ -42,34 +53,38 @@ def demo(console: Console, interactive: bool, seed: int) -> None:
         t2l.generate(["warm up"])
     tasks = _choose(seed)
     texts = [descriptions(task, 1, part="train", seed=seed + 1)[0] for task in tasks]
-    right = [0, 0]
+    right, shown = [0, 0], 0
     for task, text in zip(tasks, texts, strict=True):
         adapter, milliseconds = _generate(t2l, text)
-        pairs = task.examples(INPUTS_SHOWN, seed=seed)
+        pairs = _short(task.examples(20 * INPUTS_SHOWN, seed=seed))
         plain, adapted = _answers(base, adapter, [question for question, _ in pairs])
         expected = [answer for _, answer in pairs]
+        shown += len(pairs)
         right[0] += sum(a == b for a, b in zip(plain, expected, strict=True))
         right[1] += sum(a == b for a, b in zip(adapted, expected, strict=True))
         _show(console, text, milliseconds, [question for question, _ in pairs], plain, adapted, expected)
     console.print(
-        f"Right on these {len(tasks) * INPUTS_SHOWN} inputs: the base alone {right[0]}, "
-        f"with the adapters [bold]{right[1]}[/]. Every held-out task, with controls: [cyan]t2l world evaluate --quick[/]"
+        f"\nRight on these {shown} inputs: the base alone {right[0]}, with the adapters [bold]{right[1]}[/].\n"
+        "All held-out tasks, against wrong, vague and junk descriptions: [cyan]t2l world evaluate --quick[/]"
     )
     if interactive:
         _ask(console, t2l, base)
-    console.print(
-        "\n[bold]Next[/]\n"
-        "  [cyan]t2l generate \"give the last word in capital letters\" --out my-adapter[/]   an adapter folder for PEFT\n"
-        "  [cyan]t2l run \"add three to the number\" --input 14 --input 39[/]                 base and adapter side by side\n"
-        "  [cyan]t2l inspect my-adapter[/]                                                  what is inside\n"
-        "  [cyan]t2l import SakanaAI/text-to-lora OUT[/]                                    checkpoints for Mistral, Llama, Gemma"
-    )
+    console.print("\n[bold]Next[/]")
+    for command, purpose in NEXT:
+        console.print(Text(f"  {purpose}", "dim"))
+        console.print(Text(f"    {command}", "cyan"), soft_wrap=True)
 
 
 def _choose(seed: int) -> list[MicroTask]:
     """Two unseen combinations and two unseen operations."""
     rng = Random(f"demo/{seed}")
     return [*rng.sample(tasks_of("unseen-combination"), 2), *rng.sample(tasks_of("unseen-operation"), 2)]
+
+
+def _short(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The first few examples that fit a line; the shortest ones where too few do."""
+    fitting = [pair for pair in pairs if len(pair[0]) + 3 * len(pair[1]) <= LINE - 12]
+    return (fitting or sorted(pairs, key=lambda pair: len(pair[0]) + 3 * len(pair[1])))[:INPUTS_SHOWN]
 
 
 def _generate(t2l: TextToLora, text: str) -> tuple[Adapter, float]:
@@ -97,7 +112,7 @@ def _show(
     expected: Sequence[str] | None = None,
 ) -> None:
     console.print()
-    console.print(Text("“", "bold") + Text(text, "bold") + Text("”", "bold") + Text(f"   adapter in {milliseconds:.0f} ms", "dim"))
+    console.print(Text(f"“{text}”", "bold") + Text(f"   adapter in {milliseconds:.0f} ms", "dim"))
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 1), header_style="dim")
     for name in ("input", "base alone", "with the adapter", *(["expected"] if expected else [])):
         table.add_column(name)
@@ -105,7 +120,8 @@ def _show(
         cells = [Text(question), Text(plain[row], "dim")]
         if expected:
             good = adapted[row] == expected[row]
-            cells += [Text(("✓ " if good else "✗ ") + adapted[row], "green" if good else "red"), Text(expected[row], "dim")]
+            cells.append(Text(("✓ " if good else "✗ ") + adapted[row], "green" if good else "red"))
+            cells.append(Text(expected[row], "dim"))
         else:
             cells.append(Text(adapted[row], "green"))
         table.add_row(*cells)
@@ -113,7 +129,8 @@ def _show(
 
 
 def _ask(console: Console, t2l: TextToLora, base: Base) -> None:
-    console.print("\n[bold]Your turn.[/] Describe a task of this small kind (words, lists, numbers, dates); empty to stop.")
+    console.print("\n[bold]Your turn.[/] Describe a task of this small kind (words, lists, numbers, dates).")
+    console.print("[dim]An empty line stops.[/]")
     try:
         while text := console.input("[cyan]task> [/]").strip():
             try:

@@ -1,7 +1,7 @@
 """Exact match of greedy answers on micro-tasks, for many adapters in shared batches, in one forward pass.
 
-A greedy answer equals the expected one exactly when, with the expected answer fed in, the likeliest token is the expected
-one at each of its positions, its end included; so no token-by-token generation is needed.
+A greedy answer equals the expected one exactly when, with the expected answer fed in, the likeliest token is the
+expected one at each of its positions, its end included; so no token-by-token generation is needed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ class Query:
 
 @torch.inference_mode()
 def exact_match(
-    base: Any, queries: Sequence[Query], spec: LoraSpec | None = None, weights: LoraWeights | None = None, batch: int = 256
+    base: Any,
+    queries: Sequence[Query],
+    spec: LoraSpec | None = None,
+    weights: LoraWeights | None = None,
+    batch: int = 256,
 ) -> list[bool]:
     """Whether each query's greedy answer is exactly the expected one, in order."""
     order = sorted(range(len(queries)), key=lambda i: _length(queries[i]))
@@ -54,7 +58,7 @@ def exact_match(
         if spec is not None and weights is not None:
             adapters = sorted({queries[i].adapter for i in rows} - {-1})
             place = {adapter: position for position, adapter in enumerate(adapters)} | {-1: -1}
-            used = weights.select(torch.tensor(adapters))
+            used = weights.select(torch.tensor(adapters, dtype=torch.long))
             context = apply_batched(base, spec, used, [place[queries[i].adapter] for i in rows])
         with context:
             logits_KV, targets_K, sample_K = labelled_logits(base, ids_ST, labels_ST)

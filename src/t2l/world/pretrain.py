@@ -34,7 +34,7 @@ def pretrain(folder: Path, report: Report, config: LoopConfig = PRETRAINING) -> 
             return answer_loss(model(input_ids=ids_ST).logits, labels_ST)
 
     train(model, _optimizers(model), loss_at, config, state_path=folder / "base-state.pt", report=report)
-    model.to(torch.float16).save_pretrained(folder / "base")
+    model.half().save_pretrained(folder / "base")
     build_tokenizer().save_pretrained(folder / "base")
 
 

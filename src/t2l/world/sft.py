@@ -36,16 +36,16 @@ class WorldSftConfig:
         descriptions: D, training descriptions a task.
         learning_rate: peak, of AdamW.
         mix: share of conditions that are a random blend of two descriptions of the task.
-        noise: standard deviation of Gaussian noise on a condition (its entries have mean square 1).
+        noise: standard deviation of Gaussian noise on a standardised condition.
     """
 
     tasks: int = 48
-    samples: int = 4
+    samples: int = 2
     descriptions: int = 40
-    learning_rate: float = 1e-3
+    learning_rate: float = 6e-4
     weight_decay: float = 0.01
     mix: float = 0.5
-    noise: float = 0.2
+    noise: float = 0.3
 
 
 def embed_descriptions(encoder: DescriptionEncoder, tasks: Sequence[MicroTask], count: int) -> Tensor:
@@ -70,7 +70,7 @@ def train_hypernetwork(
 
     Args:
         base: the frozen tiny Llama.
-        table_NDE: what `embed_descriptions` gave for these tasks.
+        table_NDE: what `embed_descriptions` gave for these tasks, standardised (see `t2l.training.standardization`).
     """
     sft = sft or SftConfig()
     base.requires_grad_(False)
@@ -107,7 +107,7 @@ def _batches(rng: Random, tasks: Sequence[MicroTask], samples: int) -> list[Batc
 
 
 def _condition(rng: Random, table_DE: Tensor, mix: float) -> Tensor:
-    """One description's embedding, or a blend of two put back on the sphere of radius sqrt(E)."""
+    """One description's embedding, or a blend of two with the length of the first."""
     first_E = table_DE[rng.randrange(len(table_DE))].float()
     if rng.random() >= mix:
         return first_E

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from hashlib import blake2b
 from itertools import islice
 from random import Random
@@ -135,10 +135,10 @@ def part_of(operation: str, question: str) -> Part:
     return "evaluation" if int.from_bytes(digest, "big") % _EVALUATION_SHARE == 0 else "train"
 
 
-@lru_cache(maxsize=1)
+@cache
 def all_tasks() -> tuple[MicroTask, ...]:
     """Every task of the world, in a fixed order."""
-    held_out = {
+    held_out: dict[str, Split] = {
         **dict.fromkeys(UNSEEN_OPERATIONS, "unseen-operation"),
         **dict.fromkeys(FAR_OPERATIONS, "far"),
         **dict.fromkeys(VALIDATION_OPERATIONS, "validation"),
@@ -193,7 +193,7 @@ def pretraining_draw(rng: Random) -> Iterator[tuple[str, str]]:
     yield from task.stream(rng, "train")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fits(operation: Operation, style: Style) -> bool:
     """Whether the styled answer stays short and differs from the plain one."""
     rng = Random(f"fits/{operation.name}/{style.name}")

@@ -7,7 +7,7 @@ here too. This file knows tasks by name and aspect; it knows no encoders and no 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from random import Random
 from typing import Any, Literal
@@ -86,7 +86,7 @@ def _capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load(name: str) -> dict[str, Any]:
     import yaml
 

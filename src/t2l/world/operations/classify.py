@@ -45,8 +45,8 @@ _OBJECTS = _words(
     "mirror-mirrors ladder-ladders wheel-wheels shoe-shoes hat-hats watch-watches candle-candles rope-ropes"
 )
 _HOT = _words(
-    "fire, lava, oven, flame, sun, steam, boiling water, fresh coffee, hot tea, stove, desert, furnace, volcano, bonfire, "
-    "toaster, sauna, campfire, burning coal, soup, torch, grill, iron, fireplace, radiator, candle flame",
+    "fire, lava, oven, flame, sun, steam, boiling water, fresh coffee, hot tea, stove, desert, furnace, volcano, "
+    "bonfire, toaster, sauna, campfire, burning coal, soup, torch, grill, iron, fireplace, radiator, candle flame",
     ", ",
 )
 _COLD = _words(

@@ -1,4 +1,4 @@
-"""Extraction: an input in a known format (a sentence, an email, a date, a path) and the one part of it that is asked for.
+"""Extraction: an input in a known format (a sentence, an email, a date, a path) and the part of it that is asked for.
 
 Every format is drawn by one function that returns the text and its named parts; the operations on a format
 share that function, so the input shows the format and not which part is wanted. Parts are copied as written.
