@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs-check format bench lock clean
+.PHONY: help demo test test-slow check docs docs-check format bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,11 @@ check: $(STAMP) docs-check ## lint, format, types, generated docs
 
 docs-check: $(STAMP) ## are the generated docs those that the code gives?
 	$(OFFLINE) $(BIN)/python tools/generate_docs.py --check
+	@$(BIN)/python tools/results.py write --check
+
+docs: $(STAMP) ## write the generated docs again (results come from docs/runs)
+	$(OFFLINE) $(BIN)/python tools/generate_docs.py
+	$(BIN)/python tools/results.py write
 
 format: $(STAMP) ## put the code in order
 	$(BIN)/ruff check --fix

@@ -133,7 +133,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rates = {name: matmul_rate(getattr(torch, name)) for name in ("float32", "bfloat16")}
-    report: dict[str, Any] = {"threads": torch.get_num_threads(), "matmul_gflops": {k: v / 1e9 for k, v in rates.items()}}
+    report: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "matmul_gflops": {k: v / 1e9 for k, v in rates.items()},
+    }
     for variant in options.variants:
         net = hypernetwork(variant)
         report[variant] = {
@@ -148,11 +151,15 @@ def main() -> None:
 
 def _print(variant: str, figures: dict[str, Any]) -> None:
     cold = figures["cold_start"]
-    print(f"{variant}: {figures['parameters']:,} parameters; cold `t2l generate` {cold['seconds']:.1f} s, {cold['peak_gb']:.2f} GB")
+    print(
+        f"{variant}: {figures['parameters']:,} parameters; "
+        f"cold `t2l generate` {cold['seconds']:.1f} s, {cold['peak_gb']:.2f} GB"
+    )
     for row in figures["throughput"]:
         print(
             f"  {row['dtype']:9} batch {row['batch']:3}: {row['adapters_per_second']:6.1f} adapters/s, "
-            f"{row['times_baseline']:4.1f}x one at a time in float32, {row['share_of_matmul_rate']:4.0%} of the matmul rate"
+            f"{row['times_baseline']:4.1f}x one at a time in float32, "
+            f"{row['share_of_matmul_rate']:4.0%} of the matmul rate"
         )
 
 

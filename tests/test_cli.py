@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
@@ -318,6 +320,33 @@ def test_bad_files(name: str, data: bytes, problem: str, checkpoint: Path, tmp_p
     assert files_below(tmp_path) == [name]
 
 
+JSON_LINE = st.recursive(
+    st.none() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["description", "name", "x"]), inner),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.binary()
+    | st.text().map(str.encode)
+    | st.lists(JSON_LINE.map(json.dumps)).map(lambda x: "\n".join(x).encode()),
+    ending=st.sampled_from(["txt", "jsonl"]),
+)
+def test_any_file_is_read_or_refused(data: bytes, ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a.{ending}"
+    file.write_bytes(data)
+    try:
+        requests = read_requests([], str(file), lambda note: None)
+    except DescriptionError as problem:
+        assert str(problem)
+        return
+    assert requests
+    for request in requests:
+        assert request.description and request.description == request.description.strip()
+        assert re.fullmatch(r"[a-z0-9-]{1,40}-[0-9a-f]{8}", request.folder_name("digest"))
+
+
 @pytest.mark.parametrize("file", ["missing.txt", ".", "a\0b", "x" * 5000])
 def test_files_that_cannot_be_read(file: str, checkpoint: Path) -> None:
     assert "cannot be read" in refused("generate", "--file", file, "--checkpoint", checkpoint)
@@ -459,7 +488,7 @@ def test_ctrl_c_in_a_shell(checkpoint: Path, tmp_path: Path) -> None:
     while process.poll() is None and not (many.is_dir() and any(p.name[0] != "." for p in many.iterdir())):
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130, stderr
     assert "Stopped" in stderr and "Traceback" not in stderr
     found = list(many.iterdir())
@@ -503,7 +532,7 @@ def test_what_run_refuses(checkpoint: Path, tmp_path: Path) -> None:
 
     LlamaForCausalLM(wide).save_pretrained(tmp_path / "wide")
     build_tokenizer().save_pretrained(tmp_path / "wide")
-    assert "64x64, the adapter is for 32x32" in error("--input", "7", "--base", tmp_path / "wide")
+    assert "64x256, the adapter is for 32x128" in error("--input", "7", "--base", tmp_path / "wide")
 
 
 def test_run_needs_a_base(tmp_path: Path) -> None:
@@ -541,7 +570,8 @@ def test_import_then_generate_gives_the_reference_adapter(name: str, shared_dir:
     expected = load_file(source / "expected.safetensors")
     (adapter,) = imported_one.generate_from_embeddings(expected["task_emb"][:1])
     for key, tensor in adapter.state_dict().items():
-        torch.testing.assert_close(tensor, expected[f"0:{key}"], rtol=0, atol=1e-6)
+        wanted = expected[f"0:{key}"]  # its float32 values reach 10 and are themselves 3e-6 from exact arithmetic
+        torch.testing.assert_close(tensor, wanted, rtol=0, atol=1e-6 * max(1.0, float(wanted.abs().max())))
     assert "already exists" in refused("import", source, out)
     shown = done("import", source, out, "--force").stdout
     assert f"t2l generate DESCRIPTION --checkpoint {out}" in shown
@@ -581,7 +611,7 @@ def test_inspect_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     report = document("inspect", checkpoint)
     assert report["kind"] == "checkpoint" and report["norms"] is None
     shown = done("inspect", checkpoint).stdout
-    for fact in (report["digest"], "32 -> 32 in layers 0 to 1", "one-hot", f"{report['parameters']:,}"):
+    for fact in (report["digest"], "32 -> 128 in layers 0 to 1", "one-hot", f"{report['parameters']:,}"):
         assert fact in shown
     assert "Norm of the weight change" not in shown
     assert "Norm of the weight change" in done("inspect", checkpoint, "--description", "add three").stdout

@@ -1,9 +1,9 @@
 """Measured results: `record` runs a command that prints JSON and stores it; `write` renders docs/results.md from them.
 
-    python tools/results.py record world -- t2l world evaluate --json
-    python tools/results.py record generate -- python benchmarks/generate.py --json
-    python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
-    python tools/results.py write [--check]
+python tools/results.py record world -- t2l world evaluate --json
+python tools/results.py record generate -- python benchmarks/generate.py --json
+python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
+python tools/results.py write [--check]
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ def generate(result: dict[str, Any]) -> str:
     for variant in ("L", "M", "S"):
         figures = result[variant]
         start = figures["cold_start"]
-        cold.append(
-            [variant, f"{figures['parameters']:,}", f"{start['seconds']:.1f} s", f"{start['peak_gb']:.2f} GB"]
-        )
+        cold.append([variant, f"{figures['parameters']:,}", f"{start['seconds']:.1f} s", f"{start['peak_gb']:.2f} GB"])
         for row in figures["throughput"]:
             rows.append(
                 [

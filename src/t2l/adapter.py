@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from t2l import peft_format
+from t2l.bases import EMBEDDED_BASE
 from t2l.errors import AdapterError, T2LError, did_you_mean
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.peft_format import CONFIG_FILE, DTYPES, TENSOR_FILE, peft_tensors
@@ -304,7 +305,7 @@ def _model_card(spec: LoraSpec, record: Mapping[str, Any]) -> str:
     base = spec.base_model
     description = record["provenance"].get("description")
     lines = ["---", "library_name: peft", "tags:", "- t2l", "- lora"]
-    if base is not None:
+    if base not in (None, EMBEDDED_BASE):
         lines.insert(1, f"base_model: {_quoted(base)}")
     lines += ["---", "", "# LoRA adapter", ""]
     if isinstance(description, str):
@@ -317,11 +318,7 @@ def _model_card(spec: LoraSpec, record: Mapping[str, Any]) -> str:
         else f"The runtime must apply the scaling {spec.scaling:.6g} (`use_rslora`: {str(spec.use_rslora).lower()}).",
         "",
         "```python",
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        f"base = AutoModelForCausalLM.from_pretrained({_quoted(base or 'BASE_MODEL')})",
-        'model = PeftModel.from_pretrained(base, "THIS_FOLDER")',
+        *_usage(base),
         "```",
         "",
         f"Where it comes from (`{PROVENANCE_FILE}`):",
@@ -330,6 +327,23 @@ def _model_card(spec: LoraSpec, record: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _usage(base: str | None) -> list[str]:
+    """The shortest Python that puts the adapter on its base."""
+    if base == EMBEDDED_BASE:  # a name that only t2l knows
+        return [
+            "from t2l import Adapter, load_base",
+            "",
+            f'model = Adapter.load("THIS_FOLDER").apply(load_base("{EMBEDDED_BASE}").model)',
+        ]
+    return [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f"base = AutoModelForCausalLM.from_pretrained({_quoted(base or 'BASE_MODEL')})",
+        'model = PeftModel.from_pretrained(base, "THIS_FOLDER")',
+    ]
 
 
 def _fenced(text: str, language: str) -> str:

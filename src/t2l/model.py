@@ -129,7 +129,11 @@ class TextToLora:
     def _stream(self, embedding_NE: Tensor, provenances: list[dict[str, Any]], memory: int) -> Iterator[Adapter]:
         if not bool(torch.isfinite(embedding_NE).all()):
             raise DescriptionError("A description embedding holds NaN or infinite values.")
-        origin = {"checkpoint": self.digest, "base_model": self.spec.base_model}
+        origin = {
+            "checkpoint": self.digest,
+            "base_model": self.spec.base_model,
+            "seed": self.metadata.get("seed"),  # of the checkpoint's training; generation itself draws nothing
+        }
         step = self.chunk_size(memory)
         for start in range(0, len(provenances), step):
             with torch.inference_mode():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from t2l.errors import T2LError, did_you_mean
 from t2l.world.tasks import SPLITS, Part, all_tasks, find_task
@@ -94,12 +95,10 @@ def tasks(query: str | None, split: str | None, as_json: bool, console: Console)
         ]
         console.print_json(json.dumps(rows))
         return
-    table = Table(title=f"{len(found)} of {len(all_tasks())} tasks")
-    for column in ("task", "family", "split", "a description"):
-        table.add_column(column, overflow="fold")
     for task, texts in found:
-        table.add_row(task.name, task.family, task.split, texts["train"][0])
-    console.print(table)
+        line = Text.assemble(f"{task.name:<34} ", (f"{task.split:<18} ", "dim"), texts["train"][0])
+        console.print(line, no_wrap=True, overflow="ellipsis")
+    console.print(f"{len(found)} of {len(all_tasks())} tasks.", style="bold")
 
 
 def examples(name: str, n: int, seed: int, as_json: bool, console: Console) -> None:

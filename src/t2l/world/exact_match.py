@@ -55,10 +55,11 @@ def exact_match(
             labelled = (labels_ST[row] != IGNORED).nonzero()[:-scored]
             labels_ST[row, labelled] = IGNORED
         context = nullcontext()
-        if spec is not None and weights is not None:
-            adapters = sorted({queries[i].adapter for i in rows} - {-1})
+        adapters = sorted({queries[i].adapter for i in rows} - {-1})
+        if adapters:
+            assert spec is not None and weights is not None, "queries name adapters that were not given"
             place = {adapter: position for position, adapter in enumerate(adapters)} | {-1: -1}
-            used = weights.select(torch.tensor(adapters, dtype=torch.long))
+            used = weights.select(torch.tensor(adapters))
             context = apply_batched(base, spec, used, [place[queries[i].adapter] for i in rows])
         with context:
             logits_KV, targets_K, sample_K = labelled_logits(base, ids_ST, labels_ST)

@@ -8,6 +8,7 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
+from t2l.errors import T2LError
 from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, train
 from t2l.world.base import answer_loss, base_config, build_tokenizer, few_shot_batch
 from t2l.world.tasks import pretraining_draw
@@ -39,6 +40,8 @@ def pretrain(folder: Path, report: Report, config: LoopConfig = PRETRAINING) -> 
 
 
 def _optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
+    if not hasattr(torch.optim, "Muon"):
+        raise T2LError(f"Pretraining the base takes torch 2.9 or newer (its Muon); this is {torch.__version__}.")
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
