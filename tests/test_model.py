@@ -101,6 +101,7 @@ def test_provenance_names_description_encoder_checkpoint_and_base(tmp_path: Path
         "encoder": t2l.encoder.identity,
         "checkpoint": t2l.digest,
         "base_model": t2l.spec.base_model,
+        "seed": None,
     }
     assert Adapter.load(adapter.save(tmp_path / "adapter")).provenance["checkpoint"] == t2l.digest
     from_embedding = t2l.generate_from_embeddings(t2l.encoder.encode([TASKS[1]]))[0]

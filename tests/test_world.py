@@ -365,7 +365,7 @@ def test_an_evaluation_scores_every_condition_on_every_task(base: Base, monkeypa
     effort = Effort(examples=2, wordings=2, train_tasks=2)
     scores = evaluate(base.model, FirstLetters(), source, effort=effort, report=lines.append)
     assert {(s.split, s.condition) for s in scores} == {(split, c) for split in SPLITS for c in CONDITIONS}
-    assert lines == [f"{split}: {3} tasks" for split in SPLITS]
+    assert lines == [f"{split}: 3 tasks" for split in SPLITS]
     assert len(scores) == 3 * len(SPLITS) * len(CONDITIONS)
     for score in scores:
         assert score.total == (2 if score.condition == "base" or score.condition.endswith("shot") else 4)
