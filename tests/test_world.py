@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -128,7 +129,8 @@ def test_examples_are_short_printable_and_answer_something() -> None:
         for part in ("train", "evaluation"):
             for question, answer in task.examples(8, seed=0, part=part):
                 assert question and answer, task.name
-                assert len(question) <= MAX_INPUT_CHARS and len(answer) <= MAX_OUTPUT_CHARS, (task.name, answer)
+                longest = MAX_OUTPUT_CHARS if task.style is PLAIN else MAX_OUTPUT_CHARS + 10  # a style adds a few
+                assert len(question) <= MAX_INPUT_CHARS and len(answer) <= longest, (task.name, answer)
                 for text in (question, answer):
                     assert all(32 <= ord(c) < 127 for c in text) and ">" not in text, (task.name, text)
 
@@ -270,7 +272,7 @@ def test_runs_are_padded_and_only_answers_are_learned() -> None:
 def test_a_pretraining_batch_keeps_to_its_budget() -> None:
     for seed in range(6):
         ids_NT, labels_NT = few_shot_batch(Random(seed), pretraining_draw, 2000)
-        assert 800 <= ids_NT.numel() <= 2400
+        assert 800 <= ids_NT.numel() <= 4000  # a row holds one example at least, however short its budget
         assert bool((labels_NT != IGNORED).any(dim=1).all())
     again, _ = few_shot_batch(Random(5), pretraining_draw, 2000)
     assert torch.equal(ids_NT, again)
@@ -480,7 +482,11 @@ def test_the_assets_are_small() -> None:
 
 def test_the_shipped_checkpoint_fits_the_shipped_base(base: Base) -> None:
     t2l = TextToLora.from_pretrained()
-    assert t2l.spec == build_module.embedded_spec() == LoraSpec.from_base(base.model.config, rank=8)
+    assert (
+        t2l.spec
+        == build_module.embedded_spec()
+        == replace(LoraSpec.from_base(base.model.config, rank=8), base_model=EMBEDDED_BASE)
+    )
     assert t2l.encoder.identity == build_module.embedded_encoder().identity
 
 

@@ -43,7 +43,7 @@ class TextToLora:
         metadata: JSON values that travel with the checkpoint (how it was trained, its licence).
 
     Raises:
-        T2LError: the encoder gives embeddings of another width than the hypernetwork reads.
+        CheckpointError: the encoder gives embeddings of another width than the hypernetwork reads.
 
     Example:
         >>> t2l = TextToLora.from_pretrained()  # the embedded world
@@ -56,7 +56,7 @@ class TextToLora:
         self, encoder: DescriptionEncoder, hypernetwork: HyperNetwork, metadata: Mapping[str, Any] | None = None
     ) -> None:
         if encoder.dim != hypernetwork.embedding_dim:
-            raise T2LError(
+            raise CheckpointError(
                 f"The encoder {encoder.identity} gives embeddings of width {encoder.dim}; "
                 f"the hypernetwork reads {hypernetwork.embedding_dim}.",
                 "Use the encoder that it was trained with.",
