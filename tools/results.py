@@ -123,8 +123,8 @@ def batched_lora(result: dict[str, Any]) -> str:
         [
             "## Per-sample LoRA",
             "One adapted module, against repeating A and B for every token as the reference implementation does: "
-            f"{result['samples']} samples of {result['tokens']} tokens, d = {result['features']}, R = {result['rank']}, "
-            f"{result['dtype']}, medians of {result['repeats']} interleaved runs. "
+            f"{result['samples']} samples of {result['tokens']} tokens, d = {result['features']}, "
+            f"R = {result['rank']}, {result['dtype']}, medians of {result['repeats']} interleaved runs. "
             "Targets: 5x faster, a tenth of the extra memory.",
             _table(rows),
         ]

@@ -82,7 +82,8 @@ def _choose(seed: int) -> list[MicroTask]:
 
 
 def _short(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The first few examples that fit a line; the shortest ones where too few do."""
+    """The first few different examples that fit a line; the shortest ones where none does."""
+    pairs = list(dict.fromkeys(pairs))
     fitting = [pair for pair in pairs if len(pair[0]) + 3 * len(pair[1]) <= LINE - 12]
     return (fitting or sorted(pairs, key=lambda pair: len(pair[0]) + 3 * len(pair[1])))[:INPUTS_SHOWN]
 
@@ -109,22 +110,18 @@ def _show(
     inputs: Sequence[str],
     plain: Sequence[str],
     adapted: Sequence[str],
-    expected: Sequence[str] | None = None,
+    expected: Sequence[str],
 ) -> None:
     console.print()
     console.print(Text(f"“{text}”", "bold") + Text(f"   adapter in {milliseconds:.0f} ms", "dim"))
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 1), header_style="dim")
-    for name in ("input", "base alone", "with the adapter", *(["expected"] if expected else [])):
+    for name in ("input", "base alone", "with the adapter"):
         table.add_column(name)
-    for row, question in enumerate(inputs):
-        cells = [Text(question), Text(plain[row], "dim")]
-        if expected:
-            good = adapted[row] == expected[row]
-            cells.append(Text(("✓ " if good else "✗ ") + adapted[row], "green" if good else "red"))
-            cells.append(Text(expected[row], "dim"))
-        else:
-            cells.append(Text(adapted[row], "green"))
-        table.add_row(*cells)
+    for question, before, after, wanted in zip(inputs, plain, adapted, expected, strict=True):
+        verdict = Text(f"✓ {after}", "green")
+        if after != wanted:
+            verdict = Text.assemble((f"✗ {after}", "red"), (f" (should be {wanted})", "dim"))
+        table.add_row(Text(question), Text(before, "dim"), verdict)
     console.print(table)
 
 
