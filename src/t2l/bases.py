@@ -158,7 +158,11 @@ class Base:
             pad_token_id=padding,
         )
         device = self.model.device
-        ids_ST = self.model.generate(ids_ST.to(device), attention_mask=mask_ST.to(device), generation_config=config)
+        own, self.model.generation_config = self.model.generation_config, config  # transformers 4 mixes in the base's
+        try:
+            ids_ST = self.model.generate(ids_ST.to(device), attention_mask=mask_ST.to(device), generation_config=config)
+        finally:
+            self.model.generation_config = own
         return [self._text(row, ends) for row in ids_ST[:, width:].tolist()]
 
     def _ends(self) -> set[int]:
@@ -291,7 +295,7 @@ def _not_loaded(name: str, problem: Exception) -> BaseModelError:
             f"The base model '{name}' brings Python code of its own, which was not run.",
             "If you trust its authors with everything this account may do, set T2L_TRUST_REMOTE_CODE=1.",
         )
-    near = did_you_mean(name, [EMBEDDED_BASE])
+    near = "" if name == EMBEDDED_BASE else did_you_mean(name, [EMBEDDED_BASE])
     near = f" {near}" if near.startswith("Did you mean") else ""
     return BaseModelError(
         f"The base model '{name}' cannot be loaded: {reason}",

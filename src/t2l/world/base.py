@@ -8,12 +8,16 @@ micro-tasks as sources of examples; it does not know descriptions, hypernetworks
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from t2l.errors import T2LError
+from t2l.storage import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerFast
@@ -56,6 +60,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Writes the tokenizer's files, under the class name that transformers 4 and 5 both know."""
+    build_tokenizer().save_pretrained(folder)
+    config = folder / "tokenizer_config.json"
+    write_json(config, {**read_json(config, T2LError), "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def base_config() -> LlamaConfig:

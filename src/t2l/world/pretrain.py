@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from t2l.errors import T2LError
 from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, train
-from t2l.world.base import answer_loss, base_config, build_tokenizer, few_shot_batch
+from t2l.world.base import answer_loss, base_config, few_shot_batch, save_tokenizer
 from t2l.world.tasks import pretraining_draw
 
 PRETRAINING = LoopConfig(steps=1400, warmup=60, decay=0.6, save_every=100)
@@ -36,7 +36,7 @@ def pretrain(folder: Path, report: Report, config: LoopConfig = PRETRAINING) -> 
 
     train(model, _optimizers(model), loss_at, config, state_path=folder / "base-state.pt", report=report)
     model.half().save_pretrained(folder / "base")
-    build_tokenizer().save_pretrained(folder / "base")
+    save_tokenizer(folder / "base")
 
 
 def _optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
