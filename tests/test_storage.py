@@ -86,7 +86,7 @@ def test_what_force_replaces(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a", "empty", "file", "other"]
 
 
-@pytest.mark.parametrize("name", ["replace", "rmdir"])
+@pytest.mark.parametrize("name", ["replace", "mkdir"])
 def test_a_full_disk_is_an_output_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_args: Any, **_kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -95,10 +95,31 @@ def test_a_full_disk_is_an_output_error(name: str, tmp_path: Path, monkeypatch: 
         if name == "replace":
             patch.setattr(os, "replace", full)
         else:
-            patch.setattr("tempfile.mkdtemp", full)
+            patch.setattr(Path, "mkdir", full)
         with pytest.raises(OutputError, match=r"No space left[\s\S]*Free some space"):
             make_folder(tmp_path / "a", "new")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
+def test_a_stop_between_the_two_renames_keeps_the_old_folder(
+    problem: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(tmp_path / "a", "old")
+    rename, calls = os.replace, []
+
+    def second_fails(*names: Any) -> None:
+        calls.append(names)
+        if len(calls) == 2:
+            raise problem
+        rename(*names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", second_fails)
+        with pytest.raises((KeyboardInterrupt, OutputError)):
+            make_folder(tmp_path / "a", "new", force=True)
+    assert (tmp_path / "a" / "marker").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_full_disk_seen_by_the_tensor_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,16 @@ def new_folder(target: str | Path, *, marker: str, force: bool = False) -> Itera
     """
     target = Path(target).expanduser()
     check_writable(target, marker=marker, force=force)
-    temporary: Path | None = None
+    # named before it is made, so that Ctrl-C at any moment finds it to take away
+    temporary = _beside(target)
+    replaced = temporary.with_suffix(".old")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent))
-        temporary.chmod(0o777 & ~_umask())
+        temporary.mkdir()
         yield temporary
-        replaced = None
         if target.exists() or target.is_symlink():
-            replaced = temporary.with_suffix(".old")
             os.replace(target, replaced)
         os.replace(temporary, target)
-        if replaced is not None:
-            _remove(replaced)
     except OSError as error:
         raise OutputError(
             f"Cannot write '{target}': {error.strerror or error}.", "Free some space or choose another folder."
@@ -59,8 +56,10 @@ def new_folder(target: str | Path, *, marker: str, force: bool = False) -> Itera
     except SafetensorError as error:  # the writer reports a full disk this way
         raise OutputError(f"Cannot write '{target}': {error}.", "Free some space or choose another folder.") from error
     finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not target.exists():  # stopped between the two renames
+            os.replace(replaced, target)
+        _remove(temporary)
+        _remove(replaced)
 
 
 def check_writable(target: str | Path, *, marker: str, force: bool = False) -> None:
@@ -86,19 +85,16 @@ def write_bytes(target: str | Path, data: bytes) -> None:
         OutputError: the folder cannot be written or the disk is full.
     """
     target = Path(target)
-    temporary = None
+    temporary = _beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent)
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("xb") as stream:
             stream.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:
         raise OutputError(f"Cannot write '{target}': {error.strerror or error}.") from error
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        _remove(temporary)
 
 
 def write_json(target: str | Path, value: Any) -> None:
@@ -180,6 +176,11 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def _beside(target: Path) -> Path:
+    """A new name in the same folder, hidden."""
+    return target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}.tmp"
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -187,7 +188,9 @@ def _umask() -> int:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """Takes away a file or a folder, where there is one that can be taken away."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
