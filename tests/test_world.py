@@ -24,17 +24,17 @@ from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora, embedded_checkpoint
+from t2l.storage import write_tensors
 from t2l.training.loop import LoopConfig
+from t2l.training.sft import IGNORED
 from t2l.world import build as build_module
 from t2l.world import evaluate as evaluate_module
 from t2l.world import pretrain as pretrain_module
 from t2l.world import sft as sft_module
 from t2l.world import tasks as tasks_module
 from t2l.world.base import (
-    IGNORED,
     UNKNOWN,
     VOCABULARY,
-    answer_loss,
     base_config,
     build_tokenizer,
     encode_runs,
@@ -283,7 +283,12 @@ def test_the_pretraining_loss_is_the_mean_over_labels() -> None:
     labels_NT = torch.tensor([[1, IGNORED, 3, IGNORED, IGNORED], [2, IGNORED, IGNORED, 4, 5]])
     picked = [(0, 1, 3), (1, 2, 4), (1, 3, 5)]  # a label is predicted from the place before
     expected = -sum(logits_NTV[n, t].log_softmax(-1)[v] for n, t, v in picked) / 3
-    torch.testing.assert_close(answer_loss(logits_NTV, labels_NT), expected)
+    model = SimpleNamespace(  # whose hidden states are the logits
+        base_model=lambda input_ids: SimpleNamespace(last_hidden_state=logits_NTV),
+        get_output_embeddings=lambda: torch.nn.Identity(),
+        config=SimpleNamespace(),
+    )
+    torch.testing.assert_close(pretrain_module.run_loss(model, labels_NT, labels_NT), expected)
 
 
 def test_the_base_has_the_shape_that_ships(base: Base) -> None:
@@ -468,8 +473,9 @@ def test_an_old_torch_is_told_what_pretraining_takes(monkeypatch: pytest.MonkeyP
 def test_a_stage_without_what_comes_before_says_so(tmp_path: Path) -> None:
     with pytest.raises(T2LError, match=r"descriptions\.safetensors' does not exist"):
         build(tmp_path, ["sft"])
+    write_tensors(tmp_path / "descriptions.safetensors", {"embedding_NDE": torch.zeros(1, 1, 1)})
     with pytest.raises(T2LError, match=r"(?s)There is no base in .*--stage base"):
-        build_module.load_base(tmp_path)
+        build(tmp_path, ["sft"])
 
 
 # What ships

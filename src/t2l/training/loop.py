@@ -99,7 +99,7 @@ def train(
 
 def bfloat16_is_fast() -> bool:
     """Whether this CPU multiplies bfloat16 natively."""
-    return "AVX512" in torch.backends.cpu.get_cpu_capability() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def printed_progress(name: str, every: int = 20) -> Report:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2l.errors import T2LError
 from t2l.storage import read_json, write_json
+from t2l.training.sft import IGNORED
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerFast
@@ -35,7 +36,6 @@ for _index, _character in enumerate(VOCABULARY):
     if len(_character) == 1:
         _ID_OF_BYTE[ord(_character)] = _index
 _BOS_ID = VOCABULARY.index(BOS)
-IGNORED = -100
 RUN_LENGTHS = (40, 80, 120, 160, 200)
 
 
@@ -131,15 +131,6 @@ def few_shot_batch(
             run.append((question, answer))
         runs.append(run)
     return encode_runs(runs)
-
-
-def answer_loss(logits_NTV: Tensor, labels_NT: Tensor) -> Tensor:
-    """Mean cross-entropy of next-token predictions over labelled positions."""
-    return nn.functional.cross_entropy(
-        logits_NTV[:, :-1].reshape(-1, logits_NTV.shape[-1]).float(),
-        labels_NT[:, 1:].reshape(-1),
-        ignore_index=IGNORED,
-    )
 
 
 def _ids(text: str) -> list[int]:

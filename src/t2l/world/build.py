@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
-from t2l.bases import EMBEDDED_BASE
+from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.encoders import MiniLmEncoder
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
@@ -70,15 +70,6 @@ def embedded_encoder() -> MiniLmEncoder:
     return MiniLmEncoder(pooling="layers")
 
 
-def load_base(folder: Path) -> Any:
-    """The pretrained tiny Llama in float32, frozen."""
-    from transformers import AutoModelForCausalLM
-
-    if not (folder / "config.json").is_file():
-        raise T2LError(f"There is no base in '{folder}'.", "Build it first: t2l world build --stage base")
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-
-
 def _base(folder: Path) -> None:
     if not (folder / "base" / "config.json").is_file():
         pretrain(folder, printed_progress("base"))
@@ -99,6 +90,9 @@ def _sft(folder: Path) -> None:
     if (folder / "checkpoint").is_dir():
         return
     table_NDE = read_tensors(folder / "descriptions.safetensors", T2LError)["embedding_NDE"]
+    if not (folder / "base" / "config.json").is_file():
+        raise T2LError(f"There is no base in '{folder}'.", "Build it first: t2l world build --stage base")
+    base = load_base(folder / "base", dtype=torch.float32).model
     standardize = Standardization.of(table_NDE.flatten(0, 1))
     encoder = embedded_encoder()
     hypernetwork = HyperNetwork(
@@ -106,7 +100,7 @@ def _sft(folder: Path) -> None:
     )
     train_hypernetwork(
         hypernetwork,
-        load_base(folder / "base"),
+        base,
         tasks_of("train"),
         standardize(table_NDE),
         SFT_DATA,

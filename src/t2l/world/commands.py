@@ -76,8 +76,8 @@ def tasks(query: str | None, split: str | None, as_json: bool, console: Console)
     for task in all_tasks():
         if split is not None and task.split != split:
             continue
-        texts = {part: descriptions(task, n, part=part) for part, n in DESCRIPTIONS_SHOWN.items()}
-        searched = " ".join([task.name, task.family, *texts["train"]]).lower()
+        texts = descriptions(task, DESCRIPTIONS_SHOWN["train"] if words or as_json else 1, part="train")
+        searched = " ".join([task.name, task.family, *texts]).lower()
         if all(word in searched for word in words):
             found.append((task, texts))
     if as_json:
@@ -88,15 +88,15 @@ def tasks(query: str | None, split: str | None, as_json: bool, console: Console)
                 "style": task.style.name,
                 "split": task.split,
                 "reveals": task.operation.reveals,
-                "descriptions": texts["train"],
-                "evaluation_descriptions": texts["evaluation"],
+                "descriptions": texts,
+                "evaluation_descriptions": descriptions(task, DESCRIPTIONS_SHOWN["evaluation"], part="evaluation"),
             }
             for task, texts in found
         ]
         console.print_json(json.dumps(rows))
         return
     for task, texts in found:
-        line = Text.assemble(f"{task.name:<34} ", (f"{task.split:<18} ", "dim"), texts["train"][0])
+        line = Text.assemble(f"{task.name:<34} ", (f"{task.split:<18} ", "dim"), texts[0])
         console.print(line, no_wrap=True, overflow="ellipsis")
     console.print(f"{len(found)} of {len(all_tasks())} tasks.", style="bold")
 

@@ -19,10 +19,13 @@ from t2l.world.exact_match import Query, exact_match
 from t2l.world.tasks import SPLITS, MicroTask, Split, tasks_of
 from t2l.world.wording import control_descriptions, descriptions
 
-SHOTS = (1, 3, 5)
+SHOTS = {"base": 0, "1-shot": 1, "3-shot": 3, "5-shot": 5}
+"""Conditions without an adapter -> examples in the prompt."""
 CONDITIONS = {
     "base": "base, no examples",
-    **{f"{n}-shot": f"base, {n} example{'s' if n > 1 else ''} in the prompt" for n in SHOTS},
+    "1-shot": "base, 1 example in the prompt",
+    "3-shot": "base, 3 examples in the prompt",
+    "5-shot": "base, 5 examples in the prompt",
     "matched": "adapter from the task's description",
     "paraphrase": "... in phrases never seen in training",
     "other-task": "... of another task",
@@ -86,11 +89,11 @@ def evaluate(
             tasks = tasks[:: max(1, len(tasks) // effort.train_tasks)]
         report(f"{split}: {len(tasks)} tasks")
         for condition in conditions:
-            if condition in ("matched", "paraphrase", "other-task", "vague", "junk"):
+            if condition in SHOTS:
+                scores += _prompted(base, tasks, condition, effort, seed)
+            else:
                 texts = [_texts(task, condition, tasks, effort.wordings, seed) for task in tasks]
                 scores += _described(base, encoder, source, tasks, texts, condition, effort, seed)
-            else:
-                scores += _prompted(base, tasks, condition, effort, seed)
     return scores
 
 
@@ -122,8 +125,7 @@ def _texts(task: MicroTask, condition: str, tasks: Sequence[MicroTask], count: i
     if condition == "other-task":
         others = [other for other in tasks if other.operation is not task.operation]
         return [descriptions(rng.choice(others), 1, part="train", seed=seed + i)[0] for i in range(count)]
-    controls = control_descriptions("vague" if condition == "vague" else "junk")
-    return rng.sample(controls, count)
+    return rng.sample(control_descriptions(condition), count)
 
 
 def _described(
@@ -149,7 +151,7 @@ def _described(
 
 
 def _prompted(base: Any, tasks: Sequence[MicroTask], condition: str, effort: Effort, seed: int) -> list[Score]:
-    shots = 0 if condition == "base" else int(condition.split("-")[0])
+    shots = SHOTS[condition]
     queries = []
     for task in tasks:
         shown = task.examples(shots * effort.examples, seed=seed, part="train")
