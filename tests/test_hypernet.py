@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from t2l.errors import CheckpointError, DescriptionError, T2LError
-from t2l.features import build_task_encoder
 from t2l.heads import Variant, rotate_by_rank
-from t2l.hypernet import HyperNetwork
+from t2l.hypernet import HyperNetwork, build_task_encoder
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 
 VARIANTS: tuple[Variant, ...] = ("L", "M", "S", "R")

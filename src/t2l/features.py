@@ -10,15 +10,13 @@ codebooks stay as they are in further training. Nothing here knows about LoRA, r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2l.errors import T2LError, did_you_mean
-
-TaskEncoderKind = Literal["linear", "discrete", "vq", "softmax"]
+TaskEncoderKind = Literal["linear", "discrete", "vq", "softmax", "tokens"]
 _NUM_CODES = 32  # vq, softmax
 _NUM_CLASSES = 64  # discrete
 _DROPOUT = 0.05
@@ -131,23 +129,6 @@ class OneHotPositions(PositionEncoder):
 
     def forward(self, depth_P: Tensor, module_P: Tensor) -> Tensor:
         return torch.cat([F.one_hot(depth_P, self.num_layers), F.one_hot(module_P, self.num_groups)], dim=-1)
-
-
-def build_task_encoder(kind: TaskEncoderKind, embedding_dim: int, width: int) -> TaskEncoder:
-    """The task encoder called ``kind``, giving ``width`` features (64 where it is discrete).
-
-    Raises:
-        T2LError: an unknown kind.
-    """
-    if kind == "linear":
-        return LinearTaskEncoder(embedding_dim, width)
-    if kind == "discrete":
-        return DiscreteTaskEncoder(embedding_dim)
-    if kind == "vq":
-        return QuantisedTaskEncoder(embedding_dim, width)
-    if kind == "softmax":
-        return SoftmaxTaskEncoder(embedding_dim, width)
-    raise T2LError(f"No task encoder is called {kind!r}.", did_you_mean(str(kind), get_args(TaskEncoderKind)))
 
 
 def build_position_encoder(kind: TaskEncoderKind, num_layers: int, num_groups: int, width: int) -> PositionEncoder:

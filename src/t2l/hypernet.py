@@ -17,22 +17,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from t2l.errors import CheckpointError, DescriptionError, T2LError
+from t2l.errors import CheckpointError, DescriptionError, T2LError, did_you_mean
 from t2l.features import (
+    DiscreteTaskEncoder,
+    LinearTaskEncoder,
     QuantisedTaskEncoder,
     SoftmaxTaskEncoder,
+    TaskEncoder,
     TaskEncoderKind,
     build_position_encoder,
-    build_task_encoder,
 )
 from t2l.heads import FactorEmbedding, Trunk, Variant, build_head
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 from t2l.storage import check_tensors
+from t2l.token_attention import TokenTaskEncoder
 
 HeadInit = Literal["lora", "linear"]
 
@@ -135,7 +138,9 @@ class HyperNetwork(LoraSource):
         head_bias: the heads have a bias.
         head_init: "lora" starts SFT from head weights of zero and the usual LoRA start as bias, so that L begins
             exactly at the base model; "linear" starts heads as any linear layer (reconstruction training).
-        task_encoder: "linear" is the paper's; see `t2l.features` for the others.
+        task_encoder: "linear" is the paper's; "tokens" reads the states of the description's tokens (see
+            `t2l.token_attention`); see `t2l.features` for the others.
+        token_dim: width of one token's state, where the task encoder reads tokens.
         output_gain: the output affine holds a gain; see `OutputAffine`.
         output_shift: the output affine holds a shift.
         seed: of the initial parameters; the global random generator is neither read nor advanced.
@@ -164,6 +169,7 @@ class HyperNetwork(LoraSource):
         head_bias: bool = True,
         head_init: HeadInit = "lora",
         task_encoder: TaskEncoderKind = "linear",
+        token_dim: int | None = None,
         output_gain: bool = False,
         output_shift: bool = False,
         seed: int = 0,
@@ -177,12 +183,13 @@ class HyperNetwork(LoraSource):
         self.variant: Variant = variant
         self._sizes = {"trunk_dim": trunk_dim, "head_dim": head_dim, "dropout": dropout}
         self._task_encoder_kind: TaskEncoderKind = task_encoder
+        self._token_dim = token_dim
         self._learned_rank_positions = learned_rank_positions
         self._head_bias = head_bias
 
         on_meta = torch.empty(0).is_meta  # the caller only wants the shapes
         with torch.device("meta"):  # so that torch's own initialisation, from its global generator, does not run
-            self.task_encoder = build_task_encoder(task_encoder, embedding_dim, trunk_dim // 2)
+            self.task_encoder = build_task_encoder(task_encoder, embedding_dim, trunk_dim // 2, token_dim)
             self.position_encoder = build_position_encoder(
                 task_encoder, spec.num_layers, len(spec.groups), trunk_dim // 4
             )
@@ -223,14 +230,26 @@ class HyperNetwork(LoraSource):
         Raises:
             DescriptionError: ``condition_NE`` is not (N, E).
         """
+        return self.decode(self.encode(condition_NE))
+
+    def encode(self, condition_NE: Tensor) -> Tensor:
+        """Task features (N, K): what the hypernetwork understands of a description, before it writes weights.
+
+        Raises:
+            DescriptionError: ``condition_NE`` is not (N, E).
+        """
         if condition_NE.ndim != 2 or condition_NE.shape[1] != self.embedding_dim:
             raise DescriptionError(
                 f"The description embeddings have shape {tuple(condition_NE.shape)}; "
                 f"this hypernetwork reads (N, {self.embedding_dim}).",
                 "Use the encoder that it was trained with.",
             )
+        return self.task_encoder(condition_NE.to(self.device, self.dtype))
+
+    def decode(self, task_NK: Tensor) -> LoraWeights:
+        """What the heads give for task features, those of one description or a blend of several."""
         groups = self.spec.groups
-        state_NPD = self.trunk.begin(self._features(condition_NE.to(self.device, self.dtype)))
+        state_NPD = self.trunk.begin(self._beside_positions(task_NK))
         states = state_NPD.split([len(group.layers) for group in groups], dim=1)
         a, b = {}, {}
         for index, (group, state_NLD) in enumerate(zip(groups, states, strict=True)):
@@ -247,6 +266,7 @@ class HyperNetwork(LoraSource):
             "learned_rank_positions": self._learned_rank_positions,
             "head_bias": self._head_bias,
             "task_encoder": self._task_encoder_kind,
+            **({"token_dim": self._token_dim} if self._token_dim is not None else {}),
             "output_gain": self.output_affine.has_gain,
             "output_shift": self.output_affine.has_shift,
         }
@@ -289,11 +309,10 @@ class HyperNetwork(LoraSource):
         hypernetwork.load_state_dict(dict(tensors), assign=True)
         return hypernetwork
 
-    def _features(self, condition_NE: Tensor) -> Tensor:
+    def _beside_positions(self, task_NK: Tensor) -> Tensor:
         """The task's features beside those of each position: (N, P, D)."""
         places = [(layer, index) for index, group in enumerate(self.spec.groups) for layer in group.layers]
-        depth_P, module_P = torch.tensor(places, device=condition_NE.device).unbind(dim=1)
-        task_NK = self.task_encoder(condition_NE)
+        depth_P, module_P = torch.tensor(places, device=task_NK.device).unbind(dim=1)
         position_PK = self.position_encoder(depth_P, module_P).to(task_NK.dtype)
         return torch.cat(
             [
@@ -328,6 +347,29 @@ class HyperNetwork(LoraSource):
                 linear.weight.zero_()
                 if linear.bias is not None:
                     linear.bias.copy_(self.head.starting_bias(group, generator))
+
+
+def build_task_encoder(
+    kind: TaskEncoderKind, embedding_dim: int, width: int, token_dim: int | None = None
+) -> TaskEncoder:
+    """The task encoder called ``kind``, giving ``width`` features (64 where it is discrete).
+
+    Raises:
+        T2LError: an unknown kind, or a token width where none is read, or none where one is.
+    """
+    if (token_dim is not None) != (kind == "tokens"):
+        raise T2LError(f"token_dim is {token_dim!r} with the task encoder {kind!r}; it goes with 'tokens' alone.")
+    if kind == "tokens" and token_dim is not None:
+        return TokenTaskEncoder(embedding_dim, token_dim, width)
+    if kind == "linear":
+        return LinearTaskEncoder(embedding_dim, width)
+    if kind == "discrete":
+        return DiscreteTaskEncoder(embedding_dim)
+    if kind == "vq":
+        return QuantisedTaskEncoder(embedding_dim, width)
+    if kind == "softmax":
+        return SoftmaxTaskEncoder(embedding_dim, width)
+    raise T2LError(f"No task encoder is called {kind!r}.", did_you_mean(str(kind), get_args(TaskEncoderKind)))
 
 
 def _check_sizes(*, embedding_dim: int, trunk_dim: int, head_dim: int, dropout: float) -> None:

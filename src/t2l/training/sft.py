@@ -18,7 +18,7 @@ from torch import Tensor
 
 from t2l.batched import apply_batched
 from t2l.errors import T2LError
-from t2l.lora import LoraSource, LoraWeights
+from t2l.lora import LoraSource, LoraSpec, LoraWeights
 
 IGNORED = -100
 """Label of positions that are not predicted."""
@@ -69,11 +69,17 @@ def sft_loss(
     Args:
         base: frozen causal LM.
     """
-    weights = source(condition_NE)
+    return adapted_loss(base, source.spec, source(condition_NE), batches, config)
+
+
+def adapted_loss(
+    base: Any, spec: LoraSpec, weights: LoraWeights, batches: Sequence[Batch], config: SftConfig
+) -> Tensor:
+    """As `sft_loss`, for N adapters that are there already."""
     samples = sum(len(batch.ids_ST) for batch in batches)
     total = config.weight_penalty * mean_squares(weights)
     for batch in batches:
-        with apply_batched(base, source.spec, weights, batch.index_S, dropout=config.lora_dropout):
+        with apply_batched(base, spec, weights, batch.index_S, dropout=config.lora_dropout):
             loss = answer_loss(base, batch.ids_ST, batch.labels_ST, config.label_smoothing)
         total = total + loss * (len(batch.ids_ST) / samples)
     return total

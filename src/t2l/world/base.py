@@ -112,6 +112,13 @@ def encode_runs(runs: Sequence[Sequence[tuple[str, str]]]) -> tuple[Tensor, Tens
     return ids_NT, labels_NT
 
 
+def decode_run(ids_T: Tensor) -> tuple[str, str]:
+    """The (input, answer) of a row that `encode_runs` made of one example."""
+    text = "".join(VOCABULARY[index] for index in ids_T.tolist() if index not in (_BOS_ID, VOCABULARY.index(PAD)))
+    question, _, answer = text.removesuffix(EOS).partition(SEPARATOR)
+    return question, answer
+
+
 def few_shot_batch(
     rng: Random, new_run: Callable[[Random], Iterator[tuple[str, str]]], tokens: int
 ) -> tuple[Tensor, Tensor]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2l.errors import T2LError
 from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, train
-from t2l.world.base import answer_loss, base_config, few_shot_batch, save_tokenizer
+from t2l.training.sft import labelled_logits
+from t2l.world.base import base_config, few_shot_batch, save_tokenizer
 from t2l.world.tasks import pretraining_draw
 
-PRETRAINING = LoopConfig(steps=1400, warmup=60, decay=0.6, save_every=100)
+PRETRAINING = LoopConfig(steps=2300, warmup=60, decay=0.6, save_every=100)
 TOKENS = 6144
 """Tokens a step, padding included."""
 MATRIX_LR = 4e-3
@@ -32,11 +35,17 @@ def pretrain(folder: Path, report: Report, config: LoopConfig = PRETRAINING) -> 
     def loss_at(step: int) -> Tensor:
         ids_ST, labels_ST = few_shot_batch(Random(f"{config.seed}/{step}"), pretraining_draw, TOKENS)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_is_fast()):
-            return answer_loss(model(input_ids=ids_ST).logits, labels_ST)
+            return run_loss(model, ids_ST, labels_ST)
 
     train(model, _optimizers(model), loss_at, config, state_path=folder / "base-state.pt", report=report)
     model.half().save_pretrained(folder / "base")
     save_tokenizer(folder / "base")
+
+
+def run_loss(model: Any, ids_ST: Tensor, labels_ST: Tensor) -> Tensor:
+    """Next-token cross-entropy, averaged over all labelled positions: every character of an answer weighs the same."""
+    logits_KV, targets_K, _ = labelled_logits(model, ids_ST, labels_ST)
+    return F.cross_entropy(logits_KV.float(), targets_K)
 
 
 def _optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:

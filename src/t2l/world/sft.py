@@ -1,12 +1,12 @@
-"""SFT of hypernetworks on the embedded world: which tasks, descriptions and examples make a batch.
+"""SFT of hypernetworks on the embedded world: the recipe, and which tasks, descriptions and examples make a batch.
 
-Axis letters: N tasks in a batch, S samples, E embedding width, D descriptions a task.
+Axis letters: N tasks in a batch, C conditions (views of the tasks), S samples, E embedding width, K feature width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,87 +15,152 @@ import torch
 from torch import Tensor
 
 from t2l.encoders import DescriptionEncoder
+from t2l.errors import T2LError
+from t2l.heads import Variant
 from t2l.hypernet import HyperNetwork
+from t2l.lora import LoraSpec
 from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, train
-from t2l.training.sft import Batch, SftConfig, sft_loss
-from t2l.world.base import encode_runs
+from t2l.training.objectives import contrastive_loss, distillation_loss
+from t2l.training.sft import IGNORED, Batch, SftConfig, adapted_loss
+from t2l.training.standardization import Standardization
+from t2l.world.base import decode_run, encode_runs
+from t2l.world.conditions import DescriptionTable
 from t2l.world.tasks import MicroTask
-from t2l.world.wording import descriptions
 
 LENGTH_BUCKETS = 2
 """Batches of similar length into which the samples of one step are split."""
+_TEACHER_SHOTS = 3
 
 
 @dataclass(frozen=True)
-class WorldSftConfig:
-    """Settings of an SFT run on the embedded world.
+class SftRecipe:
+    """All that one SFT run on the embedded world is made of; studies vary one field at a time.
 
     Args:
-        tasks: N, tasks a batch, each with one adapter.
+        loop: steps, schedule, seed.
+        variant: of the head.
+        trunk_dim: D of the hypernetwork.
+        head_dim: H of the hypernetwork.
+        tasks: N, tasks a batch.
+        views: descriptions of each task in a batch, each with an adapter of its own; examples are shared out.
         samples: examples a task in a batch.
-        descriptions: D, training descriptions a task.
+        train_tasks: how many of the training tasks are used, drawn at random; all by default.
+        descriptions: how many descriptions of each task are used; all of the table's by default.
         learning_rate: peak, of AdamW.
-        mix: share of conditions that are a random blend of two descriptions of the task.
-        noise: standard deviation of Gaussian noise on a standardised condition.
+        mix: share of conditions that are a random blend of two descriptions of the task (pooled encoders).
+        noise: standard deviation of Gaussian noise on a standardised condition (pooled encoders).
+        contrast: weight of a term that draws the features of one task's descriptions together and tasks apart.
+        hard: share of the batches whose tasks all come from one family, so that they are hard to tell apart.
+        distill: weight of distillation from the base with three examples in its prompt; the answers get the rest.
+        sft: the terms of the loss.
     """
 
+    loop: LoopConfig
+    variant: Variant = "L"
+    trunk_dim: int = 384
+    head_dim: int = 512
     tasks: int = 48
+    views: int = 2
     samples: int = 2
-    descriptions: int = 40
-    learning_rate: float = 6e-4
-    weight_decay: float = 0.01
+    train_tasks: int | None = None
+    descriptions: int | None = None
+    learning_rate: float = 8e-4
+    weight_decay: float = 0.02
     mix: float = 0.5
     noise: float = 0.3
+    contrast: float = 0.1
+    hard: float = 0.0
+    distill: float = 0.0
+    sft: SftConfig = field(default_factory=SftConfig)
 
-
-def embed_descriptions(encoder: DescriptionEncoder, tasks: Sequence[MicroTask], count: int) -> Tensor:
-    """Embeddings of ``count`` training descriptions of every task: (tasks, D, E)."""
-    texts = [text for task in tasks for text in descriptions(task, count, part="train")]
-    return encoder.encode(texts).view(len(tasks), count, -1)
+    def __post_init__(self) -> None:
+        if self.samples % self.views:
+            raise T2LError(f"samples={self.samples} examples cannot be shared out to views={self.views} descriptions.")
+        if self.contrast and self.views < 2:
+            raise T2LError("The contrastive term compares descriptions of one task; it needs views=2.")
 
 
 def train_hypernetwork(
-    hypernetwork: HyperNetwork,
+    recipe: SftRecipe,
     base: Any,
+    spec: LoraSpec,
+    encoder: DescriptionEncoder,
     tasks: Sequence[MicroTask],
-    table_NDE: Tensor,
-    config: WorldSftConfig,
-    loop: LoopConfig,
+    table: DescriptionTable,
     *,
-    sft: SftConfig | None = None,
     state_path: Path,
     report: Report,
-) -> None:
-    """Trains ``hypernetwork`` on the training part of the tasks' examples, under their training descriptions.
+) -> HyperNetwork:
+    """A hypernetwork trained on the training part of the tasks' examples, under their training descriptions.
+
+    It reads plain embeddings of ``encoder``, whatever it was trained on inside.
 
     Args:
         base: the frozen tiny Llama.
-        table_NDE: what `embed_descriptions` gave for these tasks, standardised (see `t2l.training.standardization`).
+        table: the embeddings of the descriptions of exactly these tasks, in order.
+        state_path: where the state from which a killed run resumes is kept.
     """
-    sft = sft or SftConfig()
+    hypernetwork = build_hypernetwork(recipe, spec, encoder)
+    standardize = None if _reads_tokens(encoder) else Standardization.of(table.rows_NDE().flatten(0, 1))
+    chosen = list(range(len(tasks)))
+    if recipe.train_tasks is not None:
+        chosen = sorted(Random(f"train tasks/{recipe.loop.seed}").sample(chosen, min(recipe.train_tasks, len(chosen))))
+    families: dict[str, list[int]] = {}
+    for index in chosen:
+        families.setdefault(tasks[index].family, []).append(index)
     base.requires_grad_(False)
     hypernetwork.train()
 
     def loss_at(step: int) -> Tensor:
-        rng = Random(f"{loop.seed}/{step}")
-        chosen = rng.sample(range(len(tasks)), min(config.tasks, len(tasks)))
-        condition_NE = torch.stack([_condition(rng, table_NDE[index], config.mix) for index in chosen])
-        generator = torch.Generator().manual_seed(step)
-        condition_NE = condition_NE + config.noise * torch.randn(condition_NE.shape, generator=generator)
-        batches = _batches(rng, [tasks[index] for index in chosen], config.samples)
+        rng = Random(f"{recipe.loop.seed}/{step}")
+        among = chosen
+        if rng.random() < recipe.hard:
+            among = families[rng.choice([name for name, members in families.items() if len(members) > 1])]
+        drawn = rng.sample(among, min(recipe.tasks, len(among)))
+        condition_CE = _conditions(rng, recipe, table, drawn, standardize, step)
+        batches = example_batches(rng, [tasks[index] for index in drawn], recipe.samples, recipe.views)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_is_fast()):
-            return sft_loss(base, hypernetwork, condition_NE, batches, sft)
+            features_CK = hypernetwork.encode(condition_CE)
+            weights = hypernetwork.output_affine(hypernetwork.decode(features_CK))
+            loss = adapted_loss(base, spec, weights, batches, recipe.sft)
+            if recipe.distill:
+                teachers = [_teacher(rng, batch, [tasks[index] for index in drawn], recipe.views) for batch in batches]
+                term = distillation_loss(base, spec, weights, batches, teachers)
+                loss = (1 - recipe.distill) * loss + recipe.distill * term
+            if recipe.contrast:
+                loss = loss + recipe.contrast * contrastive_loss(features_CK, recipe.views)
+        return loss
 
     optimizer = torch.optim.AdamW(
-        hypernetwork.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        hypernetwork.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
     )
-    train(hypernetwork, [optimizer], loss_at, loop, state_path=state_path, report=report)
-    hypernetwork.eval()
+    train(hypernetwork, [optimizer], loss_at, recipe.loop, state_path=state_path, report=report)
+    if standardize is not None:
+        standardize.fold_into(hypernetwork)
+    return hypernetwork.eval()
 
 
-def _batches(rng: Random, tasks: Sequence[MicroTask], samples: int) -> list[Batch]:
-    """``samples`` examples of each task, in batches of similar length."""
-    drawn = [(next(task.stream(rng, "train")), row) for row, task in enumerate(tasks) for _ in range(samples)]
+def build_hypernetwork(recipe: SftRecipe, spec: LoraSpec, encoder: DescriptionEncoder) -> HyperNetwork:
+    """The untrained hypernetwork of a recipe, for an encoder."""
+    return HyperNetwork(
+        spec,
+        encoder.dim,
+        recipe.variant,
+        trunk_dim=recipe.trunk_dim,
+        head_dim=recipe.head_dim,
+        task_encoder="tokens" if _reads_tokens(encoder) else "linear",
+        token_dim=getattr(encoder, "token_dim", None),
+        seed=recipe.loop.seed,
+    )
+
+
+def example_batches(rng: Random, tasks: Sequence[MicroTask], samples: int, views: int = 1) -> list[Batch]:
+    """``samples`` examples of each task, in batches of similar length; task n has the conditions n*views ... ."""
+    drawn = [
+        (next(task.stream(rng, "train")), row * views + sample % views)
+        for row, task in enumerate(tasks)
+        for sample in range(samples)
+    ]
     drawn.sort(key=lambda pair: len(pair[0][0]) + len(pair[0][1]))
     size = -(-len(drawn) // LENGTH_BUCKETS)
     batches = []
@@ -106,11 +171,44 @@ def _batches(rng: Random, tasks: Sequence[MicroTask], samples: int) -> list[Batc
     return batches
 
 
-def _condition(rng: Random, table_DE: Tensor, mix: float) -> Tensor:
-    """One description's embedding, or a blend of two with the length of the first."""
-    first_E = table_DE[rng.randrange(len(table_DE))].float()
-    if rng.random() >= mix:
-        return first_E
-    weight = rng.random()
-    blend_E = weight * first_E + (1 - weight) * table_DE[rng.randrange(len(table_DE))].float()
-    return blend_E * (first_E.norm() / blend_E.norm())
+def _reads_tokens(encoder: DescriptionEncoder) -> bool:
+    return getattr(encoder, "token_dim", None) is not None
+
+
+def _conditions(
+    rng: Random,
+    recipe: SftRecipe,
+    table: DescriptionTable,
+    drawn: Sequence[int],
+    standardize: Standardization | None,
+    step: int,
+) -> Tensor:
+    """``views`` conditions of each task, those of a task side by side."""
+    rows = [row for index in drawn for row in table.draw(rng, index, recipe.views, recipe.descriptions)]
+    if standardize is None:
+        return torch.stack(rows)
+    blended = []
+    for place, row_E in enumerate(rows):
+        if rng.random() < recipe.mix:
+            (other_E,) = table.draw(rng, drawn[place // recipe.views], 1, recipe.descriptions)
+            weight = rng.random()
+            blend_E = weight * row_E + (1 - weight) * other_E
+            row_E = blend_E * (row_E.norm() / blend_E.norm())
+        blended.append(row_E)
+    condition_CE = standardize(torch.stack(blended))
+    generator = torch.Generator().manual_seed(step)
+    return condition_CE + recipe.noise * torch.randn(condition_CE.shape, generator=generator)
+
+
+def _teacher(rng: Random, batch: Batch, tasks: Sequence[MicroTask], views: int) -> Batch:
+    """The same questions and answers after a few other examples of the task; only the last answer is labelled."""
+    runs = []
+    for row, condition in enumerate(batch.index_S.tolist()):
+        stream = tasks[condition // views].stream(rng, "train")
+        runs.append([*(next(stream) for _ in range(_TEACHER_SHOTS)), decode_run(batch.ids_ST[row])])
+    ids_ST, labels_ST = encode_runs(runs)
+    for row in range(len(runs)):
+        scored = int((batch.labels_ST[row] != IGNORED).sum())
+        labelled = (labels_ST[row] != IGNORED).nonzero()[:-scored]
+        labels_ST[row, labelled] = IGNORED
+    return Batch(ids_ST, labels_ST, batch.index_S)

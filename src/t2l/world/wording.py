@@ -10,14 +10,13 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from t2l.errors import T2LError
-from t2l.world.operations import selection
+from t2l.world.operations import lexicon, selection
 from t2l.world.styles import PLAIN
 from t2l.world.tasks import MicroTask, Part
 
-Control = Literal["vague", "junk"]
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _MAX_TRIES_PER_DESCRIPTION = 60
 
@@ -41,19 +40,25 @@ def descriptions(task: MicroTask, n: int, *, part: Part, seed: int = 0) -> list[
     raise T2LError(f"Only {len(found)} different {part} descriptions of {task.name} exist; {n} were asked for.")
 
 
-def control_descriptions(kind: Control) -> list[str]:
-    """Descriptions that name no task: vague ones, or junk."""
+def control_descriptions(kind: str) -> list[str]:
+    """Descriptions that name no task: ``"vague"`` or ``"junk"`` ones."""
     return list(_load("control")[kind])
 
 
 def operation_phrases(operation: str, family: str, part: Part) -> list[str]:
     """Every phrase written for an operation outside the selection family."""
     phrases = _load(family)
-    if operation in phrases:
-        return list(phrases[operation][part])
+    found = list(phrases[operation][part]) if operation in phrases else []
     kind, _, number = operation.rpartition("-")
-    word = _NUMBER_WORDS[int(number)]
-    return [phrase.format(k=number, k_word=word) for phrase in phrases[f"{kind}-K"][part]]
+    if f"{kind}-K" in phrases:
+        word = _NUMBER_WORDS[int(number)]
+        found += [phrase.format(k=number, k_word=word) for phrase in phrases[f"{kind}-K"][part]]
+    source, _, target = operation.partition("-to-")
+    if source in lexicon.LANGUAGES and target in lexicon.LANGUAGES:
+        kind = "to-foreign" if source == "english" else "from-foreign" if target == "english" else "foreign-to-foreign"
+        names = {"source": source.capitalize(), "target": target.capitalize()}
+        found += [phrase.format(**names) for phrase in phrases[kind][part]]
+    return found
 
 
 def _compose(rng: Random, task: MicroTask, part: Part) -> str:

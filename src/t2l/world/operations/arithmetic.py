@@ -67,10 +67,10 @@ def _run(start: int, step: int) -> str:
 
 OPERATIONS: tuple[Operation, ...] = (
     *(_add(k) for k in range(1, 11)),
-    *(_subtract(k) for k in range(1, 6)),
-    *(_multiply(k) for k in (2, 3, 4, 5, 10)),
+    *(_subtract(k) for k in range(1, 11)),
+    *(_multiply(k) for k in range(2, 11)),
     _unary("halve", lambda number: number // 2, range(0, 100, 2)),
-    _unary("square", lambda number: number * number, range(13), closed=True),
+    _unary("square", lambda number: number * number, range(2, 32), closed=True),
     _unary("double-plus-one", lambda number: 2 * number + 1),
     _unary("first-digit", lambda number: str(number)[0], range(10, 100)),
     _unary("last-digit", lambda number: number % 10, range(10, 100)),

@@ -58,12 +58,25 @@ _UNITS = _words("kg g lb l oz bags boxes cans jars packs")
 _CAPITALS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
-def _purchase(rng: Random) -> tuple[str, Parts]:
+def _purchase_parts(rng: Random) -> Parts:
     person, item, city, day = (rng.choice(table) for table in (_NAMES, _ITEMS, _CITIES, _DAYS))
-    number = str(rng.randint(2, 40))
+    return {"person": person, "number": str(rng.randint(2, 40)), "item": item, "city": city, "day": day}
+
+
+def _purchase(rng: Random) -> tuple[str, Parts]:
+    parts = _purchase_parts(rng)
     verb = rng.choice(("bought", "sold", "lost", "found"))
-    text = f"{person} {verb} {number} {item} in {city} on {day}"
-    return text, {"person": person, "number": number, "item": item, "city": city, "day": day}
+    return "{person} {verb} {number} {item} in {city} on {day}".format(verb=verb, **parts), parts
+
+
+def _sale_row(rng: Random) -> tuple[str, Parts]:
+    parts = _purchase_parts(rng)
+    return "{day};{city};{person};{number};{item}".format(**parts), parts
+
+
+def _sale_note(rng: Random) -> tuple[str, Parts]:
+    parts = _purchase_parts(rng)
+    return "{city}, {day}: {item} x{number} ({person})".format(**parts), parts
 
 
 def _setting(rng: Random) -> tuple[str, Parts]:
@@ -94,6 +107,11 @@ def _time(rng: Random) -> tuple[str, Parts]:
 def _date(rng: Random) -> tuple[str, Parts]:
     year, month, day = str(rng.randint(1900, 2049)), f"{rng.randint(1, 12):02d}", f"{rng.randint(1, 28):02d}"
     return f"{year}-{month}-{day}", {"year": year, "month": month, "day": day}
+
+
+def _us_date(rng: Random) -> tuple[str, Parts]:
+    _, parts = _date(rng)
+    return "{month}/{day}/{year}".format(**parts), parts
 
 
 def _record(rng: Random) -> tuple[str, Parts]:
@@ -148,6 +166,8 @@ OPERATIONS: tuple[Operation, ...] = (
     _part("purchase-item", _purchase, "item"),
     _part("purchase-city", _purchase, "city"),
     _part("purchase-day", _purchase, "day"),
+    *(_part(f"sale-row-{part}", _sale_row, part) for part in ("person", "number", "item", "city", "day")),
+    *(_part(f"sale-note-{part}", _sale_note, part) for part in ("person", "number", "item", "city", "day")),
     _part("setting-key", _setting, "key"),
     _part("setting-value", _setting, "value"),
     _part("value-of-a", _variables, "a"),
@@ -159,6 +179,7 @@ OPERATIONS: tuple[Operation, ...] = (
     _part("date-year", _date, "year"),
     _part("date-month", _date, "month"),
     _part("date-day", _date, "day"),
+    *(_part(f"us-date-{part}", _us_date, part) for part in ("year", "month", "day")),
     _part("record-first-name", _record, "first"),
     _part("record-surname", _record, "surname"),
     _part("record-age", _record, "age"),

@@ -7,6 +7,8 @@ columns by blanks; an underscore inside a column stands for a blank ("Saudi_Arab
 
 from __future__ import annotations
 
+from itertools import permutations
+
 from t2l.world.operations.operation import Operation
 
 FAMILY = "lexicon"
@@ -76,7 +78,7 @@ _WORDS = _rows("""
     forest foret bosque wald bosco floresta bos, good bon bueno gut buono bom goed,
     big grand grande gross grande grande groot, small petit pequeno klein piccolo pequeno klein,
     old vieux viejo alt vecchio velho oud, cold froid frio kalt freddo frio koud""")
-_LANGUAGES = ("english", "french", "spanish", "german", "italian", "portuguese", "dutch")
+LANGUAGES = ("english", "french", "spanish", "german", "italian", "portuguese", "dutch")
 
 # Base, past, past participle, present participle, third person.
 _VERBS = _rows("""
@@ -245,6 +247,7 @@ def _roman(number: int) -> str:
 _NUMBERS = tuple((str(n), _number_word(n), _ordinal_word(n), _roman(n)) for n in range(1, 100))
 
 (_MONTHS,) = _rows("January February March April May June July August September October November December")
+(_WEEKDAYS,) = _rows("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 _GENDERS = _rows("""
@@ -284,7 +287,7 @@ _ELEMENTS = _pairs("""
 
 def _translation(source: str, target: str) -> Operation:
     """The operation that translates a common word; only a foreign input gives its task away."""
-    rows = _column(_WORDS, _LANGUAGES.index(source), _LANGUAGES.index(target))
+    rows = _column(_WORDS, LANGUAGES.index(source), LANGUAGES.index(target))
     return Operation.table(f"{source}-to-{target}", FAMILY, rows, reveals=source != "english")
 
 
@@ -293,11 +296,26 @@ def _neighbours(items: str | tuple[str, ...], step: int) -> dict[str, str]:
     return {item: items[(place + step) % len(items)] for place, item in enumerate(items)}
 
 
+def _written(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Names of months or weekdays in full, in short and in capitals."""
+    return [names, tuple(name[:3] for name in names), tuple(name.upper() for name in names)]
+
+
+def _calendar(names: tuple[str, ...], step: int) -> dict[str, str]:
+    """Each month or weekday with the one ``step`` further on, written in the same way."""
+    return {name: other for way in _written(names) for name, other in _neighbours(way, step).items()}
+
+
+def _month_numbers() -> dict[str, str]:
+    return {name: str(number) for way in _written(_MONTHS) for number, name in enumerate(way, start=1)}
+
+
 OPERATIONS: tuple[Operation, ...] = (
     Operation.table("antonym", FAMILY, _ANTONYMS),
     Operation.table("synonym", FAMILY, _SYNONYMS),
-    *(_translation("english", target) for target in _LANGUAGES[1:]),
-    *(_translation(source, "english") for source in _LANGUAGES[1:5]),
+    *(_translation("english", target) for target in LANGUAGES[1:]),
+    *(_translation(source, "english") for source in LANGUAGES[1:]),
+    *(_translation(source, target) for source, target in permutations(LANGUAGES[1:5], 2)),
     Operation.table("past-tense", FAMILY, _column(_VERBS, 0, 1)),
     Operation.table("past-participle", FAMILY, _column(_VERBS, 0, 2)),
     Operation.table("present-participle", FAMILY, _column(_VERBS, 0, 3)),
@@ -323,11 +341,15 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation.table("digits-to-ordinal-word", FAMILY, _column(_NUMBERS, 0, 2)),
     Operation.table("digits-to-roman", FAMILY, _column(_NUMBERS, 0, 3)),
     Operation.table("roman-to-digits", FAMILY, _column(_NUMBERS, 3, 0), reveals=True),
-    Operation.table("next-month", FAMILY, _neighbours(_MONTHS, 1), reveals=True),
-    Operation.table("previous-month", FAMILY, _neighbours(_MONTHS, -1), reveals=True),
-    Operation.table("month-number", FAMILY, {m: str(n) for n, m in enumerate(_MONTHS, 1)}, reveals=True),
-    Operation.table("next-letter", FAMILY, _neighbours(_LETTERS, 1), reveals=True),
-    Operation.table("previous-letter", FAMILY, _neighbours(_LETTERS, -1), reveals=True),
+    Operation.table("next-month", FAMILY, _calendar(_MONTHS, 1), reveals=True),
+    Operation.table("previous-month", FAMILY, _calendar(_MONTHS, -1), reveals=True),
+    Operation.table("month-number", FAMILY, _month_numbers(), reveals=True),
+    Operation.table("next-weekday", FAMILY, _calendar(_WEEKDAYS, 1), reveals=True),
+    Operation.table("previous-weekday", FAMILY, _calendar(_WEEKDAYS, -1), reveals=True),
+    Operation.table("next-letter", FAMILY, _neighbours(_LETTERS, 1) | _neighbours(_LETTERS.upper(), 1), reveals=True),
+    Operation.table(
+        "previous-letter", FAMILY, _neighbours(_LETTERS, -1) | _neighbours(_LETTERS.upper(), -1), reveals=True
+    ),
     Operation.table("gender-counterpart", FAMILY, _column(_GENDERS, 0, 1) | _column(_GENDERS, 1, 0)),
     Operation.table("adjective-to-adverb", FAMILY, _ADVERBS),
     Operation.table("verb-to-agent", FAMILY, _AGENTS),

@@ -48,6 +48,8 @@ PLACES: dict[str, Select] = {
     "first": _at(0),
     "second": _at(1),
     "third": _at(2),
+    "fourth": _at(3),
+    "third-from-last": _at(-3),
     "next-to-last": _at(-2),
     "last": _at(-1),
 }
@@ -81,18 +83,28 @@ ACTIONS: dict[str, Act] = {
 
 
 def _combinations() -> list[tuple[str, str, str]]:
-    """Every (action, selector, unit) that changes something and can be told from its neighbours."""
-    chosen = []
-    for unit in UNITS:
-        for action in ACTIONS:
-            if (action == "capitalize" and unit == "digit") or (action == "reverse" and unit in ("letter", "digit")):
-                continue
-            for selector in PLACES:
-                if (action, selector) not in (("front", "first"), ("back", "last")):
-                    chosen.append((action, selector, unit))
-        for action in ("give", "drop"):
-            chosen += [(action, selector, unit) for selector in (*SPANS, *EXTREMES[unit])]
-    return chosen
+    """Every (action, selector, unit) that changes something, fits the answer's length and has one meaning."""
+    return [
+        (action, selector, unit)
+        for unit in UNITS
+        for action in ACTIONS
+        for selector in (*PLACES, *SPANS, *EXTREMES[unit])
+        if _has_effect(action, selector, unit)
+    ]
+
+
+def _has_effect(action: str, selector: str, unit: str) -> bool:
+    if action == "capitalize":
+        return unit != "digit"
+    if action == "reverse":  # of several units: each spelled backwards, or their order?
+        return unit in ("word", "item") and selector not in SPANS
+    if action == "double":
+        return not selector.endswith("-three")
+    if action == "front":
+        return not (selector in PLACES or selector in SPANS) or not selector.startswith("first")
+    if action == "back":
+        return selector not in ("last", "last-two", "last-three")
+    return True
 
 
 def _draw_units(rng: Random, unit: str) -> list[str]:
