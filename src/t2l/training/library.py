@@ -1,0 +1,258 @@
+"""A library: many adapters of one spec in a folder, read a few at a time, so that no library is too large for memory.
+
+Axis letters: N adapters, L layers, R rank, I in-features, O out-features.
+
+Level 4. A folder holds ``index.json`` (the spec, and for each adapter its file and its record: scores, steps) and one
+safetensors file an adapter with the tensors ``a.<group>`` (L, R, I) and ``b.<group>`` (L, O, R). A plain folder of
+PEFT adapter folders opens as a library as well. This file does not know how an adapter was trained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from t2l.adapter import Adapter
+from t2l.errors import AdapterError, OutputError, T2LError, did_you_mean
+from t2l.lora import LoraSpec, LoraWeights
+from t2l.peft_format import CONFIG_FILE
+from t2l.storage import check_tensors, read_json, read_tensors, write_bytes, write_json
+
+INDEX_FILE = "index.json"
+_FORMAT = 1  # of index.json
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_+=,@-][A-Za-z0-9_.+=,@-]{0,79}")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    file: str
+    record: dict[str, Any]
+
+
+class Library:
+    """Adapters by name, read from their folder when asked for.
+
+    Example:
+        >>> library = Library.open("work/library")  # doctest: +SKIP
+        >>> library.weights(["sort-words", "add-7"]).num_samples  # doctest: +SKIP
+        2
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: LoraSpec,
+        entries: Mapping[str, _Entry],
+        *,
+        settings: Mapping[str, Any] | None = None,
+        peft: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.settings = dict(settings or {})
+        self._entries = dict(entries)
+        self._peft = peft
+
+    @property
+    def names(self) -> list[str]:
+        """The adapters, in the order in which they were added (PEFT folders: by name)."""
+        return list(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What was noted when the adapter was added: plain JSON values such as its validation loss and its steps."""
+        return dict(self._entry(name).record)
+
+    def weights(self, names: Sequence[str]) -> LoraWeights:
+        """The named adapters, float32 on the CPU, in the order asked for; a name may repeat.
+
+        Raises:
+            T2LError: a name is unknown, or there is none; near names are offered.
+            AdapterError: a file is missing, damaged or of other shapes than the library's.
+        """
+        if not names:
+            raise T2LError("No adapter of the library was asked for.")
+        found = {name: self._read(name) for name in dict.fromkeys(names)}
+        return LoraWeights.cat([found[name] for name in names])
+
+    def stream(self, names: Iterable[str] | None = None) -> Iterator[LoraWeights]:
+        """One adapter after the other (N = 1); all of them by default."""
+        for name in self.names if names is None else names:
+            yield self._read(name)
+
+    def adapter(self, name: str) -> Adapter:
+        """One adapter as an artifact that can be saved, merged or applied."""
+        return Adapter(self.spec, self._read(name), {"library": name})
+
+    def add(self, adapters: Mapping[str, tuple[LoraWeights, Mapping[str, Any]]]) -> None:
+        """Stores adapters with their records, all of them or none: the index, which alone counts, is written last.
+
+        Args:
+            adapters: name -> weights (N = 1) and record (plain JSON values). A known name is replaced.
+
+        Raises:
+            T2LError: weights of other shapes, or more than one adapter under a name.
+            OutputError: the library is a folder of PEFT adapters, or cannot be written.
+        """
+        if self._peft:
+            raise OutputError(f"'{self.folder}' is a folder of PEFT adapters, which is only read.", "Create a library.")
+        entries = dict(self._entries)
+        for name, (weights, record) in adapters.items():
+            weights.check(self.spec)
+            if weights.num_samples != 1:
+                raise T2LError(f"'{name}' is {weights.num_samples} adapters; give one for each name.")
+            file = _file_name(name)
+            tensors = {f"{factor}.{key}": tensor for factor, key, tensor in _flat(weights)}
+            write_bytes(self.folder / file, save(tensors, metadata={"format": "pt"}))
+            entries[name] = _Entry(file, dict(record))
+        _write_index(self.folder, self.spec, entries, self.settings)
+        self._entries = entries
+
+    @classmethod
+    def create(cls, folder: str | Path, spec: LoraSpec, settings: Mapping[str, Any] | None = None) -> Library:
+        """The library in ``folder``, begun where there is none.
+
+        Args:
+            settings: how its adapters are made, as plain JSON values; a library is of one kind.
+
+        Raises:
+            T2LError: there is one with another spec or other settings.
+            OutputError: the folder holds something else, or cannot be written.
+        """
+        folder = Path(folder).expanduser()
+        if (folder / INDEX_FILE).is_file():
+            library = cls.open(folder)
+            if not _same_shapes(library.spec, spec) or library.spec.scaling != spec.scaling:
+                raise T2LError(f"The library in '{folder}' is for other modules, ranks or scaling.", _afresh(folder))
+            if settings is not None and library.settings != dict(settings):
+                raise T2LError(
+                    f"The library in '{folder}' was made with {library.settings}, not {dict(settings)}.",
+                    f"Use the same settings, or {_afresh(folder)[0].lower()}{_afresh(folder)[1:]}",
+                )
+            return library
+        if folder.is_dir() and any(path.suffix != ".safetensors" for path in folder.glob("[!.]*")):
+            raise OutputError(f"'{folder}' holds something else than a library.", "Choose another folder.")
+        _write_index(folder, spec, {}, settings or {})
+        return cls(folder, spec, {}, settings=settings)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, spec: LoraSpec | None = None) -> Library:
+        """The library in ``folder``: one of ours, or a folder of PEFT adapter folders (whose names become theirs).
+
+        Args:
+            spec: the spec in which PEFT adapters are given, such as the base's own: same modules and rank, and B
+                rescaled where their scaling differs. By default that of the first adapter.
+
+        Raises:
+            T2LError: there is no library, or its index is damaged or of another format.
+        """
+        folder = Path(folder).expanduser()
+        if (folder / INDEX_FILE).is_file():
+            return cls._open_own(folder, spec)
+        found = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+        if not found:
+            raise T2LError(
+                f"'{folder}' is no library of adapters: it has neither {INDEX_FILE} nor folders of PEFT adapters in it."
+            )
+        entries = {name: _Entry(name, {}) for name in found}
+        return cls(folder, spec or Adapter.load(folder / found[0]).spec, entries, peft=True)
+
+    @classmethod
+    def _open_own(cls, folder: Path, spec: LoraSpec | None) -> Library:
+        index = read_json(folder / INDEX_FILE, T2LError)
+        where = folder / INDEX_FILE
+        if index.get("format") != _FORMAT:
+            raise T2LError(f"'{where}' has format {index.get('format')!r}; this version of t2l reads {_FORMAT}.")
+        try:
+            own = LoraSpec.from_dict(index["spec"])
+            entries = {
+                str(name): _Entry(_inside(str(entry["file"])), dict(entry["record"]))
+                for name, entry in index["adapters"].items()
+            }
+            settings = dict(index["settings"])
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise T2LError(f"'{where}' cannot be read as the index of a library: {problem}.") from problem
+        if spec is not None and (not _same_shapes(own, spec) or own.scaling != spec.scaling):
+            raise T2LError(f"The library in '{folder}' is for other modules, ranks or scaling than were asked for.")
+        return cls(folder, own, entries, settings=settings)
+
+    def _entry(self, name: str) -> _Entry:
+        if name not in self._entries:
+            raise T2LError(f"The library has no adapter called '{name}'.", did_you_mean(name, self.names))
+        return self._entries[name]
+
+    def _read(self, name: str) -> LoraWeights:
+        path = self.folder / self._entry(name).file
+        if self._peft:
+            return self._read_peft(path)
+        tensors = read_tensors(path, AdapterError)
+        expected: dict[str, tuple[int, ...]] = {}
+        for group in self.spec.groups:
+            depth = len(group.layers)
+            expected[f"a.{group.key}"] = (depth, self.spec.rank, group.in_features)
+            expected[f"b.{group.key}"] = (depth, group.out_features, self.spec.rank)
+        check_tensors(tensors, expected, source=path, error=AdapterError)
+        return self._stacked(lambda factor, key: tensors[f"{factor}.{key}"].unsqueeze(0).float())
+
+    def _read_peft(self, folder: Path) -> LoraWeights:
+        adapter = Adapter.load(folder)
+        if not _same_shapes(adapter.spec, self.spec):
+            raise AdapterError(
+                f"The adapter in '{folder}' adapts other modules, or has another rank, than the library's spec."
+            )
+        rescale = adapter.spec.scaling / self.spec.scaling
+        found = {"a": adapter.weights.a, "b": adapter.weights.b}
+        scale = {"a": 1.0, "b": rescale}
+        return self._stacked(lambda factor, key: found[factor][key].float() * scale[factor])
+
+    def _stacked(self, read: Callable[[str, str], Tensor]) -> LoraWeights:
+        return LoraWeights(
+            {group.key: read("a", group.key) for group in self.spec.groups},
+            {group.key: read("b", group.key) for group in self.spec.groups},
+        )
+
+
+def _flat(weights: LoraWeights) -> Iterator[tuple[str, str, Tensor]]:
+    for factor, tensors in (("a", weights.a), ("b", weights.b)):
+        for key, tensor in tensors.items():
+            yield factor, key, tensor[0].detach().to("cpu").contiguous()
+
+
+def _same_shapes(one: LoraSpec, other: LoraSpec) -> bool:
+    return set(one.groups) == set(other.groups) and one.rank == other.rank
+
+
+def _write_index(folder: Path, spec: LoraSpec, entries: Mapping[str, _Entry], settings: Mapping[str, Any]) -> None:
+    adapters = {name: {"file": entry.file, "record": entry.record} for name, entry in entries.items()}
+    index = {"format": _FORMAT, "spec": spec.to_dict(), "settings": dict(settings), "adapters": adapters}
+    write_json(folder / INDEX_FILE, index)
+
+
+def _file_name(name: str) -> str:
+    """The name itself where it makes a plain file name; otherwise what is plain of it, and a digest."""
+    if _PLAIN_NAME.fullmatch(name):
+        return f"{name}.safetensors"
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60]
+    return f"{plain}.{blake2b(name.encode(), digest_size=6).hexdigest()}.safetensors"
+
+
+def _inside(file: str) -> str:
+    if file != Path(file).name or file in ("", ".", ".."):
+        raise T2LError(f"the file '{file}' is not in the library's own folder")
+    return file
+
+
+def _afresh(folder: Path) -> str:
+    return f"Delete '{folder}' to start afresh, or choose another folder."

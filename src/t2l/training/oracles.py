@@ -1,0 +1,428 @@
+"""Oracle adapters: many task-specific LoRAs trained at once, in one batched forward pass on the frozen base.
+
+Every adapter is a row of a table. A step draws samples of every task whose adapter still improves; the loss is the
+sum of the rows' own losses, the gradient is clipped row by row and Adam works element by element, so a row goes the
+way that it would go alone. Each row has early stopping on its own validation samples and keeps its best weights.
+
+Axis letters: N rows of the table, C conditions, S samples, T tokens, K labelled positions, V vocabulary, L layers,
+R rank, I in-features, O out-features.
+
+Level 4. Knows token ids and labels; does not know texts, or what a task is beyond its name.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2l.batched import apply_batched
+from t2l.errors import OutputError, T2LError
+from t2l.lora import LoraSource, LoraSpec, LoraWeights
+from t2l.training.library import Library
+from t2l.training.loop import LoopConfig, Report
+from t2l.training.sft import IGNORED, Batch, SftConfig, labelled_logits, mean_squares
+
+Sample = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt with its answer, and the labels: -100 where nothing is predicted."""
+STATE_FILE = ".training.pt"
+_PAD = 0  # any id: under causal attention, what comes after the end changes nothing before it
+
+
+@dataclass(frozen=True)
+class OracleTask:
+    """One task to train an adapter for.
+
+    Args:
+        name: of the adapter in the library.
+        draw: the samples of one optimiser step; a function of the step's number alone, so that a killed run resumes
+            exactly and no task depends on another.
+        validation: what early stopping measures.
+    """
+
+    name: str
+    draw: Callable[[int], Sequence[Sample]]
+    validation: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class OracleConfig:
+    """Settings of the training of oracle adapters.
+
+    Args:
+        loop: most steps of an adapter, schedule, gradient clip (of each adapter), seed.
+        learning_rate: peak, of AdamW.
+        weight_decay: of AdamW.
+        check_every: steps between two measurements on the validation samples.
+        patience: measurements in a row without a better loss after which an adapter stops.
+        chunk: adapters trained at once; memory grows with it, results do not depend on it.
+        max_samples: most samples in one forward pass.
+        bfloat16: compute the base in bfloat16 (autocast).
+        sft: the terms of the loss.
+    """
+
+    loop: LoopConfig
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    check_every: int = 25
+    patience: int = 4
+    chunk: int = 64
+    max_samples: int = 256
+    bfloat16: bool = False
+    sft: SftConfig = field(default_factory=SftConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("check_every", "patience", "chunk", "max_samples"):
+            if getattr(self, name) < 1:
+                raise T2LError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+    def settings(self) -> dict[str, Any]:
+        """What determines an adapter, as plain JSON values."""
+        values = asdict(self)
+        for name in ("chunk", "max_samples"):
+            del values[name]
+        del values["loop"]["save_every"]
+        return values
+
+
+class AdapterTable(LoraSource):
+    """N adapters side by side, each a row that a condition names.
+
+    A begins Kaiming-uniform, within 1 / sqrt(I), and B at zero, as LoRA does: training begins at the base.
+
+    Args:
+        seeds: one for each row; a row's start depends on its own seed alone.
+
+    Example:
+        >>> from t2l.lora import ModuleGroup
+        >>> spec = LoraSpec((ModuleGroup("q_proj", "model.layers.{layer}.self_attn.q_proj", (0, 1), 16, 16),), 2)
+        >>> AdapterTable(spec, seeds=[0, 1, 2])(torch.tensor([[2.0], [0.0]])).a["q_proj"].shape
+        torch.Size([2, 2, 8, 16])
+    """
+
+    def __init__(self, spec: LoraSpec, seeds: Sequence[int]) -> None:
+        super().__init__()
+        if not seeds:
+            raise T2LError("A table of adapters needs at least one row.")
+        self.spec = spec
+        self.num_rows = len(seeds)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
+        for group in spec.groups:
+            depth, bound = len(group.layers), group.in_features**-0.5
+            shape = (depth, spec.rank, group.in_features)
+            rows = [torch.empty(shape).uniform_(-bound, bound, generator=generator) for generator in generators]
+            self.a[group.key] = nn.Parameter(torch.stack(rows))
+            self.b[group.key] = nn.Parameter(torch.zeros(self.num_rows, depth, group.out_features, spec.rank))
+
+    def forward(self, condition_NE: Tensor) -> LoraWeights:
+        """The named rows.
+
+        Args:
+            condition_NE: (C, 1) with row numbers, or one-hot (C, N).
+
+        Raises:
+            T2LError: neither.
+        """
+        return self.rows(self._rows_of(condition_NE))
+
+    def rows(self, row_C: Tensor) -> LoraWeights:
+        """The rows with these numbers."""
+        return self.table().map(lambda tensor: tensor.index_select(0, row_C.to(tensor.device)))
+
+    def table(self) -> LoraWeights:
+        """All rows: the parameters themselves."""
+        return LoraWeights(dict(self.a.items()), dict(self.b.items()))
+
+    def _rows_of(self, condition_CE: Tensor) -> Tensor:
+        if condition_CE.ndim == 2 and condition_CE.shape[1] == self.num_rows:
+            hot_CE = condition_CE != 0
+            if bool((hot_CE.sum(dim=1) == 1).all()):
+                return hot_CE.int().argmax(dim=1)
+        if condition_CE.ndim == 2 and condition_CE.shape[1] == 1:
+            row_C = condition_CE[:, 0].round().long()
+            if bool(((row_C == condition_CE[:, 0]) & (row_C >= 0) & (row_C < self.num_rows)).all()):
+                return row_C
+        raise T2LError(
+            f"The condition of shape {tuple(condition_CE.shape)} names no rows of a table of {self.num_rows} adapters.",
+            f"Give row numbers from 0 to {self.num_rows - 1} as (C, 1), or one-hot rows (C, {self.num_rows}).",
+        )
+
+
+def train_oracles(
+    base: Any,
+    spec: LoraSpec,
+    folder: str | Path,
+    tasks: Sequence[OracleTask],
+    config: OracleConfig,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    report: Report,
+) -> Library:
+    """A library in ``folder`` with an adapter for each task; those that are there already are not trained again.
+
+    An adapter's record has its best ``validation_loss``, the step ``best_step`` it was reached at (0: the base itself
+    was best), the ``steps`` trained, and ``stopped``: "patience", "steps" or "diverged" (its gradient was no longer
+    finite).
+
+    Args:
+        base: frozen causal LM.
+        settings: what else determines the adapters, such as the base and how samples are drawn, as plain JSON values;
+            the library notes it, and adapters made otherwise are not mixed in.
+        report: called after each step with (steps done, steps in all, mean loss of the rows); steps that early
+            stopping saves are reported as done.
+
+    Raises:
+        T2LError: two tasks share a name, a task has no validation samples, or the folder holds a library, or the
+            state of a killed run, with other settings.
+        OutputError: the folder cannot be written.
+    """
+    names = [task.name for task in tasks]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise T2LError(f"Two tasks are called '{repeated[0]}'; each adapter of a library needs its own name.")
+    unmeasured = next((task.name for task in tasks if not task.validation), None)
+    if unmeasured is not None:
+        raise T2LError(f"The task '{unmeasured}' has no validation samples, which early stopping needs.")
+    library = Library.create(folder, spec, {**config.settings(), **(settings or {})})
+    state_path = library.folder / STATE_FILE
+    missing = [task for task in tasks if task.name not in library]
+    if not missing:
+        state_path.unlink(missing_ok=True)
+        return library
+    base.requires_grad_(False)
+    chunks = [missing[start : start + config.chunk] for start in range(0, len(missing), config.chunk)]
+    total = len(chunks) * config.loop.steps
+    for number, chunk in enumerate(chunks):
+        done = number * config.loop.steps
+        run = _Run(base, spec, chunk, config)
+        run.restore(state_path, library)
+        while run.active:
+            loss = run.step()
+            if run.steps % config.loop.save_every == 0:
+                run.save(state_path)
+            report(done + run.steps if run.active else done + config.loop.steps, total, loss)
+        library.add(run.results())
+        state_path.unlink(missing_ok=True)
+    return library
+
+
+def row_losses(
+    base: Any, spec: LoraSpec, weights: LoraWeights, batches: Sequence[Batch], label_smoothing: float = 0.0
+) -> Tensor:
+    """Next-token loss of each of N adapters on its own samples, (N,): averaged within a sample, then over samples.
+
+    Summed over the rows and divided by N it is the SFT loss, where each has as many samples.
+    """
+    rows = weights.num_samples
+    index_S = torch.cat([batch.index_S for batch in batches])
+    count_N = torch.bincount(index_S, minlength=rows).clamp_min(1)
+    total_N = torch.zeros(rows, device=next(iter(weights.a.values())).device)
+    for batch in batches:
+        with apply_batched(base, spec, weights, batch.index_S):
+            loss_S = _sample_losses(base, batch, label_smoothing)
+        total_N = total_N.index_add(0, batch.index_S.to(total_N.device), loss_S.to(total_N.device))
+    return total_N / count_N.to(total_N.device)
+
+
+def collate(samples: Sequence[tuple[int, Sample]], most: int) -> list[Batch]:
+    """(row, sample) pairs in right-padded batches of at most ``most`` samples of similar length, by row within."""
+    ordered = sorted(samples, key=lambda pair: len(pair[1][0]))
+    batches = []
+    for start in range(0, len(ordered), most):
+        part = sorted(ordered[start : start + most], key=lambda pair: pair[0])
+        width = max(len(ids) for _, (ids, _) in part)
+        ids_ST = torch.full((len(part), width), _PAD)
+        labels_ST = torch.full((len(part), width), IGNORED)
+        for place, (_, (ids, labels)) in enumerate(part):
+            ids_ST[place, : len(ids)] = torch.as_tensor(ids)
+            labels_ST[place, : len(labels)] = torch.as_tensor(labels)
+        batches.append(Batch(ids_ST, labels_ST, torch.tensor([row for row, _ in part])))
+    return batches
+
+
+def _sample_losses(base: Any, batch: Batch, label_smoothing: float) -> Tensor:
+    logits_KV, targets_K, sample_K = labelled_logits(base, batch.ids_ST, batch.labels_ST)
+    loss_K = F.cross_entropy(logits_KV.float(), targets_K, reduction="none", label_smoothing=label_smoothing)
+    length_S = torch.bincount(sample_K, minlength=len(batch.ids_ST)).clamp_min(1)
+    return torch.zeros_like(length_S, dtype=loss_K.dtype).index_add(0, sample_K, loss_K) / length_S
+
+
+class _Run:
+    """The training of one chunk of adapters, from where its saved state left it."""
+
+    def __init__(self, base: Any, spec: LoraSpec, tasks: Sequence[OracleTask], config: OracleConfig) -> None:
+        self.base, self.spec, self.tasks, self.config = base, spec, tasks, config
+        self.device = next(base.parameters()).device
+        self.table = AdapterTable(spec, [_seed(config.loop.seed, task.name) for task in tasks]).to(self.device)
+        self.best = self.table.table().map(lambda tensor: tensor.detach().clone())
+        self.optimizer = torch.optim.AdamW(
+            self.table.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        )
+        self.steps = 0
+        self.active = list(range(len(tasks)))
+        self.fresh = True  # not measured yet
+        self.records: list[dict[str, Any]] = [
+            {"validation_loss": None, "best_step": 0, "steps": 0, "stopped": "", "misses": 0} for _ in tasks
+        ]
+
+    def step(self) -> float:
+        """One optimiser step of all rows that still improve; gives the mean of their losses."""
+        if self.fresh:
+            self._measure()
+            self.fresh = False
+        torch.manual_seed((self.config.loop.seed << 32) + self.steps)  # LoRA dropout, the same after a resume
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self.config.loop.factor(self.steps)
+        loss = self._backward()
+        self._clip_rows()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        for row in self.active:
+            self.records[row]["steps"] = self.steps
+        last = self.steps >= self.config.loop.steps
+        if self.active and (last or self.steps % self.config.check_every == 0):
+            self._measure()
+        if last:
+            self._stop(self.active, "steps")
+        return loss
+
+    def results(self) -> dict[str, tuple[LoraWeights, dict[str, Any]]]:
+        """The best weights of every row, with its record."""
+        found = {}
+        for row, (task, record) in enumerate(zip(self.tasks, self.records, strict=True)):
+            noted = {name: value for name, value in record.items() if name != "misses"}
+            found[task.name] = (self.best.select(row).to("cpu"), noted)
+        return found
+
+    def _backward(self) -> float:
+        """Gradients of the sum of the rows' losses, a forward pass at a time; gives the mean loss."""
+        drawn = [(row, sample) for row in self.active for sample in self.tasks[row].draw(self.steps)]
+        count_N = torch.bincount(torch.tensor([row for row, _ in drawn]), minlength=len(self.tasks)).clamp_min(1)
+        value = 0.0
+        for batch in collate(drawn, self.config.max_samples):
+            used, place_S = batch.index_S.unique(return_inverse=True)
+            weights = self.table.rows(used)
+            on_device = Batch(batch.ids_ST.to(self.device), batch.labels_ST.to(self.device), place_S)
+            with (
+                self._autocast(),
+                apply_batched(self.base, self.spec, weights, place_S, dropout=self.config.sft.lora_dropout),
+            ):
+                loss_S = _sample_losses(self.base, on_device, self.config.sft.label_smoothing)
+                loss = (loss_S / count_N[batch.index_S].to(self.device)).sum()
+                loss.backward()
+            value += loss.item()
+        if self.config.sft.weight_penalty:
+            weights = self.table.rows(torch.tensor(self.active))
+            (self.config.sft.weight_penalty * len(self.active) * mean_squares(weights)).backward()
+        return value / len(self.active)
+
+    @torch.no_grad()
+    def _clip_rows(self) -> None:
+        """Clips each row's gradient by its own norm; a row whose gradient is not finite stops."""
+        gradients = [parameter.grad for parameter in self.table.parameters() if parameter.grad is not None]
+        square_N = torch.stack([gradient.float().square().flatten(1).sum(dim=1) for gradient in gradients]).sum(dim=0)
+        norm_N = square_N.sqrt()
+        factor_N = (self.config.loop.clip / (norm_N + 1e-6)).clamp_max(1.0)
+        for gradient in gradients:
+            gradient.mul_(factor_N.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype))
+        finite = norm_N.isfinite().tolist()
+        self._stop([row for row in self.active if not finite[row]], "diverged")
+
+    @torch.no_grad()
+    def _measure(self) -> None:
+        """Validation losses of the active rows; keeps what is best so far, and stops rows out of patience."""
+        rows = list(self.active)
+        samples = [(place, sample) for place, row in enumerate(rows) for sample in self.tasks[row].validation]
+        batches = [
+            Batch(batch.ids_ST.to(self.device), batch.labels_ST.to(self.device), batch.index_S)
+            for batch in collate(samples, self.config.max_samples)
+        ]
+        with self._autocast():
+            losses = row_losses(self.base, self.spec, self.table.rows(torch.tensor(rows)), batches).tolist()
+        table = self.table.table()
+        for row, loss in zip(rows, losses, strict=True):
+            record = self.records[row]
+            if math.isfinite(loss) and (record["validation_loss"] is None or loss < record["validation_loss"]):
+                record.update(validation_loss=loss, best_step=self.steps, misses=0)
+                for best, now in ((self.best.a, table.a), (self.best.b, table.b)):
+                    for key, tensor in now.items():
+                        best[key][row] = tensor[row]
+            else:
+                record["misses"] += 1
+        self._stop([row for row in rows if self.records[row]["misses"] >= self.config.patience], "patience")
+
+    def _stop(self, rows: Sequence[int], reason: str) -> None:
+        for row in rows:
+            self.records[row]["stopped"] = reason
+        self.active = [row for row in self.active if row not in set(rows)]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16)
+
+    # The state of a killed run
+
+    def save(self, path: Path) -> None:
+        """Writes all that the rest of the run depends on, whole or not at all."""
+        state = {
+            "names": [task.name for task in self.tasks],
+            "settings": self.config.settings(),
+            "steps": self.steps,
+            "active": self.active,
+            "records": self.records,
+            "table": self.table.state_dict(),
+            "best": {"a": self.best.a, "b": self.best.b},
+            "optimizer": self.optimizer.state_dict(),
+        }
+        temporary = path.with_suffix(".tmp")
+        try:
+            torch.save(state, temporary)
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as problem:  # a full disk is a RuntimeError to torch
+            temporary.unlink(missing_ok=True)
+            raise OutputError(f"Cannot write the training state '{path}': {problem}.", "Free some space.") from problem
+
+    def restore(self, path: Path, library: Library) -> None:
+        """Goes on from a saved state, where there is one."""
+        if not path.exists():
+            return
+        afresh = f"Delete '{path}' to start afresh."
+        try:
+            state = torch.load(path, weights_only=True, map_location=self.device)
+            names, settings = list(state["names"]), state["settings"]
+        except Exception as problem:  # torch and zipfile each raise their own kinds
+            raise T2LError(f"The training state '{path}' cannot be read: {problem}", afresh) from problem
+        if all(name in library for name in names):  # killed after the chunk was stored
+            return
+        if names != [task.name for task in self.tasks] or settings != self.config.settings():
+            raise T2LError(
+                f"The training state '{path}' is of a run with other tasks or settings.",
+                f"Use the same tasks, in the same order, and the same settings; or: {afresh}",
+            )
+        try:
+            self._load(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as problem:  # as torch reports another structure
+            raise T2LError(f"The training state '{path}' is not of these adapters: {problem}", afresh) from problem
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        best = LoraWeights(dict(state["best"]["a"]), dict(state["best"]["b"]))
+        best.check(self.spec)
+        self.table.load_state_dict(state["table"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.records, self.active = best, list(state["records"]), list(state["active"])
+        self.steps, self.fresh = int(state["steps"]), False
+
+
+def _seed(seed: int, name: str) -> int:
+    """A seed of its own for each task, the same in every process."""
+    return int.from_bytes(blake2b(f"{seed}/{name}".encode(), digest_size=7).digest(), "big")

@@ -1,0 +1,327 @@
+"""Libraries of adapters: what comes back from disk, and oracle adapters that train side by side as they would alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers import random_weights, tiny_base, tiny_config
+from t2l.adapter import Adapter
+from t2l.errors import AdapterError, OutputError, T2LError
+from t2l.lora import LoraSpec, LoraWeights
+from t2l.training import oracles as oracles_module
+from t2l.training.library import INDEX_FILE, Library
+from t2l.training.loop import LoopConfig
+from t2l.training.oracles import (
+    STATE_FILE,
+    AdapterTable,
+    OracleConfig,
+    OracleTask,
+    Sample,
+    collate,
+    row_losses,
+    train_oracles,
+)
+from t2l.training.sft import SftConfig, sft_loss
+
+CONFIG = OracleConfig(
+    LoopConfig(steps=12, warmup=2, decay=0.5, save_every=3),
+    learning_rate=0.02,
+    check_every=2,
+    patience=3,
+    chunk=8,
+    sft=SftConfig(weight_penalty=1e-3, label_smoothing=0.1),
+)
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    return tiny_base()
+
+
+@pytest.fixture(scope="module")
+def spec() -> LoraSpec:
+    return LoraSpec.from_base(tiny_config(), rank=2)
+
+
+def silent(done: int, steps: int, loss: float) -> None:
+    """Reports nothing."""
+
+
+def same(one: LoraWeights, other: LoraWeights, **tolerance: float) -> bool:
+    pairs = [(one.a[key], other.a[key]) for key in one.a] + [(one.b[key], other.b[key]) for key in one.b]
+    return all(torch.allclose(x, y, **({"rtol": 0, "atol": 0} | tolerance)) for x, y in pairs)
+
+
+def sample(generator: torch.Generator, shift: int) -> Sample:
+    """A prompt of differing length; the answer is its first token, shifted."""
+    length = int(torch.randint(2, 6, (), generator=generator))
+    prompt = torch.randint(2, 30, (length,), generator=generator).tolist()
+    answer = [2 + (prompt[0] + shift) % 30, 39]
+    return [1, *prompt, *answer], [-100] * (length + 1) + answer
+
+
+def task(number: int) -> OracleTask:
+    def draw(step: int) -> list[Sample]:
+        generator = torch.Generator().manual_seed(1000 * number + step)
+        return [sample(generator, number) for _ in range(3)]
+
+    held = torch.Generator().manual_seed(77 + number)
+    return OracleTask(f"shift-{number}", draw, [sample(held, number) for _ in range(4)])
+
+
+# On disk
+
+
+def test_what_is_added_comes_back(spec: LoraSpec, tmp_path: Path) -> None:
+    weights = random_weights(spec, 3)
+    library = Library.create(tmp_path / "library", spec, {"steps": 5})
+    names = ["a", "give+last", "Ünïcode / with: everything?"]
+    library.add({name: (weights.select(i), {"validation_loss": i / 2}) for i, name in enumerate(names)})
+    again = Library.open(tmp_path / "library")
+    assert again.names == names and len(again) == 3 and names[2] in again and "b" not in again
+    assert again.spec == spec and again.settings == {"steps": 5}
+    assert same(again.weights([names[2], "a"]), weights.select(torch.tensor([2, 0])))
+    assert same(LoraWeights.cat(list(again.stream())), weights)
+    assert again.record("give+last") == {"validation_loss": 0.5}
+    assert same(again.adapter("a").weights, weights.select(0))
+    Library.create(tmp_path / "library", spec, {"steps": 5}).add({"a": (weights.select(1), {})})
+    assert same(Library.open(tmp_path / "library").weights(["a"]), weights.select(1))
+    assert {path.suffix for path in (tmp_path / "library").iterdir()} == {".json", ".safetensors"}
+
+
+def test_only_what_is_asked_for_is_read(spec: LoraSpec, tmp_path: Path) -> None:
+    library = Library.create(tmp_path, spec)
+    weights = random_weights(spec, 2)
+    library.add({"good": (weights.select(0), {}), "bad": (weights.select(1), {})})
+    (tmp_path / "bad.safetensors").write_bytes(b"torn")
+    assert same(Library.open(tmp_path).weights(["good"]), weights.select(0))
+    with pytest.raises(AdapterError, match=r"bad\.safetensors' is not a whole safetensors file"):
+        Library.open(tmp_path).weights(["good", "bad"])
+
+
+def test_peft_folders_are_a_library(spec: LoraSpec, tmp_path: Path) -> None:
+    weights = random_weights(spec, 2)
+    Adapter(spec, weights.select(0)).save(tmp_path / "one", form="portable")
+    Adapter(spec, weights.select(1)).save(tmp_path / "two", form="rslora")
+    library = Library.open(tmp_path, spec=spec)  # whatever form they were saved in
+    assert library.names == ["one", "two"]
+    assert same(library.weights(["one", "two"]), weights, rtol=1e-6)
+    portable = Library.open(tmp_path)
+    assert portable.spec.scaling == 1
+    path = spec.module_paths()[1]
+    for name in library.names:
+        torch.testing.assert_close(portable.adapter(name).delta(path), library.adapter(name).delta(path))
+    with pytest.raises(OutputError, match="only read"):
+        library.add({"three": (weights.select(0), {})})
+    with pytest.raises(AdapterError, match="another rank"):
+        Library.open(tmp_path, spec=replace(spec, rank=4)).weights(["one"])
+
+
+def test_what_is_no_library_is_refused(spec: LoraSpec, tmp_path: Path) -> None:
+    with pytest.raises(T2LError, match="is no library"):
+        Library.open(tmp_path)
+    library = Library.create(tmp_path / "library", spec, {"steps": 5})
+    library.add({"add-7": (random_weights(spec), {})})
+    with pytest.raises(T2LError, match="Did you mean 'add-7'"):
+        library.weights(["add-8"])
+    with pytest.raises(T2LError, match="No adapter"):
+        library.weights([])
+    with pytest.raises(T2LError, match="give one for each name"):
+        library.add({"two": (random_weights(spec, 2), {})})
+    with pytest.raises(T2LError, match=r"'steps': 5}, not {'steps': 6}"):
+        Library.create(tmp_path / "library", spec, {"steps": 6})
+    with pytest.raises(T2LError, match="other modules, ranks or scaling"):
+        Library.create(tmp_path / "library", replace(spec, alpha=3.0))
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "thesis.tex").write_text("")
+    with pytest.raises(OutputError, match="something else"):
+        Library.create(tmp_path / "else", spec)
+    index = json.loads((tmp_path / "library" / INDEX_FILE).read_text())
+    index["adapters"]["add-7"]["file"] = "../../secret.safetensors"
+    (tmp_path / "library" / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(T2LError, match="not in the library's own folder"):
+        Library.open(tmp_path / "library")
+    (tmp_path / "library" / INDEX_FILE).write_text(json.dumps({**index, "format": 9}))
+    with pytest.raises(T2LError, match="format 9"):
+        Library.open(tmp_path / "library")
+
+
+# The table
+
+
+def test_a_condition_names_rows_by_number_or_one_hot(spec: LoraSpec) -> None:
+    table = AdapterTable(spec, seeds=[1, 2, 3])
+    a_NLRI = table.table().a["q_proj"]
+    assert torch.equal(table(torch.tensor([[2.0], [0.0], [2.0]])).a["q_proj"], a_NLRI[[2, 0, 2]])
+    assert torch.equal(table(torch.eye(3)[[1, 1]]).a["q_proj"], a_NLRI[[1, 1]])
+    for condition in (torch.tensor([[3.0]]), torch.tensor([[-1.0]]), torch.tensor([[0.5]]), torch.ones(2, 3)):
+        with pytest.raises(T2LError, match="names no rows"):
+            table(condition)
+
+
+def test_a_row_starts_as_lora_does_from_its_own_seed_alone(spec: LoraSpec) -> None:
+    together, alone = AdapterTable(spec, seeds=[1, 2]).table(), AdapterTable(spec, seeds=[2]).table()
+    assert same(together.select(1), alone) and not same(together.select(0), alone)
+    for group in spec.groups:
+        assert not together.b[group.key].any()
+        bound = group.in_features**-0.5
+        assert 0.8 * bound < float(together.a[group.key].detach().abs().max()) <= bound
+
+
+def test_row_losses_add_up_to_the_sft_loss(base: Any, spec: LoraSpec) -> None:
+    tasks = [task(number) for number in range(3)]
+    samples = [(row, drawn) for row, each in enumerate(tasks) for drawn in each.draw(0)]
+    table = AdapterTable(spec, seeds=[0, 1, 2])
+    for tensor in table.b.values():
+        torch.nn.init.normal_(tensor, generator=torch.Generator().manual_seed(0))
+    weights = table.table()
+    loss_N = row_losses(base, spec, weights, collate(samples, 4), 0.1)
+    whole = sft_loss(base, table, torch.eye(3), collate(samples, 100), SftConfig(0.1, weight_penalty=0.0))
+    torch.testing.assert_close(loss_N.mean(), whole)
+    alone = row_losses(base, spec, weights.select(1), collate([(0, s) for row, s in samples if row == 1], 9), 0.1)
+    torch.testing.assert_close(loss_N[1:2], alone)
+
+
+# Training
+
+
+def test_an_adapter_trained_among_eight_is_the_one_trained_alone(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
+    tasks = [task(number) for number in range(8)]
+    together = train_oracles(base, spec, tmp_path / "together", tasks, CONFIG, report=silent)
+    small = replace(CONFIG, chunk=1, max_samples=2)
+    alone = train_oracles(base, spec, tmp_path / "alone", [tasks[5], tasks[2]], small, report=silent)
+    for name in ("shift-2", "shift-5"):
+        assert same(together.weights([name]), alone.weights([name]), atol=2e-5)
+        one, other = together.record(name), alone.record(name)
+        assert one.pop("validation_loss") == pytest.approx(other.pop("validation_loss"), abs=1e-4)
+        assert one == other and one["best_step"] > 0
+    assert not same(together.weights(["shift-2"]), together.weights(["shift-5"]), atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT with transformers
+def test_one_row_is_trained_as_plain_adamw_would(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
+    """Against a loop written out: PEFT's own LoRA layers, torch's clipping and AdamW."""
+    loop = LoopConfig(steps=4, warmup=2, decay=0.0)
+    config = replace(CONFIG, loop=loop, check_every=4, sft=SftConfig(weight_penalty=0.0))
+    oracle = task(3)
+    library = train_oracles(base, spec, tmp_path, [oracle], config, report=silent)
+    assert library.record("shift-3")["best_step"] == 4
+    start = AdapterTable(spec, [oracles_module._seed(0, "shift-3")]).table().detach()
+    model = Adapter(spec, start).apply(tiny_base())
+    parameters = [p.requires_grad_() for name, p in model.named_parameters() if "lora_" in name]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    for step in range(4):
+        optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, (step + 1) / 2)
+        losses = []
+        for ids, labels in oracle.draw(step):
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+            losses.append(F.cross_entropy(logits, torch.tensor(labels[1:])))
+        optimizer.zero_grad()
+        torch.stack(losses).mean().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, loop.clip)
+        optimizer.step()
+    trained = {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
+    for name, tensor in library.adapter("shift-3").state_dict().items():
+        torch.testing.assert_close(tensor, trained[name].detach(), rtol=0, atol=2e-5)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step: int) -> Any:
+    def report(done: int, steps: int, loss: float) -> None:
+        if done == step:
+            raise Killed
+
+    return report
+
+
+@pytest.mark.parametrize("moment", [2, 7, 19])
+def test_a_killed_run_resumes_to_the_same_weights(moment: int, base: Any, spec: LoraSpec, tmp_path: Path) -> None:
+    tasks = [task(number) for number in range(4)]
+    config = replace(CONFIG, chunk=2)
+    whole = train_oracles(base, spec, tmp_path / "whole", tasks, config, report=silent)
+    with pytest.raises(Killed):
+        train_oracles(base, spec, tmp_path / "killed", tasks, config, report=kill_at(moment))
+    assert (tmp_path / "killed" / STATE_FILE).exists() == (moment != 2)
+    resumed = train_oracles(base, spec, tmp_path / "killed", tasks, config, report=silent)
+    assert resumed.names == whole.names
+    assert all(resumed.record(name) == whole.record(name) for name in whole.names)
+    assert same(resumed.weights(resumed.names), whole.weights(whole.names))
+    assert not (tmp_path / "killed" / STATE_FILE).exists()
+
+
+def test_what_is_in_the_library_is_not_trained_again(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
+    tasks = [task(number) for number in range(3)]
+    train_oracles(base, spec, tmp_path, tasks[:2], CONFIG, report=silent)
+    seen: list[tuple[int, int]] = []
+    library = train_oracles(base, spec, tmp_path, tasks, CONFIG, report=lambda d, s, _: seen.append((d, s)))
+    assert library.names == ["shift-0", "shift-1", "shift-2"] and {steps for _, steps in seen} == {12}
+    assert seen[-1] == (12, 12)
+    before = len(seen)
+    train_oracles(base, spec, tmp_path, tasks, CONFIG, report=lambda d, s, _: seen.append((d, s)))
+    assert len(seen) == before
+
+
+def test_a_row_stops_by_its_own_validation_and_keeps_its_best(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
+    learns = task(1)
+    hopeless = OracleTask("hopeless", task(2).draw, [([1, 5, 39], [-100, -100, 3])])  # training makes 3 unlikely
+    config = replace(CONFIG, check_every=1, patience=2, loop=LoopConfig(steps=30, warmup=0, decay=0.0))
+    library = train_oracles(base, spec, tmp_path, [learns, hopeless], config, report=silent)
+    record = library.record("hopeless")
+    assert record["stopped"] == "patience" and record["steps"] == record["best_step"] + 2 < 30
+    assert library.record("shift-1")["steps"] > record["steps"]
+    for each in (learns, hopeless):
+        batches = collate([(0, s) for s in each.validation], 99)
+        now = row_losses(base, spec, library.weights([each.name]), batches).item()
+        assert now == pytest.approx(library.record(each.name)["validation_loss"], abs=1e-5)
+
+
+def test_a_row_that_diverges_leaves_the_others_alone(
+    base: Any, spec: LoraSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [task(0), task(1)]
+    clean = train_oracles(base, spec, tmp_path / "clean", tasks[:1], CONFIG, report=silent)
+    original = oracles_module._Run._backward
+
+    def poisoned(self: Any) -> float:
+        loss = original(self)
+        if self.steps == 5 and 1 in self.active:
+            self.table.a["q_proj"].grad[1, 0, 0, 0] = torch.inf
+        return loss
+
+    monkeypatch.setattr(oracles_module._Run, "_backward", poisoned)
+    library = train_oracles(base, spec, tmp_path / "poisoned", tasks, CONFIG, report=silent)
+    assert library.record("shift-1")["stopped"] == "diverged" and library.record("shift-1")["steps"] == 5
+    assert same(library.weights(["shift-0"]), clean.weights(["shift-0"]), atol=2e-5)
+    assert bool(torch.isfinite(library.weights(["shift-1"]).a["q_proj"]).all())
+
+
+def test_what_cannot_be_trained_is_said_before(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
+    def attempt(tasks: Sequence[OracleTask], config: OracleConfig = CONFIG) -> None:
+        train_oracles(base, spec, tmp_path, tasks, config, report=silent)
+
+    with pytest.raises(T2LError, match="Two tasks are called 'shift-1'"):
+        attempt([task(1), task(1)])
+    with pytest.raises(T2LError, match="'mute' has no validation samples"):
+        attempt([OracleTask("mute", task(1).draw, [])])
+    with pytest.raises(Killed):
+        train_oracles(base, spec, tmp_path, [task(1)], CONFIG, report=kill_at(7))
+    with pytest.raises(T2LError, match="other tasks or settings"):
+        attempt([task(2)])
+    with pytest.raises(T2LError, match="was made with"):
+        attempt([task(1)], replace(CONFIG, learning_rate=0.5))
+    (tmp_path / STATE_FILE).write_bytes(b"torn")
+    with pytest.raises(T2LError, match=r"(?s)cannot be read.*Delete"):
+        attempt([task(1)])
+    with pytest.raises(T2LError, match="patience is 0"):
+        replace(CONFIG, patience=0)
