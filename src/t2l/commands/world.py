@@ -80,3 +80,32 @@ def examples(
     from t2l.world import commands
 
     commands.examples(name=task, n=count, seed=seed, as_json=as_json, console=results())
+
+
+@world.command("study")
+def study(
+    name: Annotated[str | None, typer.Argument(help="Which study, or 'all'; without it they are listed.")] = None,
+    arm: Annotated[str | None, typer.Option(help="One arm alone.")] = None,
+    folder: Annotated[Path, typer.Option("--dir", help="Where 'world build' and the studies keep their work.")] = Path(
+        "world-build"
+    ),
+    steps: Annotated[int | None, typer.Option(min=2, help="Optimiser steps of each arm.")] = None,
+    checkpoint: Checkpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question about hypernetworks by training many small ones; several processes share the arms."""
+    from t2l.world import studies_commands
+
+    if name is None:
+        studies_commands.list_studies(folder=folder, as_json=as_json, console=results())
+        return
+    studies_commands.run(
+        name=name,
+        label=arm,
+        folder=folder,
+        steps=steps,
+        checkpoint=checkpoint,
+        as_json=as_json,
+        console=results(),
+        notes=messages(),
+    )

@@ -31,8 +31,11 @@ CONDITIONS = {
     "other-task": "... of another task",
     "vague": "... that is vague",
     "junk": "... that is junk",
+    "empty": "... that says nothing: a full stop alone",
 }
-"""Condition -> how a table names it."""
+"""Condition -> how a table names it. An empty description is refused, so a full stop stands for it."""
+TextsOf = Callable[[MicroTask, str, Sequence[MicroTask], int, int], list[str]]
+"""From task, condition, all tasks measured, how many, and seed, to the descriptions that are encoded."""
 _BOOTSTRAP = 1000
 
 
@@ -41,7 +44,7 @@ class Score:
     """Exact match of one condition on one task."""
 
     task: str
-    split: Split
+    split: str
     condition: str
     right: int
     total: int
@@ -74,27 +77,35 @@ def evaluate(
     splits: Sequence[Split] = SPLITS,
     conditions: Sequence[str] = tuple(CONDITIONS),
     seed: int = 0,
+    texts_of: TextsOf | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Score]:
     """Scores of every condition on every task of the splits.
 
     Args:
         base: the tiny Llama.
+        texts_of: other texts than the world's descriptions, for an encoder that reads no language.
         report: called with a line about what is being measured.
     """
     scores: list[Score] = []
     for split in splits:
         tasks = tasks_of(split)
         if split == "train":
-            tasks = tasks[:: max(1, len(tasks) // effort.train_tasks)]
+            tasks = measured_of(tasks, effort)
         report(f"{split}: {len(tasks)} tasks")
         for condition in conditions:
             if condition in SHOTS:
                 scores += _prompted(base, tasks, condition, effort, seed)
             else:
-                texts = [_texts(task, condition, tasks, effort.wordings, seed) for task in tasks]
+                words = texts_of or described_by
+                texts = [words(task, condition, tasks, effort.wordings, seed) for task in tasks]
                 scores += _described(base, encoder, source, tasks, texts, condition, effort, seed)
     return scores
+
+
+def measured_of(tasks: Sequence[MicroTask], effort: Effort) -> list[MicroTask]:
+    """The training tasks that are measured, evenly spread."""
+    return list(tasks[:: max(1, len(tasks) // effort.train_tasks)])
 
 
 def summarize(scores: Sequence[Score], seed: int = 0) -> dict[str, dict[str, tuple[float, float, float]]]:
@@ -116,7 +127,8 @@ def bootstrap(shares: Sequence[float], seed: int = 0) -> tuple[float, float, flo
     return 100 * sum(shares) / len(shares), 100 * low, 100 * high
 
 
-def _texts(task: MicroTask, condition: str, tasks: Sequence[MicroTask], count: int, seed: int) -> list[str]:
+def described_by(task: MicroTask, condition: str, tasks: Sequence[MicroTask], count: int, seed: int) -> list[str]:
+    """The descriptions from which a condition makes the adapters for a task, the same for the same seed."""
     rng = Random(f"{task.name}/{condition}/{seed}")
     if condition == "matched":
         return descriptions(task, count, part="train", seed=seed + 1)
@@ -125,6 +137,8 @@ def _texts(task: MicroTask, condition: str, tasks: Sequence[MicroTask], count: i
     if condition == "other-task":
         others = [other for other in tasks if other.operation is not task.operation]
         return [descriptions(rng.choice(others), 1, part="train", seed=seed + i)[0] for i in range(count)]
+    if condition == "empty":
+        return ["."] * count
     return rng.sample(control_descriptions(condition), count)
 
 
