@@ -38,7 +38,8 @@ def input_states(base: Any, batch: Batch) -> Tensor:
     first_S = labelled_ST.int().argmax(dim=1)
     if not bool(labelled_ST.any(dim=1).all()) or not bool((first_S > 0).all()):
         raise T2LError("A hyperdecoder's sample needs a prompt and, after it, an answer.")
-    hidden_STW = base.base_model(input_ids=batch.ids_ST).last_hidden_state
+    with torch.autocast(batch.ids_ST.device.type, enabled=False):  # the same state in training and in use
+        hidden_STW = base.base_model(input_ids=batch.ids_ST).last_hidden_state
     return hidden_STW[torch.arange(len(first_S), device=hidden_STW.device), first_S - 1].float()
 
 

@@ -86,9 +86,9 @@ class OracleConfig:
                 raise T2LError(f"{name} is {getattr(self, name)}; it must be at least 1.")
 
     def settings(self) -> dict[str, Any]:
-        """What determines an adapter, as plain JSON values."""
+        """What determines an adapter (how it is computed aside), as plain JSON values."""
         values = asdict(self)
-        for name in ("chunk", "max_samples"):
+        for name in ("chunk", "max_samples", "bfloat16"):
             del values[name]
         del values["loop"]["save_every"]
         return values
