@@ -19,6 +19,7 @@ from t2l.features import TaskEncoder
 
 _HEADS = 4
 _QUERIES = 6
+_CHUNK = 32  # texts read at a time
 _LAYERS = 2
 _POSITION_SCALE = 0.1  # embeddings begin with variance 1, which would drown the words
 DROPOUT = 0.1
@@ -58,13 +59,20 @@ class TokenTaskEncoder(TaskEncoder):
     def forward(self, embedding_NE: Tensor) -> Tensor:
         state_NTW = embedding_NE.unflatten(-1, (-1, self.token_dim))
         real_NT = (state_NTW != 0).any(dim=-1)
-        longest = int(real_NT.sum(dim=1).max()) if len(real_NT) else 0
-        state_NTW, real_NT = state_NTW[:, : max(1, longest)], real_NT[:, : max(1, longest)]
+        if not len(real_NT):
+            return embedding_NE.new_zeros(0, self.out_features)
+        order_N = real_NT.sum(dim=1).argsort(stable=True)  # texts of similar length together, to spare padding
+        parts = [self._read(state_NTW[rows], real_NT[rows]) for rows in order_N.split(_CHUNK)]
+        return torch.cat(parts)[order_N.argsort()]
+
+    def _read(self, state_NTW: Tensor, real_NT: Tensor) -> Tensor:
+        longest = max(1, int(real_NT.sum(dim=1).max()))
+        state_NTW, real_NT = state_NTW[:, :longest], real_NT[:, :longest]
         if self.training:  # words left out at random; the first stays, so that none is left empty
             kept_NT = torch.rand(real_NT.shape, device=real_NT.device) >= TOKEN_DROPOUT
             kept_NT[:, 0] = True
             real_NT = real_NT & kept_NT
-        x_NTD = self.enter(self.norm(state_NTW)) + _POSITION_SCALE * self.position.weight[: state_NTW.shape[1]]
+        x_NTD = self.enter(self.norm(state_NTW)) + _POSITION_SCALE * self.position.weight[:longest]
         x_NTD = F.dropout(x_NTD, DROPOUT, self.training)
         for layer in self.layers:
             x_NTD = layer(x_NTD, real_NT)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from t2l.encoders import DescriptionEncoder
 from t2l.errors import T2LError
@@ -29,6 +30,7 @@ from t2l.world.tasks import MicroTask
 
 LENGTH_BUCKETS = 2
 """Batches of similar length into which the samples of one step are split."""
+# On sequences this short torch's fused CPU attention is slower than plain products, its backward most of all.
 _TEACHER_SHOTS = 3
 
 
@@ -119,7 +121,7 @@ def train_hypernetwork(
         drawn = rng.sample(among, min(recipe.tasks, len(among)))
         condition_CE = _conditions(rng, recipe, table, drawn, standardize, step)
         batches = example_batches(rng, [tasks[index] for index in drawn], recipe.samples, recipe.views)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_is_fast()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_is_fast()), sdpa_kernel(SDPBackend.MATH):
             features_CK = hypernetwork.encode(condition_CE)
             weights = hypernetwork.output_affine(hypernetwork.decode(features_CK))
             loss = adapted_loss(base, spec, weights, batches, recipe.sft)
