@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.encoders import MiniLmEncoder
 from t2l.errors import T2LError
-from t2l.storage import read_json
+from t2l.storage import read_json, write_json
 from t2l.world import evaluate as evaluate_module
 from t2l.world import studies_commands, studies_run
 from t2l.world.conditions import DescriptionTable
 from t2l.world.evaluate import Effort
 from t2l.world.studies import FEWEST_STEPS, STUDIES, Arm, Study, find_study
+from t2l.world.studies_figures import difference, rows_of
 from t2l.world.studies_inputs import StudyInputs, chosen, pooled, scrambled, shortest
 from t2l.world.studies_run import finished, result_path, run_study, settings_of
 from t2l.world.tasks import find_task, tasks_of
@@ -129,8 +132,8 @@ def test_a_study_runs_its_arms_once_and_writes_all_about_them(tmp_path: Path, in
     assert result["command"] == "t2l world study mini --arm small --steps 2"
     assert result["steps"] == 2 and result["seed"] == 0 and result["versions"]["torch"]
     assert result["settings"] == settings_of(arms[0], 2)
-    assert {score["split"] for score in result["scores"]} == {"train", "unseen-operation"}
-    assert {score["split"] for score in done["one-hot"]["scores"]} == {"train"}
+    assert {score[1] for score in result["scores"]} == {"train", "unseen-operation"}
+    assert {score[1] for score in done["one-hot"]["scores"]} == {"train"}
     assert not list((tmp_path / "studies" / "work").glob("*.pt"))
     assert run(study, tmp_path, inputs, steps=2) == []
     with pytest.raises(T2LError, match=r"recipe\.loop\.steps 2 \(now 3\)"):
@@ -187,5 +190,43 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         StudyInputs(tmp_path).base()
     with pytest.raises(T2LError, match="(?s)no embedded descriptions.*--stage descriptions"):
         StudyInputs(tmp_path).table(Arm("a", ""))
-    with pytest.raises(T2LError, match="needs a trained|No study is called"):
+    with pytest.raises(T2LError, match="No study is called"):
         studies_commands.run("nothing", None, tmp_path, None, None, False, None, None)  # pyright: ignore
+
+
+def stored(label: str, row: str, seed: int, right: dict[str, int]) -> dict[str, Any]:
+    scores = [[task, "unseen-operation", "matched", count, 10] for task, count in right.items()]
+    return {
+        "row": row,
+        "varies": row,
+        "seed": seed,
+        "steps": 5,
+        "parameters": 7,
+        "cpu_seconds": 60.0 + seed,
+        "command": f"t2l world study x --arm {label}",
+        "scores": scores,
+    }
+
+
+def test_rows_average_their_seeds_and_compare_task_by_task() -> None:
+    results = {
+        "a": stored("a", "a", 0, {"add-7": 8, "multiply-4": 2}),
+        "b": stored("b", "b", 0, {"add-7": 4, "multiply-4": 0}),
+        "a-seed1": stored("a-seed1", "a", 1, {"add-7": 6, "multiply-4": 2}),
+    }
+    one, other = rows_of(results)
+    assert (one.name, one.seeds, one.cpu_seconds) == ("a", (0, 1), 60.5) and other.seeds == (0,)
+    assert one.figures["near"][0] == pytest.approx(45.0) and one.by_seed["near"] == pytest.approx([50.0, 40.0])
+    assert set(one.figures) == {"near", "unseen-operation"}
+    mean, low, high = difference(one, other)
+    assert mean == pytest.approx(25.0) and (low, high) == pytest.approx((20.0, 30.0))
+
+
+def test_the_table_of_a_study_and_the_list_of_all(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    for label, arm in (("L", "L"), ("M", "M")):
+        write_json(tmp_path / "studies" / "size" / f"{label}.json", stored(label, arm, 0, {"add-7": 8}))
+    studies_commands.list_studies(tmp_path, False, console)
+    studies_commands._print_table("Which?", finished(tmp_path, find_study("size")), console)
+    text = console.file.getvalue()  # pyright: ignore
+    assert "2 of 3 arms done" in text and "distance" in text and "80 (80-80)" in text

@@ -49,12 +49,17 @@ def build(
 def evaluate(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer tasks and inputs.")] = False,
     checkpoint: Checkpoint = None,
+    folder: Annotated[Path, typer.Option("--dir", help="Where 'world build' keeps the comparators.")] = Path(
+        "world-build"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Score the checkpoint on trained and held-out tasks, beside the base and its other rivals."""
     from t2l.world import commands
 
-    commands.evaluate(quick=quick, checkpoint=checkpoint, as_json=as_json, console=results(), notes=messages())
+    commands.evaluate(
+        quick=quick, checkpoint=checkpoint, folder=folder, as_json=as_json, console=results(), notes=messages()
+    )
 
 
 @world.command("tasks")

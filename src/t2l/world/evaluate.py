@@ -36,7 +36,8 @@ CONDITIONS = {
 """Condition -> how a table names it. An empty description is refused, so a full stop stands for it."""
 TextsOf = Callable[[MicroTask, str, Sequence[MicroTask], int, int], list[str]]
 """From task, condition, all tasks measured, how many, and seed, to the descriptions that are encoded."""
-_BOOTSTRAP = 1000
+RESAMPLES = 1000
+"""Of every bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def summarize(scores: Sequence[Score], seed: int = 0) -> dict[str, dict[str, tup
 def bootstrap(shares: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
     """Mean and 95% interval in percent, resampling tasks."""
     rng = Random(seed)
-    means = sorted(sum(rng.choices(shares, k=len(shares))) / len(shares) for _ in range(_BOOTSTRAP))
-    low, high = means[int(0.025 * _BOOTSTRAP)], means[int(0.975 * _BOOTSTRAP) - 1]
+    means = sorted(sum(rng.choices(shares, k=len(shares))) / len(shares) for _ in range(RESAMPLES))
+    low, high = means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
     return 100 * sum(shares) / len(shares), 100 * low, 100 * high
 
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from t2l.errors import T2LError
-from t2l.world.evaluate import Score, bootstrap
 from t2l.world.studies import PROBES, STUDIES, STUDY_STEPS, find_study
+from t2l.world.studies_figures import COLUMNS, Row, rows_of
+from t2l.world.studies_probes import probe_summary, run_probe
 from t2l.world.studies_run import finished, run_study
-from t2l.world.tasks import NEAR
 
 ALL = "all"
 
@@ -47,7 +47,16 @@ def run(
 ) -> None:
     """Runs what is not done of a study (or of all), and prints its table."""
     if name in PROBES:
-        raise T2LError(f"The study '{name}' needs a trained checkpoint.")
+        if label is not None or steps is not None:
+            raise T2LError(f"The study '{name}' trains nothing; it has no arms and no steps.")
+        found = run_probe(name, folder, checkpoint, say=lambda line: notes.print(line, soft_wrap=True))
+        if as_json:
+            console.print_json(json.dumps(found))
+        else:
+            console.print(f"{PROBES[name]} {probe_summary(name, found['result'])}", soft_wrap=True)
+        return
+    if checkpoint is not None:
+        raise T2LError(f"The study '{name}' trains its own hypernetworks; it takes no --checkpoint.")
     studies = list(STUDIES.values()) if name == ALL else [find_study(name)]
     if label is not None and name == ALL:
         raise T2LError("--arm goes with one study.", "Name the study: t2l world study NAME --arm LABEL")
@@ -64,31 +73,17 @@ def run(
             _print_table(study.question, results, console)
 
 
-def arm_figures(result: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
-    """Exact match of one arm, percent with its interval: on training tasks, on near ones, and near in other words."""
-    scores = [Score(**score) for score in result["scores"]]
-    figures = {}
-    for name, splits, condition in (
-        ("train", ("train",), "matched"),
-        ("near", NEAR, "matched"),
-        ("near, paraphrase", NEAR, "paraphrase"),
-        ("near, other task", NEAR, "other-task"),
-    ):
-        shares = [s.right / s.total for s in scores if s.split in splits and s.condition == condition]
-        if shares:
-            figures[name] = bootstrap(shares, result["seed"])
-    return figures
-
-
 def _print_table(question: str, results: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    columns = ("train", "near", "near, paraphrase", "near, other task")
     table = Table(title=f"{question} Exact match, % (95% interval over tasks)")
-    for column in ("", "steps", "CPU min", *columns):
+    for column in ("", "steps", "CPU min", *COLUMNS):
         table.add_column(column, justify="left" if not column else "right")
-    for result in results.values():
-        figures = arm_figures(result)
-        cells = ["{:.0f} ({:.0f}-{:.0f})".format(*figures[column]) if column in figures else "-" for column in columns]
-        seed = f" (seed {result['seed']})" if result["seed"] else ""
-        minutes = f"{result['cpu_seconds'] / 60:.1f}"
-        table.add_row(result["varies"] + seed, str(result["steps"]), minutes, *cells)
+    for row in rows_of(results):
+        cells = [_cell(row, column) for column in COLUMNS]
+        seeds = f" ({len(row.seeds)} seeds)" if len(row.seeds) > 1 else ""
+        table.add_row(row.varies + seeds, str(row.steps), f"{row.cpu_seconds / 60:.1f}", *cells)
     console.print(table)
+
+
+def _cell(row: Row, column: str) -> str:
+    figure = row.figures.get(column)
+    return "-" if figure is None else f"{figure[0]:.0f} ({figure[1]:.0f}-{figure[2]:.0f})"

@@ -159,7 +159,7 @@ def _run(
         "effort": asdict(effort),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {torch.get_num_threads()} thread(s)",
         "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
-        "scores": [vars(score) for score in scores],
+        "scores": [[s.task, s.split, s.condition, s.right, s.total] for s in scores],
     }
 
 

@@ -1,0 +1,84 @@
+"""Studies of a checkpoint: what they measure, on a hypernetwork too small to have learned anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import random_weights
+from t2l.bases import EMBEDDED_BASE, load_base
+from t2l.encoders import MiniLmEncoder
+from t2l.hypernet import HyperNetwork
+from t2l.lora import LoraSpec
+from t2l.model import TextToLora
+from t2l.world import evaluate as evaluate_module
+from t2l.world import studies_probes
+from t2l.world.studies import PROBES
+from t2l.world.studies_probes import delta_similarity, probe_summary, run_probe, spearman, spearman_interval
+from t2l.world.tasks import tasks_of
+
+
+def spec() -> LoraSpec:
+    found = LoraSpec.from_base(load_base(EMBEDDED_BASE).model.config, rank=2)
+    return LoraSpec(**{**vars(found), "base_model": EMBEDDED_BASE})
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> TextToLora:
+    def some(*splits: Any) -> list[Any]:
+        return [task for split in splits for task in tasks_of(split)[:3]]
+
+    monkeypatch.setattr(studies_probes, "tasks_of", some)
+    monkeypatch.setattr(evaluate_module, "tasks_of", some)
+    for name, value in {"NEIGHBOURS": 2, "WORDINGS": 2, "INPUTS": 2, "PAIRS": 1, "POINTS": 3}.items():
+        monkeypatch.setattr(studies_probes, name, value)
+    network = HyperNetwork(spec(), 384, trunk_dim=8, head_dim=8, head_init="linear").eval()
+    return TextToLora(MiniLmEncoder("mean"), network)
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_study_of_a_checkpoint_writes_its_result(name: str, tmp_path: Path, few: TextToLora) -> None:
+    document = run_probe(name, tmp_path, None, t2l=few)
+    assert json.loads((tmp_path / "studies" / name / "result.json").read_text()) == json.loads(json.dumps(document))
+    assert document["checkpoint"] == few.digest and document["command"] == f"t2l world study {name}"
+    assert probe_summary(name, document["result"]).endswith(".")
+    result = document["result"]
+    if name == "distance":
+        assert len(result["points"]) == 9
+        assert all(0 <= p["distance"] <= 2 and 0 <= p["accuracy"] <= 1 for p in result["points"])
+    elif name == "encodings":
+        assert len(result["points"]) == 15
+    elif name == "interpolation":
+        assert result["weights"] == [0.0, 0.5, 1.0] and len(result["first"]) == len(result["second"]) == 3
+    else:
+        assert all(-1.001 <= p["similarity"] <= 1.001 and 0 <= p["agreement"] <= 1 for p in result["points"])
+
+
+def test_similarity_of_weight_changes_is_that_of_the_products() -> None:
+    lora = random_weights(spec(), 3, seed=1)
+    deltas = [torch.cat([(lora.b[key][n] @ lora.a[key][n]).flatten() for key in lora.a]).double() for n in range(3)]
+    expected = torch.stack([torch.stack([torch.cosine_similarity(x, y, dim=0) for y in deltas]) for x in deltas])
+    torch.testing.assert_close(delta_similarity(lora).double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_rank_correlation() -> None:
+    from scipy.stats import spearmanr
+
+    pairs = [(1.0, 3.0), (2.0, 1.0), (2.0, 0.5), (5.0, 0.5), (9.0, -4.0), (0.0, 2.0)]
+    assert spearman(pairs) == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
+    assert spearman([(1.0, 2.0), (2.0, 2.0)]) == 0.0
+    mean, low, high = spearman_interval([(x, -x) for x in range(30)], 0)
+    assert (mean, low, high) == pytest.approx((-1.0, -1.0, -1.0))
+
+
+def test_ends_of_a_blend_are_the_adapters_themselves(few: TextToLora) -> None:
+    texts = ["Add seven.", "Give the last word."]
+    blended = studies_probes._blended(few, texts, [0.0, 0.5, 1.0])
+    plain = few.hypernetwork(few.encoder.encode(texts))
+    for key, b_NLOR in plain.b.items():
+        torch.testing.assert_close(blended.b[key][[0, 2]], b_NLOR)
+        assert not torch.equal(blended.b[key][1], blended.b[key][0])
