@@ -17,7 +17,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ class OracleConfig:
     check_every: int = 25
     patience: int = 4
     chunk: int = 64
-    max_samples: int = 256
+    max_samples: int = 48
     bfloat16: bool = False
     sft: SftConfig = field(default_factory=SftConfig)
 
@@ -263,7 +262,7 @@ class _Run:
     def __init__(self, base: Any, spec: LoraSpec, tasks: Sequence[OracleTask], config: OracleConfig) -> None:
         self.base, self.spec, self.tasks, self.config = base, spec, tasks, config
         self.device = next(base.parameters()).device
-        self.table = AdapterTable(spec, [_seed(config.loop.seed, task.name) for task in tasks]).to(self.device)
+        self.table = AdapterTable(spec, [config.loop.seed] * len(tasks)).to(self.device)
         self.best = self.table.table().map(lambda tensor: tensor.detach().clone())
         self.optimizer = torch.optim.AdamW(
             self.table.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
@@ -421,8 +420,3 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.records, self.active = best, list(state["records"]), list(state["active"])
         self.steps, self.fresh = int(state["steps"]), False
-
-
-def _seed(seed: int, name: str) -> int:
-    """A seed of its own for each task, the same in every process."""
-    return int.from_bytes(blake2b(f"{seed}/{name}".encode(), digest_size=7).digest(), "big")

@@ -62,7 +62,8 @@ class ComparatorConfig:
     """Settings of all comparators.
 
     Args:
-        library: of task-specific adapters, and of oracles.
+        library: of the training tasks' adapters: short, for there are many.
+        oracle: of the adapters of held-out tasks, the ceiling: as long as they improve.
         multi_task: of the multi-task LoRA.
         hyperdecoder: of the hyperdecoder.
         descriptions: training descriptions of each training task among which "nearest" searches.
@@ -70,7 +71,8 @@ class ComparatorConfig:
         temperature: of Arrow's softmax.
     """
 
-    library: LibraryConfig = field(default_factory=LibraryConfig)
+    library: LibraryConfig = field(default_factory=lambda: LibraryConfig(steps=75))
+    oracle: LibraryConfig = field(default_factory=LibraryConfig)
     multi_task: MultiTaskConfig = field(default_factory=MultiTaskConfig)
     hyperdecoder: HyperdecoderConfig = field(default_factory=HyperdecoderConfig)
     descriptions: int = 8
@@ -249,7 +251,7 @@ class _Exam:
             library = self._library()
         else:
             held_out = [task for split, some in self.tasks.items() if split != "train" for task in some]
-            library = train_library(self.base, self.folder / "oracle", held_out, self.config.library)
+            library = train_library(self.base, self.folder / "oracle", held_out, self.config.oracle)
         queries = [Query(example, adapter=row) for row, task in enumerate(tasks) for example in self._examples(task)]
         return self._with_adapters(queries, library.weights([task.name for task in tasks]))
 
