@@ -1,9 +1,10 @@
 """Measured results: `record` runs a command that prints JSON and stores it; `write` renders docs/results.md from them.
 
-python tools/results.py record world -- t2l world evaluate --json
+python tools/results.py record world -- t2l world evaluate --json --dir world-build
 python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
-python tools/results.py write [--check]
+python tools/results.py studies world-build    stores what is done of `t2l world study`
+python tools/results.py write [--check]        and draws the plots, docs/images/<study>.svg
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ import sys
 from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import results_studies
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "docs" / "runs"
 PAGE = ROOT / "docs" / "results.md"
+IMAGES = ROOT / "docs" / "images"
 PACKAGES = ("torch", "transformers", "peft", "numpy")
 
 
@@ -46,6 +51,7 @@ def record(name: str, command: list[str]) -> None:
 
 def page() -> str:
     """The whole page, from the stored runs."""
+    studies = results_studies.stored(RUNS)
     parts = [
         "# Results",
         "Written by `python tools/results.py write` from the files in `docs/runs`; do not edit. "
@@ -56,28 +62,115 @@ def page() -> str:
         if stored.is_file():
             run = json.loads(stored.read_text())
             versions = ", ".join(f"{package} {number}" for package, number in run["versions"].items())
+            if name == "world":
+                parts.append(targets(run["result"], studies))
             parts += [section(run["result"]), f"`{run['command']}`, {run['date']}, {run['machine']}, {versions}."]
+        if name == "world" and studies:
+            parts.append("## Studies")
+            parts += [results_studies.section(study, document, _table) for study, document in studies.items()]
     return "\n\n".join(parts) + "\n"
 
 
+def draw() -> None:
+    """Draws the plot of every stored study."""
+    IMAGES.mkdir(exist_ok=True)
+    for name, svg in results_studies.pictures(results_studies.stored(RUNS)).items():
+        (IMAGES / f"{name}.svg").write_text(svg)
+
+
+def targets(result: dict[str, Any], studies: dict[str, dict[str, Any]]) -> str:
+    """Every figure that the embedded world was to reach, what was measured, and whether it is reached."""
+    rows = [["figure, on near held-out tasks", "measured", "target", "reached"]]
+    for figure in result.get("headlines", []):
+        interval = _interval(figure)
+        rows.append([figure["text"], interval, figure["target"], _yes(figure["reached"])])
+    if "flops" in result:
+        flops = result["flops"]
+        share = 100 * flops["adapter"] / flops["3-shot"]
+        spread = 100 * (flops["adapter"] + flops["generation"] / 1000) / flops["3-shot"]
+        text = f"{share:.1f}; {spread:.1f} with making the adapter spread over 1,000 answers"
+        rows.append(["operations of an answer, as % of one after 3 examples", text, "below 25", _yes(spread < 25)])
+    gap = results_studies.objective_gap(studies)
+    if gap is not None:
+        measured = "{:.1f} ({:.1f} to {:.1f})".format(*gap)
+        rows.append(["SFT minus reconstruction, equal compute", measured, "at least 4.5", _yes(gap[0] >= 4.5)])
+    points = results_studies.growth(studies)
+    if points is not None:
+        measured = ", ".join(f"{accuracy:.1f} with {count}" for count, accuracy in points)
+        rising = all(one[1] < other[1] for one, other in pairwise(points))
+        rows.append(["more training tasks, equal compute", measured, "rising", _yes(rising)])
+    named = {row[0] for row in rows}
+    open_ones = [f"{text} ({target})" for text, target in ISSUE_FIGURES if not any(text in name for name in named)]
+    parts = [
+        "## Figures to reach",
+        "Differences in points of exact match, both near splits together, paired: the 95% intervals resample tasks.",
+        _table(rows),
+    ]
+    if open_ones:
+        parts.append(f"Not measured in the stored runs: {'; '.join(open_ones)}.")
+    return "\n\n".join(parts)
+
+
+ISSUE_FIGURES = (
+    ("task-specific LoRA", "at least 95%"),
+    ("multi-task LoRA", "at least 25"),
+    ("another task's", "at least 40"),
+    ("unseen paraphrases", "at most 3"),
+    ("3 examples in the prompt", "above 0"),
+    ("operations of an answer", "below 25% of 3 examples"),
+    ("SFT minus reconstruction", "at least 4.5"),
+    ("more training tasks", "rising"),
+)
+"""Part of a figure's row -> its target, to name those that no stored run measured."""
+GATE = ("matched", "paraphrase", "vague", "other-task", "junk", "empty", "multi-task")
+NEAR_GROUPS = ("near", "near, input half-reveals", "near, input says nothing")
+
+
 def world(result: dict[str, Any]) -> str:
-    """Exact match by split and condition."""
-    splits = list(result["percent"])
-    rows = [["exact match, %", *splits]]
-    for condition, name in result["conditions"].items():
-        cells = [result["percent"][split][condition] for split in splits]
-        rows.append([name, *(f"{cell['mean']:.1f} ({cell['low']:.1f} to {cell['high']:.1f})" for cell in cells)])
-    effort = result["effort"]
-    return "\n\n".join(
-        [
-            "## The embedded world",
-            "Greedy answers of the tiny base on held-out inputs, with 95% bootstrap intervals over tasks "
-            f"(1,000 resamples, evaluation seed {result['seed']}, one trained hypernetwork). "
-            f"{effort['examples']} inputs a task, {effort['wordings']} descriptions a task and condition, "
-            f"each with its own adapter. See [the embedded world](world.md) for what each split has seen.",
-            _table(rows),
+    """Comparators, the gate, and exact match by split and condition."""
+    percent, effort = result["percent"], result["effort"]
+    splits = [split for split in percent if split not in NEAR_GROUPS]
+    parts = [
+        "## The embedded world",
+        "Greedy answers of the tiny base on held-out inputs, with 95% bootstrap intervals over tasks "
+        f"(1,000 resamples, evaluation seed {result['seed']}, one trained hypernetwork). "
+        f"{effort['examples']} inputs a task, {effort['wordings']} descriptions a task and condition, "
+        f"each with its own adapter. See [the embedded world](world.md) for what each split has seen.",
+    ]
+    if "near" in percent:
+        rivals = [name for name in result["conditions"] if name not in GATE or name in ("matched", "multi-task")]
+        groups = [group for group in NEAR_GROUPS if group in percent]
+        parts += [
+            "### Against its rivals",
+            "Near held-out tasks, all, and apart: those whose input half-reveals the task and those whose input says "
+            "nothing of it.",
+            _conditions(result, rivals, groups),
+            "### The gate",
+            "The same inputs, adapters from other descriptions. An empty description is refused; a full stop alone "
+            "stands for it.",
+            _conditions(result, [name for name in GATE if name in result["conditions"]], groups),
+            "### By split",
         ]
-    )
+    parts.append(_conditions(result, list(result["conditions"]), splits))
+    parts += result.get("missing", [])
+    return "\n\n".join(parts)
+
+
+def _conditions(result: dict[str, Any], conditions: list[str], columns: list[str]) -> str:
+    rows = [["exact match, %", *columns]]
+    for condition in conditions:
+        cells = [result["percent"][column].get(condition) for column in columns]
+        if any(cells):
+            rows.append([result["conditions"][condition], *("" if cell is None else _interval(cell) for cell in cells)])
+    return _table(rows)
+
+
+def _interval(figure: dict[str, Any]) -> str:
+    return f"{figure['mean']:.1f} ({figure['low']:.1f} to {figure['high']:.1f})"
+
+
+def _yes(reached: bool) -> str:
+    return "yes" if reached else "**no**"
 
 
 def generate(result: dict[str, Any]) -> str:
@@ -151,15 +244,20 @@ def main() -> None:
     recording = verbs.add_parser("record", help="run a command that prints JSON, and store it")
     recording.add_argument("name", choices=SECTIONS)
     recording.add_argument("command", nargs="+")
-    writing = verbs.add_parser("write", help="render docs/results.md")
+    gathering = verbs.add_parser("studies", help="store what is done of the studies in a folder of 't2l world build'")
+    gathering.add_argument("folder", type=Path)
+    writing = verbs.add_parser("write", help="render docs/results.md and draw its plots")
     writing.add_argument("--check", action="store_true", help="only say whether it is up to date")
     options = parser.parse_args()
     if options.verb == "record":
         record(options.name, options.command)
+    elif options.verb == "studies":
+        print("Stored:", ", ".join(results_studies.gather(options.folder, RUNS)) or "nothing; no arm is done.")
     elif options.check:
         if not PAGE.is_file() or PAGE.read_text() != page():
             raise SystemExit("docs/results.md is not what the stored runs give; run: python tools/results.py write")
     else:
+        draw()
         PAGE.write_text(page())
 
 
