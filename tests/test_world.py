@@ -19,15 +19,19 @@ from torch import Tensor
 
 from helpers import random_weights
 from t2l.bases import EMBEDDED_BASE, Base, load_base
-from t2l.encoders import DescriptionEncoder
+from t2l.encoders import DescriptionEncoder, MiniLmEncoder, OneHotEncoder
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora, embedded_checkpoint
-from t2l.storage import write_tensors
+from t2l.training import optimizers as optimizers_module
 from t2l.training.loop import LoopConfig
+from t2l.training.optimizers import muon_and_adamw
+from t2l.training.reconstruction import ReconstructionConfig
 from t2l.training.sft import IGNORED
+from t2l.training.standardization import Standardization
 from t2l.world import build as build_module
+from t2l.world import comparator_training as comparator_training_module
 from t2l.world import evaluate as evaluate_module
 from t2l.world import pretrain as pretrain_module
 from t2l.world import sft as sft_module
@@ -41,11 +45,13 @@ from t2l.world.base import (
     few_shot_batch,
 )
 from t2l.world.build import build
+from t2l.world.comparators import ComparatorConfig, HyperdecoderConfig, LibraryConfig, MultiTaskConfig
+from t2l.world.conditions import DescriptionTable
 from t2l.world.evaluate import CONDITIONS, Effort, bootstrap, evaluate, summarize
 from t2l.world.exact_match import Query, exact_match
 from t2l.world.operations import selection
 from t2l.world.operations.operation import MAX_INPUT_CHARS, MAX_OUTPUT_CHARS, Operation
-from t2l.world.sft import WorldSftConfig, train_hypernetwork
+from t2l.world.sft import SftRecipe, example_batches, train_hypernetwork
 from t2l.world.styles import PLAIN
 from t2l.world.tasks import (
     FAR_OPERATIONS,
@@ -199,7 +205,7 @@ def test_pretraining_sees_evaluation_inputs_only_of_knowledge_and_sums(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operation = OPERATIONS[name]
-    monkeypatch.setattr(tasks_module, "_ALL_OPERATIONS", (operation,))
+    monkeypatch.setattr(tasks_module, "_operations_of", lambda family: (operation,))
     parts = set()
     for seed in range(12):
         for question, _ in islice(pretraining_draw(Random(seed)), 30):
@@ -219,7 +225,7 @@ def test_pretraining_draws_held_out_operations_too(monkeypatch: pytest.MonkeyPat
         return picked
 
     monkeypatch.setattr(Random, "choice", choice)
-    for seed in range(3000):
+    for seed in range(6000):
         pretraining_draw(Random(seed)).__next__()
     assert seen >= {*UNSEEN_OPERATIONS, *FAR_OPERATIONS, *VALIDATION_OPERATIONS}
 
@@ -399,8 +405,8 @@ def test_bootstrap_intervals() -> None:
 
 def test_a_training_batch_holds_training_inputs_under_the_right_adapters() -> None:
     tasks = tasks_of("train")[:30:6]
-    batches = sft_module._batches(Random(0), tasks, samples=3)
-    assert len(batches) == 2
+    batches = example_batches(Random(0), tasks, samples=3)
+    assert len(batches) == sft_module.LENGTH_BUCKETS
     seen: list[int] = []
     for batch in batches:
         for ids_T, labels_T, row in zip(batch.ids_ST, batch.labels_ST, batch.index_S.tolist(), strict=True):
@@ -410,35 +416,68 @@ def test_a_training_batch_holds_training_inputs_under_the_right_adapters() -> No
             assert "".join(VOCABULARY[i] for i in labels_T.tolist() if i >= 0) == answer + "\n"
             seen.append(row)
     assert sorted(seen) == sorted(list(range(5)) * 3)
-    assert max(b.ids_ST.shape[1] for b in batches[:1]) <= batches[1].ids_ST.shape[1]
+    widths = [batch.ids_ST.shape[1] for batch in batches]
+    assert widths == sorted(widths)
 
 
-def test_a_condition_is_a_description_or_a_blend_of_its_length() -> None:
-    table_DE = torch.nn.functional.normalize(torch.randn(5, 16, generator=torch.Generator().manual_seed(0)), dim=1) * 4
-    rng = Random(0)
-    for _ in range(20):
-        pure_E = sft_module._condition(rng, table_DE, mix=0.0)
-        assert any(torch.equal(pure_E, row_E) for row_E in table_DE)
-        assert sft_module._condition(rng, table_DE, mix=1.0).norm().item() == pytest.approx(4.0, rel=1e-4)
+def test_the_views_of_a_task_share_its_examples() -> None:
+    tasks = tasks_of("train")[:20:4]
+    seen = torch.cat([batch.index_S for batch in example_batches(Random(0), tasks, samples=4, views=2)])
+    assert torch.bincount(seen).tolist() == [2] * 10  # two descriptions a task, two examples each
 
 
-def test_a_hypernetwork_learns_on_the_world(base: Base, tmp_path: Path) -> None:
+def test_conditions_are_descriptions_or_blends_of_their_length() -> None:
+    rows_KE = torch.nn.functional.normalize(torch.randn(10, 16, generator=torch.Generator().manual_seed(0)), dim=1) * 4
+    table = DescriptionTable(rows_KE, range(11), count=5, width=16)
+    plain = Standardization(torch.zeros(16), torch.ones(16))
+    loop = LoopConfig(steps=1)
+    for step in range(10):
+        recipe = SftRecipe(loop, mix=0.0, noise=0.0)
+        pure_CE = sft_module._conditions(Random(step), recipe, table, [1, 0], plain, step)
+        for place, row_E in enumerate(pure_CE):
+            own_KE = rows_KE[5:] if place < 2 else rows_KE[:5]
+            assert any(torch.equal(row_E, other_E) for other_E in own_KE)
+        recipe = SftRecipe(loop, mix=1.0, noise=0.0)
+        mixed_CE = sft_module._conditions(Random(step), recipe, table, [1, 0], plain, step)
+        torch.testing.assert_close(mixed_CE.norm(dim=1), torch.full((4,), 4.0))
+
+
+@pytest.mark.parametrize("distill", [0.0, 0.5])
+def test_a_hypernetwork_learns_on_the_world(base: Base, tmp_path: Path, distill: float) -> None:
     tasks = [find_task(name) for name in ("give-first-word", "give-last-word", "add-2", "antonym")]
-    source = HyperNetwork(build_module.embedded_spec(), 4, trunk_dim=16, head_dim=16, dropout=0.0)
+    encoder = OneHotEncoder([task.name for task in tasks])
+    table = DescriptionTable.embed(encoder, [[task.name] * 2 for task in tasks])
     losses: list[float] = []
-    table_NDE = 2 * torch.eye(4)[:, None, :].expand(4, 3, 4)
-    train_hypernetwork(
-        source,
+    recipe = SftRecipe(
+        LoopConfig(steps=20, warmup=2, decay=0.0),
+        trunk_dim=16,
+        head_dim=16,
+        tasks=4,
+        samples=4,
+        learning_rate=2e-3,
+        matrix_learning_rate=0.0,
+        noise=0.0,
+        distill=distill,
+    )
+    hypernetwork = train_hypernetwork(
+        recipe,
         base.model,
+        build_module.embedded_spec(),
+        encoder,
         tasks,
-        table_NDE,
-        WorldSftConfig(tasks=4, samples=4, descriptions=3, learning_rate=1e-2, noise=0.0),
-        LoopConfig(steps=12, warmup=2, decay=0.0),
+        table,
         state_path=tmp_path / "state.pt",
         report=lambda done, steps, loss: losses.append(loss),
     )
-    assert len(losses) == 12 and sum(losses[-3:]) < 0.9 * sum(losses[:3])
-    assert not source.training and (tmp_path / "state.pt").is_file()
+    assert len(losses) == 20 and sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert not hypernetwork.training and (tmp_path / "state.pt").is_file()
+
+
+def test_a_recipe_that_cannot_be_is_refused() -> None:
+    with pytest.raises(T2LError, match="cannot be shared out"):
+        SftRecipe(LoopConfig(steps=1), samples=3, views=2)
+    with pytest.raises(T2LError, match="needs views=2"):
+        SftRecipe(LoopConfig(steps=1), views=1)
 
 
 def test_the_whole_build_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,10 +486,16 @@ def test_the_whole_build_in_miniature(tmp_path: Path, monkeypatch: pytest.Monkey
     pretrain, two = pretrain_module.pretrain, LoopConfig(steps=2, warmup=1)
     monkeypatch.setattr(build_module, "pretrain", lambda folder, report: pretrain(folder, report, two))
     monkeypatch.setattr(build_module, "tasks_of", lambda *splits: few)
-    monkeypatch.setattr(build_module, "SFT", two)
-    monkeypatch.setattr(build_module, "SFT_DATA", WorldSftConfig(tasks=3, samples=2, descriptions=2))
-    monkeypatch.setattr(build_module, "TRUNK_DIM", 8)
-    monkeypatch.setattr(build_module, "HEAD_DIM", 8)
+    monkeypatch.setattr(build_module, "SFT", SftRecipe(two, tasks=3, trunk_dim=8, head_dim=8))
+    monkeypatch.setattr(build_module, "DESCRIPTIONS", 2)
+    monkeypatch.setattr(build_module, "RECONSTRUCTION", ReconstructionConfig(two, tasks=2))
+    monkeypatch.setattr(build_module, "SPLITS", ("train", "unseen-operation"))
+    short = LibraryConfig(steps=2, validation=2)
+    comparators = ComparatorConfig(
+        short, short, MultiTaskConfig(steps=1, tasks=2), HyperdecoderConfig(steps=1, tasks=2)
+    )
+    monkeypatch.setattr(build_module, "ComparatorConfig", lambda: comparators)
+    monkeypatch.setattr(comparator_training_module, "tasks_of", lambda *splits: few)
     with pytest.raises(T2LError, match="is missing"):
         build(tmp_path, ["assets"])
     assets = build(tmp_path)
@@ -459,21 +504,28 @@ def test_the_whole_build_in_miniature(tmp_path: Path, monkeypatch: pytest.Monkey
     adapter = t2l.generate(["add two"])[0]
     made = load_base(assets / "base")
     assert made.answer(["12"], spec=adapter.spec, weights=adapter.weights, max_new_tokens=2)
+    build(tmp_path, ["library", "recon", "comparators"])
+    reconstructed = TextToLora.from_pretrained(tmp_path / "recon")
+    assert reconstructed.spec == t2l.spec and reconstructed.generate(["add two"])
+    for folder in ("oracle", "multi-task", "hyperdecoder"):
+        assert any((tmp_path / folder).iterdir())
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*") if path.name != "assets"}
     build(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*") if path.name != "assets"} == finished
 
 
 def test_an_old_torch_is_told_what_pretraining_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain_module.torch, "optim", SimpleNamespace(AdamW=torch.optim.AdamW))
+    monkeypatch.setattr(optimizers_module.torch, "optim", SimpleNamespace(AdamW=torch.optim.AdamW))
     with pytest.raises(T2LError, match=r"torch 2\.9 or newer"):
-        pretrain_module._optimizers(torch.nn.Linear(2, 2))
+        muon_and_adamw(torch.nn.Linear(2, 2), lambda name, matrix: True, matrix_lr=1e-3, other_lr=1e-3)
 
 
 def test_a_stage_without_what_comes_before_says_so(tmp_path: Path) -> None:
     with pytest.raises(T2LError, match=r"descriptions\.safetensors' does not exist"):
         build(tmp_path, ["sft"])
-    write_tensors(tmp_path / "descriptions.safetensors", {"embedding_NDE": torch.zeros(1, 1, 1)})
+    DescriptionTable(torch.ones(8, 3 * 384), [0, 4, 8], 1, MiniLmEncoder("tokens").dim).save(
+        tmp_path / "descriptions.safetensors"
+    )
     with pytest.raises(T2LError, match=r"(?s)There is no base in .*--stage base"):
         build(tmp_path, ["sft"])
 

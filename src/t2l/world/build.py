@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal, get_args
+from random import Random
+from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.encoders import MiniLmEncoder
@@ -16,22 +19,31 @@ from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
-from t2l.storage import new_folder, read_tensors, write_tensors
+from t2l.storage import new_folder
+from t2l.training.library import Library
 from t2l.training.loop import LoopConfig, printed_progress
+from t2l.training.reconstruction import ReconstructionConfig, train_reconstruction
 from t2l.training.standardization import Standardization
 from t2l.world.base import base_config
+from t2l.world.comparators import ComparatorConfig, train_hyperdecoder, train_library, train_multi_task
+from t2l.world.conditions import DescriptionTable
 from t2l.world.pretrain import pretrain
-from t2l.world.sft import WorldSftConfig, embed_descriptions, train_hypernetwork
-from t2l.world.tasks import tasks_of
+from t2l.world.sft import SftRecipe, build_hypernetwork, train_hypernetwork
+from t2l.world.studies_inputs import pooled
+from t2l.world.tasks import SPLITS, tasks_of
+from t2l.world.wording import descriptions
 
-Stage = Literal["base", "descriptions", "sft", "assets"]
+Stage = Literal["base", "descriptions", "sft", "library", "recon", "comparators", "assets"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-SFT = LoopConfig(steps=5000, warmup=200, decay=0.8, save_every=100)
-SFT_DATA = WorldSftConfig()
-TRUNK_DIM, HEAD_DIM = 320, 512
+SHIPPED: tuple[Stage, ...] = ("base", "descriptions", "sft", "assets")
+"""The stages that the shipped assets come from; the others are for comparisons."""
+SFT = SftRecipe(LoopConfig(steps=3500, warmup=200, decay=0.8, save_every=100))
+RECONSTRUCTION = ReconstructionConfig(LoopConfig(steps=6000, warmup=300, save_every=500), tasks=64, learning_rate=8e-4)
+DESCRIPTIONS = 64
+"""Training descriptions of each task."""
 
 
-def build(folder: Path, stages: Sequence[Stage] = STAGES, *, install: bool = False) -> Path:
+def build(folder: Path, stages: Sequence[Stage] = SHIPPED, *, install: bool = False) -> Path:
     """Runs the stages in order; what is finished in ``folder`` is not done again.
 
     Args:
@@ -48,6 +60,9 @@ def build(folder: Path, stages: Sequence[Stage] = STAGES, *, install: bool = Fal
         "base": _base,
         "descriptions": _descriptions,
         "sft": _sft,
+        "library": _library,
+        "recon": _recon,
+        "comparators": _comparators,
         "assets": _assets,
     }
     for stage in STAGES:
@@ -76,41 +91,76 @@ def _base(folder: Path) -> None:
 
 
 def _descriptions(folder: Path) -> None:
-    if (folder / "descriptions.safetensors").is_file():
+    path = folder / "descriptions.safetensors"
+    if path.is_file():
         return
-    tasks = tasks_of("train")
-    print(f"descriptions: embedding {len(tasks) * SFT_DATA.descriptions} texts", flush=True)
-    table_NDE = embed_descriptions(embedded_encoder(), tasks, SFT_DATA.descriptions).half()
-    temporary = folder / "descriptions.tmp"
-    write_tensors(temporary, {"embedding_NDE": table_NDE})
-    temporary.rename(folder / "descriptions.safetensors")
+    texts = [descriptions(task, DESCRIPTIONS, part="train") for task in tasks_of("train")]
+    begun = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        left = (time.monotonic() - begun) * (total - done) / done / 60
+        print(f"descriptions: {done} of {total} texts embedded, {left:.1f} min left", flush=True)
+
+    # token states, from which the studies take what they want; the recipe reads them pooled
+    DescriptionTable.embed(MiniLmEncoder("tokens"), texts, report).save(path)
 
 
 def _sft(folder: Path) -> None:
     if (folder / "checkpoint").is_dir():
         return
-    table_NDE = read_tensors(folder / "descriptions.safetensors", T2LError)["embedding_NDE"]
-    if not (folder / "base" / "config.json").is_file():
-        raise T2LError(f"There is no base in '{folder}'.", "Build it first: t2l world build --stage base")
-    base = load_base(folder / "base", dtype=torch.float32).model
-    standardize = Standardization.of(table_NDE.flatten(0, 1))
-    encoder = embedded_encoder()
-    hypernetwork = HyperNetwork(
-        embedded_spec(), encoder.dim, "L", trunk_dim=TRUNK_DIM, head_dim=HEAD_DIM, seed=SFT.seed
-    )
-    train_hypernetwork(
-        hypernetwork,
-        base,
-        tasks_of("train"),
-        standardize(table_NDE),
-        SFT_DATA,
+    table, base = _table(folder), _loaded_base(folder)
+    hypernetwork = train_hypernetwork(
         SFT,
+        base,
+        embedded_spec(),
+        embedded_encoder(),
+        tasks_of("train"),
+        table,
         state_path=folder / "sft-state.pt",
         report=printed_progress("sft"),
     )
+    metadata = {"trained": "t2l world build --stage sft", "steps": SFT.loop.steps, "seed": SFT.loop.seed}
+    TextToLora(embedded_encoder(), hypernetwork, metadata).save_pretrained(folder / "checkpoint", dtype=torch.float16)
+
+
+def _library(folder: Path) -> None:
+    train_library(_loaded_base(folder), folder / "library", tasks_of("train"), ComparatorConfig().library)
+
+
+def _recon(folder: Path) -> None:
+    if (folder / "recon").is_dir():
+        return
+    table = _table(folder)
+    if not (folder / "library" / "index.json").is_file():
+        raise T2LError(f"There is no library in '{folder}'.", "Build it first: t2l world build --stage library")
+    library = Library.open(folder / "library")
+    place = {task.name: index for index, task in enumerate(tasks_of("train"))}
+
+    standardize = Standardization.of(table.rows_NDE().flatten(0, 1))
+
+    def condition_of(rng: Random, name: str) -> Tensor:
+        return standardize(table.draw(rng, place[name], 1)[0])
+
+    hypernetwork: HyperNetwork = train_reconstruction(
+        build_hypernetwork(SFT, embedded_spec(), embedded_encoder(), head_init="linear", output_affine=True),
+        library,
+        condition_of,
+        RECONSTRUCTION,
+        names=list(place),
+        state_path=folder / "recon-state.pt",
+        report=printed_progress("recon", 100),
+    )
     standardize.fold_into(hypernetwork)
-    metadata = {"trained": "t2l world build --stage sft", "steps": SFT.steps, "seed": SFT.seed}
-    TextToLora(encoder, hypernetwork, metadata).save_pretrained(folder / "checkpoint", dtype=torch.float16)
+    metadata = {"trained": "t2l world build --stage recon", "steps": RECONSTRUCTION.loop.steps}
+    TextToLora(embedded_encoder(), hypernetwork, metadata).save_pretrained(folder / "recon")
+
+
+def _comparators(folder: Path) -> None:
+    base, config = _loaded_base(folder), ComparatorConfig()
+    held_out = [task for split in SPLITS if split != "train" for task in tasks_of(split)]
+    train_library(base, folder / "oracle", held_out, config.oracle)
+    train_multi_task(base, folder / "multi-task", config.multi_task)
+    train_hyperdecoder(base, folder / "hyperdecoder", config.hyperdecoder)
 
 
 def _assets(folder: Path) -> None:
@@ -119,6 +169,18 @@ def _assets(folder: Path) -> None:
             if not (folder / part).is_dir():
                 raise T2LError(f"'{folder / part}' is missing.", "Run the stages before: t2l world build")
             shutil.copytree(folder / part, inside / part)
+
+
+def _table(folder: Path) -> DescriptionTable:
+    return pooled(DescriptionTable.load(folder / "descriptions.safetensors"), embedded_encoder().pooling)
+
+
+def _loaded_base(folder: Path) -> Any:
+    if not (folder / "base" / "config.json").is_file():
+        raise T2LError(f"There is no base in '{folder}'.", "Build it first: t2l world build --stage base")
+    model = load_base(folder / "base", dtype=torch.float32).model
+    model.set_attn_implementation("eager")  # on such short sequences faster than torch's fused attention
+    return model
 
 
 def _install(assets: Path) -> None:

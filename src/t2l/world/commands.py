@@ -26,12 +26,12 @@ DESCRIPTIONS_SHOWN: dict[Part, int] = {"train": 40, "evaluation": 12}
 
 def build(stage: str | None, folder: Path, install: bool, console: Console) -> None:
     """Rebuilds the assets, or one stage of them."""
-    from t2l.world.build import STAGES
+    from t2l.world.build import SHIPPED, STAGES
     from t2l.world.build import build as run
 
     if stage is not None and stage not in STAGES:
         raise T2LError(f"No stage is called '{stage}'.", did_you_mean(stage, STAGES))
-    assets = run(folder, STAGES if stage is None else [s for s in STAGES if s == stage], install=install)
+    assets = run(folder, SHIPPED if stage is None else [s for s in STAGES if s == stage], install=install)
     console.print(f"Done: {assets if assets.exists() else folder}")
 
 

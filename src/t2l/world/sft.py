@@ -18,20 +18,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from t2l.encoders import DescriptionEncoder
 from t2l.errors import T2LError
 from t2l.heads import Variant
-from t2l.hypernet import HyperNetwork
+from t2l.hypernet import HeadInit, HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, train
 from t2l.training.objectives import contrastive_loss, distillation_loss
+from t2l.training.optimizers import muon_and_adamw
 from t2l.training.sft import IGNORED, Batch, SftConfig, adapted_loss
 from t2l.training.standardization import Standardization
 from t2l.world.base import decode_run, encode_runs
 from t2l.world.conditions import DescriptionTable
 from t2l.world.tasks import MicroTask
 
-LENGTH_BUCKETS = 2
+LENGTH_BUCKETS = 4
 """Batches of similar length into which the samples of one step are split."""
 # On sequences this short torch's fused CPU attention is slower than plain products, its backward most of all.
 _TEACHER_SHOTS = 3
+_HIDDEN = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")  # parameters by name: hidden matrices for Muon
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class SftRecipe:
         train_tasks: how many of the training tasks are used, drawn at random; all by default.
         descriptions: how many descriptions of each task are used; all of the table's by default.
         learning_rate: peak, of AdamW.
+        matrix_learning_rate: peak, of Muon, for the matrices inside trunk and task encoder; with 0 AdamW has them too.
         mix: share of conditions that are a random blend of two descriptions of the task (pooled encoders).
         noise: standard deviation of Gaussian noise on a standardised condition (pooled encoders).
         contrast: weight of a term that draws the features of one task's descriptions together and tasks apart.
@@ -59,7 +62,7 @@ class SftRecipe:
 
     loop: LoopConfig
     variant: Variant = "L"
-    trunk_dim: int = 384
+    trunk_dim: int = 320
     head_dim: int = 512
     tasks: int = 48
     views: int = 2
@@ -67,6 +70,7 @@ class SftRecipe:
     train_tasks: int | None = None
     descriptions: int | None = None
     learning_rate: float = 8e-4
+    matrix_learning_rate: float = 2e-3
     weight_decay: float = 0.02
     mix: float = 0.5
     noise: float = 0.3
@@ -133,17 +137,34 @@ def train_hypernetwork(
                 loss = loss + recipe.contrast * contrastive_loss(features_CK, recipe.views)
         return loss
 
-    optimizer = torch.optim.AdamW(
-        hypernetwork.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
+    optimizers = muon_and_adamw(
+        hypernetwork,
+        lambda name, _: name.startswith(_HIDDEN),
+        matrix_lr=recipe.matrix_learning_rate,
+        other_lr=recipe.learning_rate,
+        matrix_decay=recipe.weight_decay,
+        other_decay=recipe.weight_decay,
     )
-    train(hypernetwork, [optimizer], loss_at, recipe.loop, state_path=state_path, report=report)
+    train(hypernetwork, optimizers, loss_at, recipe.loop, state_path=state_path, report=report)
     if standardize is not None:
         standardize.fold_into(hypernetwork)
     return hypernetwork.eval()
 
 
-def build_hypernetwork(recipe: SftRecipe, spec: LoraSpec, encoder: DescriptionEncoder) -> HyperNetwork:
-    """The untrained hypernetwork of a recipe, for an encoder."""
+def build_hypernetwork(
+    recipe: SftRecipe,
+    spec: LoraSpec,
+    encoder: DescriptionEncoder,
+    *,
+    head_init: HeadInit = "lora",
+    output_affine: bool = False,
+) -> HyperNetwork:
+    """The untrained hypernetwork of a recipe, for an encoder.
+
+    Args:
+        head_init: "linear" for reconstruction.
+        output_affine: it speaks in z-scores (reconstruction).
+    """
     return HyperNetwork(
         spec,
         encoder.dim,
@@ -152,6 +173,9 @@ def build_hypernetwork(recipe: SftRecipe, spec: LoraSpec, encoder: DescriptionEn
         head_dim=recipe.head_dim,
         task_encoder="tokens" if _reads_tokens(encoder) else "linear",
         token_dim=getattr(encoder, "token_dim", None),
+        head_init=head_init,
+        output_gain=output_affine,
+        output_shift=output_affine,
         seed=recipe.loop.seed,
     )
 

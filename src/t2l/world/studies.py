@@ -16,8 +16,10 @@ from t2l.training.loop import LoopConfig
 from t2l.world.sft import SftRecipe
 from t2l.world.tasks import tasks_of
 
-STUDY_STEPS = 1000
+STUDY_STEPS = 250
 """Optimiser steps of a full arm, unless another number is asked for: enough to rank recipes, not to finish them."""
+SMALL: dict[str, Any] = {"trunk_dim": 256, "head_dim": 256, "tasks": 32}
+"""Every arm is smaller than the shipped hypernetwork, so that all studies take an afternoon on two cores."""
 FEWEST_STEPS = 30
 
 EncoderName = Literal["tokens", "layers", "mean", "last-token", "one-hot"]
@@ -47,7 +49,7 @@ class Arm:
     label: str
     varies: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    encoder: EncoderName = "tokens"
+    encoder: EncoderName = "layers"
     quality: Quality = "natural"
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     rank: int = 8
@@ -71,7 +73,7 @@ class Arm:
         """The whole SFT recipe."""
         steps = self.steps(budget)
         loop = LoopConfig(steps=steps, warmup=min(200, steps // 10), save_every=100, seed=self.seed)
-        return replace(SftRecipe(loop), **self.changes)
+        return replace(SftRecipe(loop, **SMALL), **self.changes)
 
     def with_seed(self, seed: int) -> Arm:
         """The same run with another seed."""
@@ -97,13 +99,21 @@ class Study:
 
 def _few_tasks(count: int) -> dict[str, Any]:
     """A recipe for so many tasks whose batches hold as many examples and adapters' samples as the standard one's."""
-    standard = SftRecipe(LoopConfig(steps=1))
+    standard = SftRecipe(LoopConfig(steps=1), **SMALL)
     batch = min(count, standard.tasks)
     samples = standard.tasks * standard.samples // batch
     return {"train_tasks": count, "tasks": batch, "samples": samples - samples % standard.views}
 
 
-_PAPER = {"views": 1, "contrast": 0.0, "mix": 0.0, "noise": 0.0, "hard": 0.0, "distill": 0.0}
+_PAPER = {
+    "views": 1,
+    "contrast": 0.0,
+    "mix": 0.0,
+    "noise": 0.0,
+    "hard": 0.0,
+    "distill": 0.0,
+    "matrix_learning_rate": 0.0,
+}
 _ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _SEEDS = (0, 1, 2)
 
@@ -123,8 +133,13 @@ _STUDIES = (
         "Does the recipe do better than the paper's at the same number of steps?",
         (
             *_seeded(
-                Arm("paper", "as in the paper: a sentence vector, one description a task and batch", _PAPER, "mean"),
-                Arm("ours", "token states, two descriptions a task, contrastive term"),
+                Arm(
+                    "paper",
+                    "as in the paper: a sentence vector, one description a task and batch, AdamW",
+                    _PAPER,
+                    "mean",
+                ),
+                Arm("ours", "three layers pooled, two descriptions a task, contrast, noise and mixing, Muon"),
             ),
             Arm(
                 "paper-mix",
@@ -132,7 +147,10 @@ _STUDIES = (
                 _PAPER | {"mix": 0.5, "noise": 0.3},
                 "mean",
             ),
-            Arm("paper-tokens", "paper, with token states instead of the sentence vector", _PAPER),
+            Arm("paper-layers", "paper, with three layers pooled instead of the sentence vector", _PAPER),
+            Arm("ours-adamw", "ours, AdamW for all parameters", {"matrix_learning_rate": 0.0}),
+            Arm("ours-no-contrast", "ours, without the contrastive term", {"contrast": 0.0}),
+            Arm("ours-tokens", "ours, with token states instead of pooled layers", encoder="tokens"),
             Arm("ours-hard", "ours, half of the batches of one family (hard negatives)", {"hard": 0.5}),
             Arm("ours-distill", "ours, half of the loss distilled from three examples in the prompt", {"distill": 0.5}),
         ),
@@ -170,8 +188,8 @@ _STUDIES = (
         "encoder",
         "What should read the description?",
         (
-            Arm("tokens", "MiniLM, token states"),
-            Arm("layers", "MiniLM, three layers pooled", encoder="layers"),
+            Arm("layers", "MiniLM, three layers pooled"),
+            Arm("tokens", "MiniLM, token states", encoder="tokens"),
             Arm("mean", "MiniLM, its sentence vector", encoder="mean"),
             Arm("last-token", "the base's own last token", encoder="last-token"),
             Arm("one-hot", "one-hot (no language: trained tasks alone)", encoder="one-hot"),

@@ -88,12 +88,11 @@ class StudyInputs:
         return self._tables[name]
 
     def _table(self, arm: Arm, name: str) -> DescriptionTable:
-        if name == "tokens":
-            return self._token_states()
-        if arm.encoder in ("layers", "mean") and arm.quality == "natural":
-            return pooled(self._token_states(), arm.encoder)
-        if arm.quality == "terse":
-            return chosen(self._token_states(), [shortest(self._texts(task)) for task in self.tasks])
+        if arm.encoder in ("tokens", "layers", "mean") and arm.quality != "scrambled":
+            table = self._token_states()
+            if arm.quality == "terse":
+                table = chosen(table, [shortest(self._texts(task)) for task in self.tasks])
+            return table if arm.encoder == "tokens" else pooled(table, arm.encoder)
         path = self.folder / "tables" / f"{name}.safetensors"
         if path.is_file():
             return self._checked(DescriptionTable.load(path), path)

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2l.encoders import DescriptionEncoder
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.storage import read_json, write_json
 from t2l.training.loop import Report, printed_progress
+from t2l.training.standardization import Standardization
 from t2l.world.evaluate import Effort, evaluate
-from t2l.world.sft import SftRecipe, train_hypernetwork
+from t2l.world.sft import SftRecipe, build_hypernetwork, train_hypernetwork
 from t2l.world.studies import STUDIES, STUDY_STEPS, Arm, Study
 from t2l.world.studies_inputs import StudyInputs
 from t2l.world.tasks import MicroTask, Split
@@ -193,13 +193,16 @@ def _reconstruct(
         raise T2LError(f"The library in '{folder}' holds adapters of {len(place)} training tasks; 2 are the least.")
     encoder, table = inputs.encoder(arm), inputs.table(arm)
 
+    standardize = None if arm.encoder == "tokens" else Standardization.of(table.rows_NDE().flatten(0, 1))
+
     def condition_of(rng: Random, name: str) -> Tensor:
-        return table.draw(rng, place[name], 1, recipe.descriptions)[0]
+        (condition_E,) = table.draw(rng, place[name], 1, recipe.descriptions)
+        return condition_E if standardize is None else standardize(condition_E)
 
     def trained(steps: int, path: Path, report: Report) -> HyperNetwork:
         loop = replace(recipe.loop, steps=steps, warmup=steps // 10)
         return train_reconstruction(
-            _for_reconstruction(recipe, encoder, library),
+            build_hypernetwork(recipe, library.spec, encoder, head_init="linear", output_affine=True),
             library,
             condition_of,
             ReconstructionConfig(loop, tasks=RECONSTRUCTION_TASKS, learning_rate=RECONSTRUCTION_RATE),
@@ -215,24 +218,10 @@ def _reconstruct(
         trial.unlink(missing_ok=True)
         each = (times[-2] - times[1]) / (len(times) - 3)  # the first warms up, the last saves
         clock.steps = max(_TIMED_STEPS, round(read_json(rival, T2LError)["cpu_seconds"] / max(each, 1e-6)))
-    return trained(clock.steps, state_path, clock)
-
-
-def _for_reconstruction(recipe: SftRecipe, encoder: DescriptionEncoder, library: Any) -> HyperNetwork:
-    token_dim = getattr(encoder, "token_dim", None)
-    return HyperNetwork(
-        library.spec,
-        encoder.dim,
-        recipe.variant,
-        trunk_dim=recipe.trunk_dim,
-        head_dim=recipe.head_dim,
-        task_encoder="linear" if token_dim is None else "tokens",
-        token_dim=token_dim,
-        head_init="linear",
-        output_gain=True,
-        output_shift=True,
-        seed=recipe.loop.seed,
-    )
+    hypernetwork = trained(clock.steps, state_path, clock)
+    if standardize is not None:
+        standardize.fold_into(hypernetwork)
+    return hypernetwork
 
 
 class _Clock:
