@@ -83,7 +83,7 @@ class MultiTaskConfig:
         seed: of start and examples.
     """
 
-    steps: int = 5000
+    steps: int = 1200
     tasks: int = 48
     samples: int = 2
     learning_rate: float = 2e-3
@@ -109,9 +109,9 @@ class HyperdecoderConfig:
         seed: of start, dropout and examples.
     """
 
-    steps: int = 5000
+    steps: int = 3500
     variant: Variant = "L"
-    trunk_dim: int = 384
+    trunk_dim: int = 320
     head_dim: int = 512
     tasks: int = 48
     samples: int = 2
