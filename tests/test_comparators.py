@@ -36,8 +36,10 @@ from t2l.world.tasks import MicroTask, Split, find_task, part_of
 from t2l.world.tasks import tasks_of as all_tasks_of
 from t2l.world.wording import descriptions
 
+_SHORT = LibraryConfig(steps=6, samples=2, validation=4, check_every=2, chunk=4, learning_rate=0.01)
 CONFIG = ComparatorConfig(
-    LibraryConfig(steps=6, samples=2, validation=4, check_every=2, chunk=4, learning_rate=0.01),
+    _SHORT,
+    _SHORT,
     MultiTaskConfig(steps=5, tasks=3),
     HyperdecoderConfig(steps=5, tasks=3, trunk_dim=16, head_dim=16),
     descriptions=3,
@@ -324,7 +326,7 @@ def test_the_exam_is_the_same_as_for_generated_adapters(base: Any, tmp_path: Pat
         effort=EFFORT,
         splits=["far"],
         conditions=["oracle"],
-        config=replace(CONFIG, library=replace(CONFIG.library, steps=1, learning_rate=1e-12)),
+        config=replace(CONFIG, oracle=replace(CONFIG.oracle, steps=1, learning_rate=1e-12)),
     )
     by_task = {score.task: score for score in plain}
     assert [(s.right, s.total) for s in oracle] == [(by_task[s.task].right, by_task[s.task].total) for s in oracle]
