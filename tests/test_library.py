@@ -214,7 +214,7 @@ def test_one_row_is_trained_as_plain_adamw_would(base: Any, spec: LoraSpec, tmp_
     oracle = task(3)
     library = train_oracles(base, spec, tmp_path, [oracle], config, report=silent)
     assert library.record("shift-3")["best_step"] == 4
-    start = AdapterTable(spec, [oracles_module._seed(0, "shift-3")]).table().detach()
+    start = AdapterTable(spec, [loop.seed]).table().detach()
     model = Adapter(spec, start).apply(tiny_base())
     parameters = [p.requires_grad_() for name, p in model.named_parameters() if "lora_" in name]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
