@@ -94,6 +94,10 @@ class Adapter:
                 return (self.spec.scaling * b_OR @ a_RI).float()
         raise T2LError(f"'{path}' is not adapted.", did_you_mean(path, self.spec.module_paths()))
 
+    def portable(self) -> Adapter:
+        """The same adapter with the scaling inside B (a scaling of 1), for runtimes that would get it wrong."""
+        return Adapter(_portable_spec(self.spec), _portable(self.spec, self.weights, torch.float32), self.provenance)
+
     def peft_config(self, form: Form = "portable") -> dict[str, Any]:
         """The fields of ``adapter_config.json`` in one of the two forms, as PEFT's LoraConfig writes and reads them."""
         _check_form(form)

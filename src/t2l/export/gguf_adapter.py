@@ -67,12 +67,12 @@ def export_gguf_adapter(
 
 def _tensors(adapter: Adapter, layout: Layout) -> Iterator[tuple[str, Tensor]]:
     """A as (R, I) and B as (O, R), which GGUF's reversed axes turn into what llama.cpp multiplies with."""
+    weights = adapter.portable().weights
     for group in adapter.spec.groups:
         for depth, path in enumerate(group.module_paths()):
             name = layout.tensor(f"{path}.weight")
-            b_OR = (adapter.weights.b[group.key][0, depth].double() * adapter.spec.scaling).float()
-            yield f"{name}.lora_a", adapter.weights.a[group.key][0, depth]
-            yield f"{name}.lora_b", layout.rows(path, b_OR)
+            yield f"{name}.lora_a", weights.a[group.key][0, depth]
+            yield f"{name}.lora_b", layout.rows(path, weights.b[group.key][0, depth])
 
 
 def _check_shapes(adapter: Adapter, config: Any) -> None:
