@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from helpers import tiny_config
 from t2l.adapter import Adapter
@@ -288,7 +287,13 @@ def test_with_vllms_own_classes(store: AdapterStore) -> None:
     assert isinstance(resolver, resolvers.LoRAResolver)
     found = asyncio.run(resolver.resolve_lora(BASE, "t2l/add three"))
     assert isinstance(found, Request) and found.adapter_id == integer_id(Path(found.path).name)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_vllm_would_scale_it_right(store: AdapterStore) -> None:
     peft = pytest.importorskip("vllm.lora.peft_helper", reason="this part of vLLM needs more of its dependencies")
-    helper = peft.PEFTHelper.from_dict(json.loads((Path(found.path) / "adapter_config.json").read_text()))
+    found = ask(store, "t2l/add three")
+    assert found is not None
+    helper = peft.PEFTHelper.from_dict(json.loads((Path(found.lora_path) / "adapter_config.json").read_text()))
     assert helper._validate_features() == [] and helper.vllm_lora_scaling_factor == 1.0
-    assert torch.isfinite(Adapter.load(found.path).delta("model.layers.0.self_attn.q_proj")).all()

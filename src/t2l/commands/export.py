@@ -100,6 +100,8 @@ def _write(
     from t2l.export.merged import base_of
 
     if to is Target.peft:
+        if form is Form.rslora:  # a folder in the portable form has forgotten its alpha
+            adapter = adapter.rank_stabilised()
         adapter.save(out, form=form.value if form else "portable", dtype=dtype, force=force)
     elif to is Target.merged:
         from t2l.export.merged import export_merged

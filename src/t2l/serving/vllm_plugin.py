@@ -6,11 +6,11 @@ resolver where it serves HTTP. Settings come from the environment, because vLLM 
 ``T2L_CHECKPOINT``      a checkpoint folder or hub id, or ``embedded``; without it the plugin stays out of the way.
 ``T2L_VLLM_STORE``      folder for adapters; by default in shared memory (``/dev/shm``), else in the account's cache.
 ``T2L_VLLM_BASE``       the name under which vLLM serves the checkpoint's base, where it is another (a local copy).
-``T2L_VLLM_ADAPTERS``   the most adapters that the store may hold (1024). vLLM may read any of them again, at any
-                        time, so none is ever taken away: beyond the limit new descriptions are refused.
+``T2L_VLLM_ADAPTERS``   the most adapters that the store may hold (1024). vLLM may read any of them again at any
+                        time, so none is taken away: beyond the limit new descriptions are refused.
 
-This module imports only the standard library; torch and the checkpoint come with the first description. A request's text
-never names a place on disk: a folder's name is a digest.
+This module imports only the standard library; torch and the checkpoint come with the first description. A request's
+text never names a place on disk: a folder's name is a digest.
 """
 
 from __future__ import annotations
