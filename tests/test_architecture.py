@@ -16,7 +16,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 LEVELS = {
     **dict.fromkeys(["errors", "storage", "lora", "features", "heads", "token_attention"], 0),
     **dict.fromkeys(["adapter", "peft_format", "batched", "bases", "encoders", "hypernet", "sakana_files"], 1),
-    **dict.fromkeys(["model", "sakana"], 2),
+    **dict.fromkeys(["model", "sakana", "composition"], 2),
     **dict.fromkeys(["data", "inspection"], 3),
     "training": 4,
     **dict.fromkeys(["baselines", "evaluation", "guidance", "serving", "export"], 5),

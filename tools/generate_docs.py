@@ -28,7 +28,7 @@ FOLDERS = {
     "tests": "test_<module>.py for each module, and test_architecture.py, which reads the imports",
     "benchmarks": "",
     "tools": "",
-    "docs": "Quickstart, concepts, checkpoints, the embedded world, commands, results, and a dated log",
+    "docs": "Quickstart, concepts, checkpoints, runtimes, the embedded world, commands, results, and a dated log",
 }
 """The folders of the tree. Those without a line of their own list their modules."""
 TYPES = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}

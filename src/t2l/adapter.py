@@ -94,6 +94,22 @@ class Adapter:
                 return (self.spec.scaling * b_OR @ a_RI).float()
         raise T2LError(f"'{path}' is not adapted.", did_you_mean(path, self.spec.module_paths()))
 
+    def portable(self) -> Adapter:
+        """The same adapter with the scaling inside B (a scaling of 1), for runtimes that would get it wrong."""
+        return Adapter(_portable_spec(self.spec), _portable(self.spec, self.weights, torch.float32), self.provenance)
+
+    def rank_stabilised(self, alpha: float = 16.0) -> Adapter:
+        """The same adapter with ``use_rslora`` and this alpha, B divided to match: for runtimes that must scale by it.
+
+        An adapter that is rank-stabilised already is returned as it is. 16 is the alpha of the reference.
+        """
+        if self.spec.use_rslora:
+            return self
+        spec = replace(self.spec, alpha=alpha, use_rslora=True)
+        factor = self.spec.scaling / spec.scaling
+        b = {key: (b_NLOR.double() * factor).float() for key, b_NLOR in self.weights.b.items()}
+        return Adapter(spec, LoraWeights(dict(self.weights.a), b), self.provenance)
+
     def peft_config(self, form: Form = "portable") -> dict[str, Any]:
         """The fields of ``adapter_config.json`` in one of the two forms, as PEFT's LoraConfig writes and reads them."""
         _check_form(form)

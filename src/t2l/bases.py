@@ -107,7 +107,7 @@ class Base:
             adapted = nullcontext()
             if spec is not None and weights is not None and rows is not None:
                 adapted = apply_batched(self.model, spec, weights, rows[start : start + _BATCH])
-            with adapted, _quiet():
+            with adapted, quiet():
                 answers += self._generate(prompts[start : start + _BATCH], max_new_tokens)
         return answers
 
@@ -202,7 +202,7 @@ def load_base(
     trust = may_run_code(trust_remote_code)
     wanted = _dtype(dtype)
     try:
-        with _quiet():
+        with quiet():
             import transformers
 
             key = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
@@ -229,8 +229,24 @@ def load_base(
     return Base(model.to(device).eval().requires_grad_(False), tokenizer, str(name))
 
 
+def base_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The config (a `PretrainedConfig`) of a base, found as `load_base` finds it, without its weights.
+
+    Raises:
+        BaseModelError: there is no such base, or its config cannot be read.
+    """
+    place, trust = _locate(name), may_run_code(trust_remote_code)
+    try:
+        with quiet():
+            from transformers import AutoConfig
+
+            return AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust)
+    except Exception as problem:  # the hub, the disk, transformers and remote code each raise their own kinds
+        raise _not_loaded(str(name), problem) from problem
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Transformers without progress bars, log lines and warnings; its own settings come back afterwards."""
     from transformers.utils import logging
 

@@ -17,6 +17,8 @@ import typer
 from typer.core import TyperGroup
 
 from t2l.commands.checkpoints import import_checkpoint, inspect
+from t2l.commands.combine import combine
+from t2l.commands.export import export
 from t2l.commands.generate import generate
 from t2l.commands.run import run
 from t2l.commands.terminal import say, say_error
@@ -54,6 +56,8 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("generate")(generate)
 app.command("run")(run)
+app.command("combine")(combine)
+app.command("export")(export)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.add_typer(world, name="world")

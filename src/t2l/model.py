@@ -9,6 +9,7 @@ base weights or pickles. Nothing here knows training, evaluation or the embedded
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
@@ -121,6 +122,38 @@ class TextToLora:
             )
         return list(self._stream(embedding_NE, [{} for _ in embedding_NE], memory))
 
+    def blend(self, descriptions: Sequence[str], weights: Sequence[float] | None = None) -> Adapter:
+        """One adapter between several descriptions, or beyond them, in the hypernetwork's task features.
+
+        The features are averaged before there are any LoRA weights, so the result has the rank of any other adapter.
+        To add finished adapters, see `t2l.composition`.
+
+        Args:
+            weights: one for each description; the same for all, summing to 1, by default. They are used as they are:
+                those that sum to 1 lie on the line, plane, ... through the descriptions; [1.5, -0.5] lies beyond.
+
+        Raises:
+            DescriptionError: as for `generate`; or not one finite weight for each description.
+
+        Example:
+            >>> t2l = TextToLora.from_pretrained()
+            >>> between = t2l.blend(["Give the last word.", "Give the first word."], [0.5, 0.5])
+        """
+        if isinstance(descriptions, str):
+            raise DescriptionError("blend takes a list of descriptions.", f"Write [{descriptions[:40]!r}].")
+        embedding_NE = self.encoder.encode(descriptions)
+        shares = [1 / len(descriptions) for _ in descriptions] if weights is None else [float(w) for w in weights]
+        if len(shares) != len(descriptions) or not all(math.isfinite(share) for share in shares):
+            raise DescriptionError(f"The weights {shares} are not one finite number for each of the descriptions.")
+        with torch.inference_mode():
+            task_NK = self.hypernetwork.encode(embedding_NE)
+            share_1N = torch.tensor([shares], device=task_NK.device, dtype=task_NK.dtype)
+            made = self.hypernetwork.output_affine(self.hypernetwork.decode(share_1N @ task_NK))
+        parts = [{"description": description} for description in descriptions]
+        composition = {"method": "features", "weights": shares, "parts": parts}
+        provenance = {"composition": composition, "encoder": self.encoder.identity, **self._origin()}
+        return adapters_from_weights(self.spec, made.map(torch.clone), [provenance])[0]
+
     def chunk_size(self, memory: int = DEFAULT_MEMORY) -> int:
         """How many adapters one forward pass may make within ``memory`` bytes; at least 1."""
         size = self.spec.num_parameters * self.hypernetwork.dtype.itemsize * _COPIES_WHILE_GENERATING
@@ -129,11 +162,7 @@ class TextToLora:
     def _stream(self, embedding_NE: Tensor, provenances: list[dict[str, Any]], memory: int) -> Iterator[Adapter]:
         if not bool(torch.isfinite(embedding_NE).all()):
             raise DescriptionError("A description embedding holds NaN or infinite values.")
-        origin = {
-            "checkpoint": self.digest,
-            "base_model": self.spec.base_model,
-            "seed": self.metadata.get("seed"),  # of the checkpoint's training; generation itself draws nothing
-        }
+        origin = self._origin()
         step = self.chunk_size(memory)
         for start in range(0, len(provenances), step):
             with torch.inference_mode():
@@ -141,6 +170,14 @@ class TextToLora:
             for row, provenance in enumerate(provenances[start : start + step]):
                 own = weights.select(row).map(torch.clone)  # a view would keep the whole chunk in memory
                 yield from adapters_from_weights(self.spec, own, [{**provenance, **origin}])
+
+    def _origin(self) -> dict[str, Any]:
+        """What every adapter's provenance says of the checkpoint."""
+        return {
+            "checkpoint": self.digest,
+            "base_model": self.spec.base_model,
+            "seed": self.metadata.get("seed"),  # of the checkpoint's training; generation itself draws nothing
+        }
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None, force: bool = False) -> Path:
         """Writes ``config.json`` and ``model.safetensors``, whole or not at all.

@@ -78,6 +78,39 @@ def check_writable(target: str | Path, *, marker: str, force: bool = False) -> N
         raise OutputError(f"'{target}' is a file, not a folder.", "Choose another place.")
 
 
+@contextmanager
+def new_file(target: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """Yields a path to write to, which becomes ``target`` when the block ends without an error: for large files.
+
+    Args:
+        force: replace an existing file.
+
+    Raises:
+        OutputError: the file exists and may not be replaced, or cannot be written.
+    """
+    target = Path(target).expanduser()
+    check_file(target, force=force)
+    temporary = _beside(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        reason = f"{error.strerror or error}"
+        raise OutputError(f"Cannot write '{target}': {reason}.", "Free some space or choose another place.") from error
+    finally:
+        _remove(temporary)
+
+
+def check_file(target: str | Path, *, force: bool = False) -> None:
+    """Raises `OutputError` now if `new_file` would refuse ``target``: asked before long work starts."""
+    target = Path(target).expanduser()
+    if target.is_dir():
+        raise OutputError(f"'{target}' is a folder; a file is written.", "Name the file.")
+    if target.exists() and not force:
+        raise OutputError(f"'{target}' already exists; it was left as it is.", "Choose another place or add --force.")
+
+
 def write_bytes(target: str | Path, data: bytes) -> None:
     """Writes one file whole or not at all.
 

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, Checkpoint, Device, Dtype, Force, Form, checked_device
+from t2l.commands.options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    Dtype,
+    Force,
+    Form,
+    Strength,
+    checked_device,
+    checked_strength,
+)
 from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.errors import OutputError
 
@@ -54,6 +64,7 @@ def generate(
     form: Annotated[
         Form, typer.Option(help="portable: right in every runtime. rslora: the scaling is left to the runtime.")
     ] = Form.portable,
+    strength: Strength = 1.0,
     device: Device = "cpu",
     force: Force = False,
     as_json: AsJson = False,
@@ -64,19 +75,22 @@ def generate(
     from t2l.model import TextToLora
 
     notes = Notes()
+    strength = checked_strength(strength)
     requests = read_requests(descriptions or [], file, notes.add)
     if len(requests) == 1 and out is not None:
-        _check_place(out, force)  # before the checkpoint is read
+        check_place(out, force)  # before the checkpoint is read
     t2l = TextToLora.from_pretrained(checkpoint, device=checked_device(device))
     t2l.encoder = CachedEncoder(t2l.encoder)
     folders = _folders(requests, out, t2l.digest)
     for folder in folders:
-        _check_place(folder, force)
+        check_place(folder, force)
     with notes.of_warnings():
         start = time.perf_counter()
         t2l.encoder.encode([request.description for request in requests])  # `stream` finds them in the cache
         encode_s = time.perf_counter() - start
-        made, generate_s, write_s = _make(t2l, requests, folders, dtype.value, form.value, force)
+        made, generate_s, write_s = _make(
+            t2l, requests, folders, strength, dtype=dtype.value, form=form.value, force=force
+        )
     report = {
         "checkpoint": checkpoint,
         "checkpoint_digest": t2l.digest,
@@ -97,10 +111,12 @@ def generate(
 
 
 def _make(
-    t2l: TextToLora, requests: Sequence[Request], folders: Sequence[Path], dtype: str, form: Any, force: bool
+    t2l: TextToLora, requests: Sequence[Request], folders: Sequence[Path], strength: float, **how_to_save: Any
 ) -> tuple[list[dict[str, Any]], float, float]:
     """Generates and writes the adapters one by one; what became of each, and the seconds for both."""
     from rich.progress import track
+
+    from t2l.composition import scale
 
     made: list[dict[str, Any]] = []
     generate_s = write_s = 0.0
@@ -112,8 +128,9 @@ def _make(
         for request, folder in track(pairs, "Generating", console=console, transient=True, disable=hidden):
             start = time.perf_counter()
             adapter = next(adapters)
+            adapter = adapter if strength == 1 else scale(adapter, strength)
             generated = time.perf_counter()
-            adapter.save(folder, form=form, dtype=dtype, force=force)
+            adapter.save(folder, **how_to_save)
             generate_s, write_s = generate_s + generated - start, write_s + time.perf_counter() - generated
             entry = {"description": request.description, "name": request.name, "folder": str(folder)}
             made.append({**entry, "digest": adapter.digest})
@@ -131,7 +148,7 @@ def _folders(requests: Sequence[Request], out: Path | None, checkpoint: str) -> 
     return [parent / request.folder_name(checkpoint) for request in requests]
 
 
-def _check_place(folder: Path, force: bool) -> None:
+def check_place(folder: Path, force: bool) -> None:
     """Refuses a folder that exists or cannot be made, before any work."""
     from t2l.peft_format import CONFIG_FILE
     from t2l.storage import check_writable

@@ -5,6 +5,7 @@ Level 6.
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Annotated
 
@@ -36,7 +37,22 @@ Checkpoint = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there, where it is of the same kind.")]
+Strength = Annotated[
+    float,
+    typer.Option("--strength", help="Multiplies what the adapter changes: 0 is the base, 1 the adapter as generated."),
+]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.")]
+
+
+def checked_strength(strength: float) -> float:
+    """``strength``, if it is a number to multiply by: refused before any work, not after.
+
+    Raises:
+        T2LError: NaN or infinite.
+    """
+    if not math.isfinite(strength):
+        raise T2LError(f"The strength is {strength}; it must be a finite number.", "1 is the adapter as generated.")
+    return strength
 
 
 def checked_device(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, Checkpoint, Device, checked_device
+from t2l.commands.options import AsJson, Checkpoint, Device, Strength, checked_device, checked_strength
 from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import BaseModelError, T2LError
 
@@ -29,11 +29,13 @@ def run(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 64,
+    strength: Strength = 1.0,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Put a task to the base model with and without the adapter that its description gives."""
     from t2l.bases import load_base
+    from t2l.composition import scale
     from t2l.encoders import CachedEncoder
     from t2l.model import TextToLora
 
@@ -41,6 +43,7 @@ def run(
     if not texts:
         raise T2LError("There is no input to do the task to.", 'Add one: --input "some text"')
     notes = Notes()
+    strength = checked_strength(strength)
     device = checked_device(device)
     t2l = TextToLora.from_pretrained(checkpoint, device=device)
     t2l.encoder = CachedEncoder(t2l.encoder)
@@ -50,6 +53,7 @@ def run(
     with notes.of_warnings():
         start = time.perf_counter()
         (adapter,) = t2l.generate([description.strip()])
+        adapter = adapter if strength == 1 else scale(adapter, strength)
         adapter_s = time.perf_counter() - start
         loaded = load_base(name, device=device)
         if loaded.note:
@@ -65,6 +69,7 @@ def run(
         "description": description.strip(),
         "checkpoint": checkpoint,
         "base": name,
+        "strength": strength,
         "answers": [{"input": text, "base": plain, "adapted": adapted} for text, plain, adapted in pairs],
         "milliseconds": {"adapter": round(1000 * adapter_s, 3), "answers": round(1000 * answer_s, 3)},
         "notes": notes.texts,

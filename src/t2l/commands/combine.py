@@ -1,0 +1,153 @@
+"""``t2l combine``: one adapter from several adapters or descriptions.
+
+Level 6. What stands on the command line is an adapter where it is a folder, and a description otherwise; what looks
+like a path that leads nowhere is refused rather than encoded.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t2l.commands.options import AsJson, Checkpoint, Device, Dtype, Force, Form, checked_device
+from t2l.commands.terminal import Notes, print_json, results, say
+from t2l.errors import AdapterError, T2LError
+
+if TYPE_CHECKING:
+    from t2l.adapter import Adapter
+
+
+class How(str, Enum):
+    """Where and how the parts are put together."""
+
+    cat = "cat"
+    svd = "svd"
+    factors = "factors"
+    features = "features"
+
+
+def combine(
+    parts: Annotated[
+        list[str], typer.Argument(metavar="ADAPTER|DESCRIPTION...", help="Adapter folders, or tasks in plain words.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The new adapter's folder.")],
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--weight",
+            "-w",
+            help="One for each part, in order; negative ones subtract. By default 1 each; with 'features' 1/n each.",
+        ),
+    ] = None,
+    method: Annotated[
+        How,
+        typer.Option(
+            help="cat: the exact sum, its rank the sum of the ranks. svd: the nearest to it of one rank. factors: A "
+            "and B apart. features: descriptions only, mixed before there are weights."
+        ),
+    ] = How.cat,
+    rank: Annotated[
+        int | None, typer.Option("--rank", min=1, help="Of the result, with svd; by default the largest of the parts.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    dtype: Annotated[Dtype, typer.Option(help="How the adapter's tensors are stored.")] = Dtype.float32,
+    form: Annotated[
+        Form, typer.Option(help="portable: right in every runtime. rslora: the scaling is left to the runtime.")
+    ] = Form.portable,
+    device: Device = "cpu",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add, average, subtract or blend adapters; every part is an adapter folder or a description."""
+    from t2l.commands.generate import check_place
+
+    if weight and len(weight) != len(parts):
+        raise T2LError(f"There are {len(weight)} weights for {len(parts)} parts.", "Give --weight once for each part.")
+    folders = [_folder(part) for part in parts]
+    check_place(out, force)
+    notes = Notes()
+    with notes.of_warnings():
+        made = _combined(parts, folders, weight, method, rank, checkpoint, checked_device(device))
+        made.save(out, form=form.value, dtype=dtype.value, force=force)
+    record = made.provenance["composition"]
+    report = {
+        "folder": str(out),
+        "digest": made.digest,
+        "method": method.value,
+        "rank": made.spec.rank,
+        "base_model": made.spec.base_model,
+        "parts": [
+            {"kind": "description" if folder is None else "adapter", "part": part, "weight": share}
+            for part, folder, share in zip(parts, folders, record["weights"], strict=True)
+        ],
+        "kept": record.get("kept"),
+        "notes": notes.texts,
+    }
+    if as_json:
+        print_json(report)
+    else:
+        _show(report)
+
+
+def _combined(
+    parts: Sequence[str],
+    folders: Sequence[Path | None],
+    weights: Sequence[float] | None,
+    method: How,
+    rank: int | None,
+    checkpoint: str | None,
+    device: str,
+) -> Adapter:
+    from t2l import composition
+    from t2l.adapter import Adapter
+    from t2l.encoders import CachedEncoder
+    from t2l.model import TextToLora
+
+    adapters = {place: Adapter.load(folder) for place, folder in enumerate(folders) if folder is not None}
+    described = [part for part, folder in zip(parts, folders, strict=True) if folder is None]
+    if method is How.features and (adapters or rank is not None):
+        raise T2LError(
+            "Only descriptions can be mixed as features, and the result has the checkpoint's rank.",
+            "Use --method cat or svd for adapters; leave --rank away with features.",
+        )
+    if described:
+        t2l = TextToLora.from_pretrained(checkpoint, device=device)
+        t2l.encoder = CachedEncoder(t2l.encoder)
+        if method is How.features:
+            return t2l.blend(described, weights or None)
+        made = iter(t2l.generate(described))
+    else:
+        made = iter(())
+    whole = [adapters[place] if place in adapters else next(made) for place in range(len(parts))]
+    return composition.combine(whole, weights or None, method=method.value, rank=rank)  # pyright: ignore[reportArgumentType]
+
+
+def _folder(part: str) -> Path | None:
+    """The adapter folder that ``part`` names, or None where it is a description."""
+    path = Path(part).expanduser()
+    try:
+        if path.is_dir():
+            return path
+    except OSError:  # a description may be longer than any path
+        return None
+    words = part.split()
+    if len(words) == 1 and (os.sep in part or part.startswith(("~", "."))):
+        raise AdapterError(f"There is no adapter folder '{part}'.", "A description is a sentence or a few words.")
+    return None
+
+
+def _show(report: dict[str, Any]) -> None:
+    out = results()
+    say(report["folder"], "bold green", console=out)
+    for part in report["parts"]:
+        say(f"  {part['weight']:+.4g} x {part['kind']} {part['part']!r}", "dim", console=out)
+    kept = "" if report["kept"] is None else f", which keeps {report['kept']:.2%} of the sum's squared norm"
+    say(f"One adapter of rank {report['rank']}{kept}.", console=out)
+    say("\nUse it as any other, for example:", "bold", console=out)
+    say(f"  t2l export {shlex.quote(report['folder'])} --to gguf --out adapter.gguf", console=out)

@@ -1,0 +1,145 @@
+"""``t2l export``: an adapter folder in the form that another runtime reads.
+
+Level 6.
+"""
+
+from __future__ import annotations
+
+import shlex
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t2l.commands.options import AsJson, Dtype, Force, Form, checked_strength
+from t2l.commands.terminal import Notes, print_json, results, say
+from t2l.errors import T2LError
+
+if TYPE_CHECKING:
+    from t2l.adapter import Adapter
+
+
+class Target(str, Enum):
+    """What is written."""
+
+    peft = "peft"
+    merged = "merged"
+    gguf = "gguf"
+    gguf_merged = "gguf-merged"
+    gguf_base = "gguf-base"
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The adapter's folder.")],
+    to: Annotated[
+        Target,
+        typer.Option(
+            "--to",
+            help="peft: an adapter folder. merged: a whole model folder. gguf: an adapter for llama.cpp. gguf-merged: "
+            "a whole model for llama.cpp. gguf-base: the base alone, for a gguf adapter to be put on.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="The folder or, for GGUF, the file.")],
+    base: Annotated[
+        str | None,
+        typer.Option("--base", "-b", metavar="FOLDER|HUB_ID", help="The base; by default the one the adapter names."),
+    ] = None,
+    form: Annotated[
+        Form | None,
+        typer.Option(help="With peft. portable (default): right in every runtime. rslora: scaled by the runtime."),
+    ] = None,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="By default float32 for adapters, and for whole models as the base is stored."),
+    ] = None,
+    strength: Annotated[float, typer.Option("--strength", help="Multiplies what the adapter changes.")] = 1.0,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an adapter as another runtime wants it: scaled right, merged into its base, or as GGUF for llama.cpp."""
+    from t2l.adapter import Adapter
+    from t2l.composition import scale
+
+    if form is not None and to is not Target.peft:
+        raise T2LError(f"--form has no effect with --to {to.value}.", "Leave it away.")
+    if base is not None and to is Target.peft:
+        raise T2LError("--base has no effect with --to peft, which needs no base.", "Leave it away.")
+    strength = checked_strength(strength)
+    adapter = Adapter.load(folder)
+    adapter = adapter if strength == 1 else scale(adapter, strength)
+    notes = Notes()
+    with notes.of_warnings():
+        _write(adapter, to, out, base, form, dtype.value if dtype else None, force, notes)
+    report = {
+        "adapter": str(folder),
+        "to": to.value,
+        "out": str(out),
+        "digest": adapter.digest,
+        "base_model": base or adapter.spec.base_model,
+        "strength": strength,
+        "bytes": _size(out),
+        "notes": notes.texts,
+    }
+    if as_json:
+        print_json(report)
+    else:
+        _show(report)
+
+
+def _write(
+    adapter: Adapter,
+    to: Target,
+    out: Path,
+    base: str | None,
+    form: Form | None,
+    dtype: str | None,
+    force: bool,
+    notes: Notes,
+) -> None:
+    from t2l.export.merged import base_of
+
+    if to is Target.peft:
+        if form is Form.rslora:  # a folder in the portable form has forgotten its alpha
+            adapter = adapter.rank_stabilised()
+        adapter.save(out, form=form.value if form else "portable", dtype=dtype, force=force)
+    elif to is Target.merged:
+        from t2l.export.merged import export_merged
+
+        export_merged(adapter, out, base=base, dtype=dtype, force=force)
+    elif to is Target.gguf:
+        from t2l.export.gguf_adapter import export_gguf_adapter
+
+        export_gguf_adapter(adapter, out, base=base, dtype=dtype, force=force)
+    else:
+        from t2l.bases import base_config
+        from t2l.export.gguf_model import export_gguf_base, export_gguf_merged, window_note
+
+        name = base_of(adapter, base)
+        if note := window_note(base_config(name)):
+            notes.add(note)
+        if to is Target.gguf_merged:
+            export_gguf_merged(adapter, out, base=name, dtype=dtype, force=force)
+        else:
+            export_gguf_base(name, out, dtype=dtype, force=force)
+
+
+def _size(out: Path) -> int:
+    out = out.expanduser()
+    files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files)
+
+
+def _show(report: dict[str, Any]) -> None:
+    out, path = results(), shlex.quote(report["out"])
+    say(report["out"], "bold green", console=out)
+    say(f"{report['bytes'] / 1e6:,.1f} MB.", console=out)
+    use = {
+        "peft": f'PeftModel.from_pretrained(base, "{report["out"]}")',
+        "merged": f'AutoModelForCausalLM.from_pretrained("{report["out"]}")',
+        "gguf": f"llama-cli --model BASE.gguf --lora {path}",
+        "gguf-merged": f"llama-cli --model {path}",
+        "gguf-base": f"llama-cli --model {path} --lora ADAPTER.gguf",
+    }
+    say("\nUse it:", "bold", console=out)
+    say(f"  {use[report['to']]}", console=out)
