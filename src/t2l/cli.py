@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from t2l.commands.checkpoints import import_checkpoint, inspect
 from t2l.commands.generate import generate
 from t2l.commands.run import run
+from t2l.commands.serve import serve
 from t2l.commands.terminal import say, say_error
 from t2l.commands.world import demo, world
 from t2l.errors import T2LError
@@ -54,6 +55,7 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("generate")(generate)
 app.command("run")(run)
+app.command("serve")(serve)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.add_typer(world, name="world")

@@ -106,7 +106,8 @@ class AdapterStore:
         with self._lock:
             if name not in self._kept:
                 raise UnknownModelError(
-                    f"There is no adapter '{name[:80]}' here.", "Make it (again) from its description: POST /v1/adapters."
+                    f"There is no adapter '{name[:80]}' here.",
+                    "Make it (again) from its description: POST /v1/adapters.",
                 )
             adapter = self._adapters.get(name) or self._load(name)
             self._touch(name)

@@ -212,7 +212,12 @@ class Engine:
         return job.stream
 
     def chat(
-        self, text: str, sampling: Sampling | None = None, *, adapter: Adapter | None = None, timeout_s: float | None = None
+        self,
+        text: str,
+        sampling: Sampling | None = None,
+        *,
+        adapter: Adapter | None = None,
+        timeout_s: float | None = None,
     ) -> Completion:
         """The answer to one user message; waits for it. Raises what `submit` raises."""
         prompt = chat_tokens(self.base, [{"role": "user", "content": text}])

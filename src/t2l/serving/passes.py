@@ -204,7 +204,7 @@ class Passes:
                 self.load(one, None)
             rest = [Piece(other, prompt[1:], 0) for other in others][: self.prefill_rows - 1]
             first_V = self.prefill([Piece(slot, prompt[:-1], 0), *rest])[0]
-            steps = {other: (prompt[0], length - 1) for other in others}
+            steps = dict.fromkeys(others, (prompt[0], length - 1))
             return torch.stack([first_V, self.decode({**steps, slot: (prompt[-1], length - 1)})[slot]])
 
         alone = logits(0, range(0))

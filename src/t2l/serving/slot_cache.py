@@ -56,7 +56,9 @@ class SlotLayer(CacheLayerMixin):
         self.keys, self.values = empty(key_states), empty(value_states)
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Writes the pass's states and gives all that the pass may read, (S, H, visible, D) each."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
