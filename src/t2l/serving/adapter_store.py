@@ -1,8 +1,8 @@
 """Adapters that are kept: in memory up to a budget, and in a folder that outlives the process, where there is one.
 
-Level 5. An adapter's id is its content digest, so equal adapters are one. The least recently used goes first, from memory
-and from the folder, each by its own budget. What a request says is only ever looked up here, never made into a path. This
-file does not know how adapters are made or run.
+Level 5. An adapter's id is its content digest, so equal adapters are one. The least recently used goes first, from
+memory and from the folder, each by its own budget. What a request says is only ever looked up here, never made into a
+path. This file does not know how adapters are made or run.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class AdapterStore:
             if name not in self._kept:
                 raise UnknownModelError(
                     f"There is no adapter '{name[:80]}' here.",
-                    "Make it (again) from its description: POST /v1/adapters.",
+                    "Make it from its description: POST /v1/adapters.",
                 )
             adapter = self._adapters.get(name) or self._load(name)
             self._touch(name)

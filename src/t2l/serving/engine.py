@@ -276,9 +276,9 @@ class Engine:
             begun = time.monotonic()
             try:
                 self._scheduler.step()
-            except Exception as problem:  # out of memory, a bug: those in the pass are told, the rest is served
+            except Exception as problem:  # out of memory, a bug: those in slots are told, those who wait are served
                 traceback.print_exception(problem)
-                self._scheduler.stop(problem)
+                self._scheduler.fail_active(problem)
             self._pass_s += 0.1 * (time.monotonic() - begun - self._pass_s)
             if self._scheduler.idle:
                 with self._changed:

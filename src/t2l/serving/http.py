@@ -1,7 +1,7 @@
 """The HTTP server: OpenAI's completions and models, and adapters on request, in front of one engine.
 
-Level 5. `create_app` makes the application and starts nothing. Routes translate: what is computed, kept and refused is the
-engine's affair; keys, rates and sizes are `access.py`'s. Needs the extra ``serve``.
+Level 5. `create_app` makes the application and starts nothing. Routes translate: what is computed, kept and refused is
+the engine's affair; keys, rates and sizes are `access.py`'s. Needs the extra ``serve``.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def create_app(engine: Engine, options: HttpOptions | None = None) -> FastAPI:
 
     app = FastAPI(
         title="t2l",
-        description="Describe a task in plain words; get answers under the LoRA adapter that makes the base good at it.",
+        description="Describe a task in plain words; get answers under the LoRA adapter for it.",
         version="1",
         lifespan=lifespan,
     )
@@ -193,7 +193,7 @@ async def _choose(engine: Engine, model: str, description: str | None, request: 
     if description is None:
         return _Chosen(engine.name) if plain else _Chosen(model, await asyncio.to_thread(_named, engine, model))
     if not plain:
-        engine.adapters.entry(model) if model.startswith(ID_PREFIX) else _unknown(engine, model)
+        await asyncio.to_thread(_named, engine, model)
         raise RequestError(
             "The request names an adapter and brings a task description as well.",
             f"Leave one of them away; with a task description, model is '{engine.name}'.",
@@ -204,10 +204,8 @@ async def _choose(engine: Engine, model: str, description: str | None, request: 
 
 
 def _named(engine: Engine, model: str) -> Adapter:
-    return engine.adapters.get(model) if model.startswith(ID_PREFIX) else _unknown(engine, model)
-
-
-def _unknown(engine: Engine, model: str) -> Any:
+    if model.startswith(ID_PREFIX):
+        return engine.adapters.get(model)
     raise UnknownModelError(
         f"There is no model '{model[:80]}' here.", f"The base is '{engine.name}'; GET /v1/models lists the adapters."
     )

@@ -1,7 +1,7 @@
 """Adapters on request: descriptions that wait together go through the hypernetwork together.
 
-Level 5. One thread; who asks gets a future. This file knows the store that the adapters go into; it does not know who runs
-them.
+Level 5. One thread; who asks gets a future. This file knows the store that the adapters go into; it does not know who
+runs them.
 """
 
 from __future__ import annotations

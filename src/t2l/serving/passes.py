@@ -2,10 +2,10 @@
 
 Axis letters: S slots (or rows of one pass), T tokens of a pass, C columns, V tokens of the vocabulary.
 
-Level 5. A pass always has one of a few shapes: decoding (slots, 1), reading prompts (a fixed number of rows, T), where T
-depends on the request's own prompt alone. Rows without a request compute padding. So the arithmetic of a row, and with it
-every bit of its logits, does not depend on who sits in the other rows. This file knows neither waiting requests nor
-sampling nor text.
+Level 5. A pass always has one of a few shapes: decoding (slots, 1), reading prompts (a fixed number of rows, T), where
+T depends on the request's own prompt alone. Rows without a request compute padding, and rows come in eights, so that
+matrix libraries treat all alike. So the arithmetic of a row, and with it every bit of its logits, does not depend on
+who sits in the other rows. This file knows neither waiting requests nor sampling nor text.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MAX_PIECE = 256
 _MIN_PIECE = 32
 _MIN_COLUMNS = 64
 _PREFILL_ROWS = 4
+_ROWS = 8  # rows of a decoding pass are a multiple of this: the rest of a product's rows is computed in another order
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 _GROWING_ROPE = {"dynamic", "longrope"}  # their angles depend on the longest request of a batch
 _TOLERANCE = {torch.float32: 2e-3}
@@ -73,16 +74,17 @@ class Passes:
             with suppress(ValueError, ImportError):  # a base that has nothing else
                 self.model.set_attn_implementation("sdpa")
         self.slots = slots
-        self.prefill_rows = min(_PREFILL_ROWS, slots)
+        self.prefill_rows = _PREFILL_ROWS
+        self._rows = -(-slots // _ROWS) * _ROWS
         config = self.model.config.get_text_config()
         self.context = min(context, _window(config))
         self._kinds, self._sliding = _attention_kinds(config, base.name)
         columns = (self.context // ALIGNED + 1) * ALIGNED  # at least one more than the context, for padding
-        self._cache = SlotCache(config.num_hidden_layers, slots, columns)
+        self._cache = SlotCache(config.num_hidden_layers, self._rows, columns)
         self._spec = spec
-        self._bank = _empty_bank(spec, slots + 1, self.model.device, self.model.dtype)
+        self._bank = _empty_bank(spec, self._rows + 1, self.model.device, self.model.dtype)
         self._adapted: set[int] = set()
-        self._decode_lora = BatchedLora(self.model, spec, self._bank.select(slice(0, slots)))
+        self._decode_lora = BatchedLora(self.model, spec, self._bank.select(slice(0, self._rows)))
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self._all_columns = False
         self.exact = True
@@ -91,7 +93,7 @@ class Passes:
     @property
     def bytes_reserved(self) -> int:
         """Of the cache and of the slots' adapters."""
-        tensors = [t for layer in self._cache.layers for t in (layer.keys, layer.values) if t is not None]
+        tensors = self._cache.tensors()
         tensors += [*self._bank.a.values(), *self._bank.b.values()]
         return sum(tensor.nbytes for tensor in tensors)
 
@@ -112,7 +114,7 @@ class Passes:
         """Reads up to ``prefill_rows`` pieces of one width; logits after the last token of each, (len(pieces), V)."""
         width, device = pieces[0].width, self.model.device
         assert len(pieces) <= self.prefill_rows and all(piece.width == width for piece in pieces)
-        rows = [piece.slot for piece in pieces] + [self.slots] * (self.prefill_rows - len(pieces))
+        rows = [piece.slot for piece in pieces] + [self._rows] * (self.prefill_rows - len(pieces))
         tokens, positions, columns, lasts = [], [], [], []
         for row in range(self.prefill_rows):
             own, start = (list(pieces[row].tokens), pieces[row].start) if row < len(pieces) else ([], 0)
@@ -131,10 +133,10 @@ class Passes:
 
     @torch.inference_mode()
     def decode(self, steps: Mapping[int, tuple[int, int]]) -> Tensor:
-        """One more token for each slot of ``steps`` (slot -> token, position); logits (S, V), rows of others void."""
-        tokens = [[steps[slot][0] if slot in steps else 0] for slot in range(self.slots)]
-        positions = [[steps[slot][1] if slot in steps else 0] for slot in range(self.slots)]
-        columns = [[steps[slot][1] if slot in steps else self._cache.places.columns - 1] for slot in range(self.slots)]
+        """One more token for each slot of ``steps`` (slot -> token, position); logits (S, V), those of others void."""
+        tokens = [[steps[slot][0] if slot in steps else 0] for slot in range(self._rows)]
+        positions = [[steps[slot][1] if slot in steps else 0] for slot in range(self._rows)]
+        columns = [[steps[slot][1] if slot in steps else self._cache.places.columns - 1] for slot in range(self._rows)]
         lora = self._decode_lora if self._adapted & set(steps) else None
         end = 1 + max(position for _, position in steps.values())
         return self._run(tokens, positions, columns, None, end, lora, None)
@@ -199,19 +201,21 @@ class Passes:
         length = min(12, self.context)
         prompt = torch.randint(min(4, vocabulary - 1), vocabulary, (length,), generator=generator).tolist()
 
-        def logits(slot: int, others: range) -> Tensor:
-            for one in (slot, *others):
-                self.load(one, None)
-            rest = [Piece(other, prompt[1:], 0) for other in others][: self.prefill_rows - 1]
-            first_V = self.prefill([Piece(slot, prompt[:-1], 0), *rest])[0]
-            steps = dict.fromkeys(others, (prompt[0], length - 1))
-            return torch.stack([first_V, self.decode({**steps, slot: (prompt[-1], length - 1)})[slot]])
+        def logits(slots: int) -> Tensor:
+            """(slots, 2, V) after the last two tokens, the same prompt in so many slots."""
+            pieces = [Piece(slot, prompt[:-1], 0) for slot in range(slots)]
+            for slot in range(slots):
+                self.load(slot, None)
+            firsts = [self.prefill(pieces[n : n + self.prefill_rows]) for n in range(0, slots, self.prefill_rows)]
+            last_SV = self.decode(dict.fromkeys(range(slots), (prompt[-1], length - 1)))[:slots]
+            return torch.stack([torch.cat(firsts), last_SV], dim=1)
 
-        alone = logits(0, range(0))
+        alone = logits(1)
         self._all_columns = True
-        self._all_columns = not torch.equal(alone, logits(0, range(0)))
-        alone = logits(0, range(0))
-        self.exact = torch.equal(alone, logits(self.slots - 1, range(self.slots - 1)))
+        self._all_columns = not torch.equal(alone, logits(1))
+        together = logits(self.slots)
+        self.exact = torch.equal(together, together[:1].expand_as(together)) and torch.equal(together[:1], logits(1))
+        alone = alone[0]
         with torch.inference_mode():
             ids = torch.tensor([prompt], device=self.model.device)
             plain = self.model(input_ids=ids, use_cache=False).logits[0, -2:]

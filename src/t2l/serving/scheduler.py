@@ -20,7 +20,7 @@ from t2l.serving.sampling import Picker, Sampling, is_usable
 from t2l.serving.stream import Completion, FinishReason, Stream
 from t2l.serving.text import Writer
 
-_PREFILLS_IN_A_ROW = 4  # then those who are decoding get a turn
+_READ_IN_A_ROW = MAX_PIECE  # tokens of each prompt; then those who are decoding get a turn
 
 
 @dataclass(eq=False)
@@ -106,7 +106,7 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._slots: dict[int, _Slot] = {}
         self._free = list(range(passes.slots))[::-1]
-        self._prefills = 0
+        self._read_in_a_row = 0
 
     @property
     def waiting(self) -> int:
@@ -134,21 +134,26 @@ class Scheduler:
             self._admit(self._waiting.popleft())
         reading = [slot for slot, state in self._slots.items() if state.reading]
         decoding = [slot for slot, state in self._slots.items() if not state.reading]
-        if reading and not (decoding and self._prefills >= _PREFILLS_IN_A_ROW):
-            self._prefills += 1
+        if reading and not (decoding and self._read_in_a_row >= _READ_IN_A_ROW):
             self._prefill(reading)
         elif decoding:
-            self._prefills = 0
+            self._read_in_a_row = 0
             self._decode_pass(decoding)
 
-    def stop(self, error: Exception | None = None) -> None:
-        """Ends every job with ``error``."""
-        error = error or StoppedError("The server is shutting down.")
-        for job in [*self._waiting, *(state.job for state in self._slots.values())]:
-            job.stream.fail(error)
-        for slot in list(self._slots):
+    def fail_active(self, error: Exception) -> None:
+        """Ends the jobs that are in slots with ``error``."""
+        for slot, state in list(self._slots.items()):
+            self.counts.failed += 1
+            state.job.stream.fail(error)
             self._release(slot)
+
+    def stop(self) -> None:
+        """Ends every job, because the server stops."""
+        error = StoppedError("The server is shutting down.")
+        for job in self._waiting:
+            job.stream.fail(error)
         self._waiting.clear()
+        self.fail_active(error)
 
     def _admit(self, job: Job) -> None:
         slot = self._free.pop()
@@ -185,6 +190,7 @@ class Scheduler:
         pieces = [self._slots[slot].piece(slot) for slot in reading]
         pieces = [piece for piece in pieces if piece.width == pieces[0].width][: self.passes.prefill_rows]
         logits_SV = self.passes.prefill(pieces)
+        self._read_in_a_row += pieces[0].width
         self.counts.prefill_passes += 1
         done: dict[int, int] = {}  # slot -> row of the logits
         for row, piece in enumerate(pieces):

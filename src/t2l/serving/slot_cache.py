@@ -2,8 +2,8 @@
 
 Axis letters: S slots (or rows of one pass), H heads, T tokens of a pass, C columns, D width of a head.
 
-Level 5. One more slot than is used, and the last column, take what padding writes. So no request ever moves another, and
-where a request lies in memory does not depend on who else is served. This file knows no tokens and no requests.
+Level 5. One more slot than is used, and the last column, take what padding writes. So no request ever moves another,
+and where a request lies in memory does not depend on who else is served. This file knows no tokens and no requests.
 """
 
 from __future__ import annotations
@@ -98,9 +98,14 @@ class SlotCache(Cache):
 
     def __init__(self, layers: int, slots: int, columns: int) -> None:
         self.places = Places(slots, columns)
-        super().__init__(layers=[SlotLayer(self.places) for _ in range(layers)])
+        self._own = [SlotLayer(self.places) for _ in range(layers)]
+        super().__init__(layers=[*self._own])
 
     def clear(self, slot: int) -> None:
         """Zeroes a slot in every layer."""
-        for layer in self.layers:
+        for layer in self._own:
             layer.clear(slot)
+
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of every layer that has been used."""
+        return [tensor for layer in self._own for tensor in (layer.keys, layer.values) if tensor is not None]
