@@ -5,7 +5,6 @@ Level 5. Plain ASGI, in front of everything else. This file knows no route but t
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -13,6 +12,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
+
+import anyio
 
 from t2l.serving.openai_schema import error_body
 
@@ -93,7 +94,7 @@ class Gate:
         """Reads the body, in bounded time and size, before anything else sees it."""
         parts, size = [], 0
         try:
-            async with _timeout(self._body_timeout_s):
+            with anyio.fail_after(self._body_timeout_s):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -105,7 +106,7 @@ class Gate:
                         return
                     if not message.get("more_body", False):
                         break
-        except (TimeoutError, asyncio.TimeoutError):
+        except TimeoutError:
             body = error_body(f"The body did not arrive within {self._body_timeout_s:g} s.", "timeout_error", "timeout")
             await _answer(send, 408, body, {"Connection": "close"})
             return
@@ -128,13 +129,6 @@ class Gate:
         given = _digest(key.strip().decode("latin-1")) if kind.lower() == b"bearer" else ""
         known = [own for own in self._keys if hmac.compare_digest(own, given)]
         return known[0] if known else None
-
-
-def _timeout(seconds: float) -> Any:
-    """``asyncio.timeout``, which Python 3.10 has not, through anyio, which every ASGI server brings."""
-    import anyio
-
-    return anyio.fail_after(seconds)
 
 
 def _digest(key: str) -> str:
