@@ -68,3 +68,22 @@ def enable_checkpointing(model: Any, *, reentrant: bool) -> None:
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": reentrant})
     model.train()
+
+
+def tiny_pair(names: list[str]) -> tuple[Any, Any]:
+    """A tiny `Base` with a real tokenizer, and a `TextToLora` for it that knows the tasks ``names``."""
+    from transformers import LlamaForCausalLM
+
+    from t2l.bases import Base
+    from t2l.encoders import OneHotEncoder
+    from t2l.hypernet import HyperNetwork
+    from t2l.model import TextToLora
+    from t2l.world.base import base_config, build_tokenizer
+
+    config = base_config()
+    config.update({"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_key_value_heads": 2})
+    model: Any = fill(LlamaForCausalLM(config), std=0.4).eval()
+    encoder = OneHotEncoder(names)
+    spec = LoraSpec.from_base(model.config, rank=2)
+    hypernetwork: Any = fill(HyperNetwork(spec, encoder.dim, trunk_dim=8, head_dim=8, head_init="linear"), std=0.4)
+    return Base(model, build_tokenizer(), "tiny"), TextToLora(encoder, hypernetwork)

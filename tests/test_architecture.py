@@ -25,7 +25,16 @@ LEVELS = {
 }
 CORE_LEVEL = 2
 NO_TRAINING = {"serving", "evaluation", "export", "guidance"}  # a server needs no training code
-HEAVY = {"transformers", "peft", "sentence_transformers", "huggingface_hub", "matplotlib", "accelerate"}
+HEAVY = {
+    "transformers",
+    "peft",
+    "sentence_transformers",
+    "huggingface_hub",
+    "matplotlib",
+    "accelerate",
+    "fastapi",
+    "uvicorn",
+}
 MAX_LINES = 500
 
 

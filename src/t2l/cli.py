@@ -21,6 +21,7 @@ from t2l.commands.combine import combine
 from t2l.commands.export import export
 from t2l.commands.generate import generate
 from t2l.commands.run import run
+from t2l.commands.serve import serve
 from t2l.commands.terminal import say, say_error
 from t2l.commands.world import demo, world
 from t2l.errors import T2LError
@@ -58,6 +59,7 @@ app.command("generate")(generate)
 app.command("run")(run)
 app.command("combine")(combine)
 app.command("export")(export)
+app.command("serve")(serve)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.add_typer(world, name="world")

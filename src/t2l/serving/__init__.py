@@ -1,4 +1,5 @@
-"""Adapters made on request for servers: those of others (vLLM, SGLang) and our own.
+"""Adapters made on request for servers: our own OpenAI-compatible one, and those of others (vLLM, SGLang).
 
-Level 5. Importing this package imports nothing; each file says what it needs.
+Level 5. Importing this package imports nothing; no training code is imported here, and only ``engine.py`` holds state
+that outlives a request.
 """

@@ -1,0 +1,141 @@
+"""``t2l serve``: an OpenAI-compatible server that makes adapters on request.
+
+Level 6.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from t2l.commands.options import Checkpoint, Device, checked_device
+from t2l.commands.terminal import Notes, say
+from t2l.errors import OutputError, T2LError
+
+if TYPE_CHECKING:
+    from t2l.serving.engine import Engine
+
+_KEY = "T2L_API_KEY"
+_MB = 1 << 20
+
+
+def serve(
+    checkpoint: Checkpoint = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the one the checkpoint is for."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; by default only this machine can connect.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8008,
+    device: Device = "cpu",
+    store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep adapters here, so that they survive a restart.")
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Requests that are decoded together.")] = 16,
+    context: Annotated[int, typer.Option(min=8, help="Longest prompt and answer together, in tokens.")] = 2048,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 1024,
+    max_waiting: Annotated[
+        int, typer.Option("--max-waiting", min=0, help="Requests that may wait for a slot; more are turned away.")
+    ] = 256,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which a request is given up.")] = 120.0,
+    adapter_memory: Annotated[
+        int, typer.Option("--adapter-memory", min=1, help="Megabytes of adapters kept in memory.")
+    ] = 1024,
+    store_size: Annotated[int, typer.Option("--store-size", min=1, help="Megabytes of adapters kept in --store.")] = (
+        10240
+    ),
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", metavar="FILE", help=f"API keys, one a line; {_KEY} in the environment is one."),
+    ] = None,
+    rate_limit: Annotated[
+        int, typer.Option("--rate-limit", min=0, help="Requests a minute for each key or address; 0 for no limit.")
+    ] = 0,
+    max_body: Annotated[int, typer.Option("--max-body", min=1, help="Kilobytes of a request.")] = 1024,
+) -> None:
+    """Serve the base and adapters made on request over HTTP, as OpenAI's API."""
+    try:
+        import uvicorn
+
+        from t2l.serving.http import HttpOptions, create_app
+    except ImportError as problem:
+        raise T2LError(
+            f"The server needs {problem.name}, which is not installed.", "pip install 't2l[serve]'"
+        ) from None
+    from t2l.serving.engine import Engine, Limits
+
+    keys = _keys(api_key_file)
+    notes = Notes()
+    door = _listen(host, port)
+    try:
+        limits = Limits(slots, context, max_tokens, max_waiting, timeout, adapter_memory * _MB, store_size * _MB)
+        with notes.of_warnings():
+            engine = Engine.from_pretrained(checkpoint, base, device=checked_device(device), limits=limits, store=store)
+        options = HttpOptions(keys, rate_limit, max_body * 1024, drain_s=min(timeout, 20.0))
+        config = uvicorn.Config(
+            create_app(engine, options),
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(options.drain_s) + 5,
+            server_header=False,
+        )
+        _say_where(engine, door, host, bool(keys), notes)
+        uvicorn.Server(config).run(sockets=[door])
+    finally:
+        door.close()
+
+
+def _keys(file: Path | None) -> list[str]:
+    keys = [key for key in (os.environ.get(_KEY, "").strip(),) if key]
+    if file is not None:
+        try:
+            lines = file.expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as problem:
+            raise T2LError(f"The API keys in '{file}' cannot be read: {problem}.") from problem
+        keys += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not keys:
+            raise T2LError(f"'{file}' holds no API key.", "Write one key a line, or leave --api-key-file away.")
+    return keys
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, before anything slow is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        door = socket.socket(family, kind, protocol)
+        try:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind(address)
+        except OSError:
+            door.close()
+            raise
+    except OSError as problem:
+        raise OutputError(
+            f"Cannot listen on {host}, port {port}: {problem.strerror or problem}.", "Choose another one: --port 8009"
+        ) from problem
+    return door
+
+
+def _say_where(engine: Engine, door: socket.socket, host: str, keys: bool, notes: Notes) -> None:
+    address, port = door.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    if engine.base.note:
+        notes.add(engine.base.note)
+    if not engine.exact:
+        notes.add("On this machine an answer may differ by rounding with who else is served.")
+    if not keys and not ipaddress.ip_address(address).is_loopback:
+        notes.add(
+            f"Anybody who can reach {host} may use this server: it listens beyond this machine and asks for no key. "
+            f"Set {_KEY}, or add --api-key-file."
+        )
+    say(f"Serving {engine.name} on http://{shown}:{port}/v1 (docs: /docs; Ctrl-C stops).", "bold green")

@@ -1,0 +1,285 @@
+"""The engine: one base in memory, its adapters, and everybody who waits for an answer. The only owner of state.
+
+Level 5. Two threads: one runs forward passes for all requests together, one makes adapters from descriptions. This file
+knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2l.adapter import Adapter
+from t2l.bases import Base, load_base
+from t2l.encoders import CachedEncoder
+from t2l.encoders.description import prepare
+from t2l.errors import BaseModelError, T2LError
+from t2l.model import TextToLora
+from t2l.serving.adapter_store import AdapterStore
+from t2l.serving.errors import BusyError, RequestError, StoppedError
+from t2l.serving.maker import AdapterMaker, Made
+from t2l.serving.passes import Passes
+from t2l.serving.prompts import chat_tokens, check_tokens, ends, room
+from t2l.serving.sampling import Sampling
+from t2l.serving.scheduler import Job, Scheduler
+from t2l.serving.stream import Completion, Stream
+
+_FEW_WAITING = 4  # for each slot, in the estimate of when to come back
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine takes on.
+
+    Args:
+        slots: requests that are decoded together.
+        context: the longest prompt and answer together, in tokens; the base's window bounds it.
+        max_tokens: the longest answer.
+        max_waiting: requests that may wait for a slot; one more is turned away.
+        timeout_s: seconds after which a request is given up, waiting included.
+        adapter_memory: bytes of adapters in memory.
+        store_disk: bytes of adapters in the store's folder.
+
+    Raises:
+        T2LError: a value that makes no sense.
+    """
+
+    slots: int = 16
+    context: int = 2048
+    max_tokens: int = 1024
+    max_waiting: int = 256
+    timeout_s: float = 120.0
+    adapter_memory: int = 1 << 30
+    store_disk: int = 10 << 30
+
+    def __post_init__(self) -> None:
+        for name, least in (("slots", 1), ("context", 8), ("max_tokens", 1), ("max_waiting", 0)):
+            if getattr(self, name) < least:
+                raise T2LError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        for name in ("timeout_s", "adapter_memory", "store_disk"):
+            if not getattr(self, name) > 0:
+                raise T2LError(f"{name} is {getattr(self, name)}; it must be above 0.")
+
+
+class Engine:
+    """Answers requests on one base, each under its own adapter or none, all in shared forward passes.
+
+    A request without an adapter gets, token for token, what it would get alone, whoever else is served; see
+    `t2l.serving.passes`. Every method may be called from any thread.
+
+    Args:
+        base: the engine is the only one who may run it.
+        t2l: makes the adapters.
+        store: a folder for adapters that outlives the engine; by default they are in memory alone.
+
+    Raises:
+        BaseModelError: the checkpoint is for another base, or the base cannot share passes.
+
+    Example:
+        >>> with Engine.from_pretrained() as engine:  # the embedded world
+        ...     (made,) = engine.make(["Give the last word in capital letters."]).result()
+        ...     print(engine.chat("red green blue", adapter=made.adapter).text)
+    """
+
+    def __init__(self, base: Base, t2l: TextToLora, limits: Limits | None = None, *, store: Path | None = None) -> None:
+        self.base = base
+        self.t2l = t2l
+        self.limits = limits or Limits()
+        full_stop = t2l.encoder.full_stop
+        self.adapters = AdapterStore(
+            memory=self.limits.adapter_memory,
+            folder=None if store is None else Path(store).expanduser() / t2l.digest[:16],
+            disk=self.limits.store_disk,
+            key=lambda text: prepare([text], full_stop=full_stop)[0],
+        )
+        self._passes = Passes(base, t2l.spec, slots=self.limits.slots, context=self.limits.context)
+        self._scheduler = Scheduler(self._passes, ends=ends(base), decode=self._decode)
+        self._changed = threading.Condition()
+        self._inbox: deque[Job] = deque()
+        self._draining = self._closed = False
+        self._pass_s = 0.05  # how long a pass takes, roughly
+        self._maker = AdapterMaker(t2l, self.adapters)
+        self._thread = threading.Thread(target=self._run, name="t2l-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | Path | None = None,
+        base: str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str | None = None,
+        limits: Limits | None = None,
+        store: Path | None = None,
+    ) -> Engine:
+        """An engine for a checkpoint (the embedded world's by default) and the base that it is for.
+
+        Args:
+            base: another place where the base lies.
+            dtype: of the base; as it is stored by default, and float32 on the CPU where it is small.
+
+        Raises:
+            CheckpointError: there is no such checkpoint.
+            BaseModelError: the base cannot be loaded or does not fit.
+        """
+        t2l = TextToLora.from_pretrained(checkpoint, device=device)
+        t2l.encoder = CachedEncoder(t2l.encoder)
+        name = base or t2l.spec.base_model
+        if name is None:
+            raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
+        return cls(load_base(name, device=device, dtype=dtype), t2l, limits, store=store)
+
+    @property
+    def name(self) -> str:
+        """The base's name in requests; of a folder, only its own name."""
+        return Path(self.base.name).name if Path(self.base.name).is_dir() else self.base.name
+
+    @property
+    def context(self) -> int:
+        """The longest prompt and answer together, in tokens."""
+        return self._passes.context
+
+    @property
+    def exact(self) -> bool:
+        """Whether a request's logits are, bit for bit, the same whoever else is served (tried at the start)."""
+        return self._passes.exact
+
+    @property
+    def running(self) -> bool:
+        """Whether requests are taken."""
+        return self._thread.is_alive() and not self._draining
+
+    def make(self, descriptions: Sequence[str]) -> Future[list[Made]]:
+        """Adapters for descriptions, batched with those of others who wait; known ones come from the store.
+
+        Raises:
+            DescriptionError: a description that cannot be encoded.
+            BusyError: too many are waiting.
+            StoppedError: the engine is closed.
+        """
+        return self._maker.order(descriptions)
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        adapter: Adapter | None = None,
+        timeout_s: float | None = None,
+    ) -> Stream:
+        """Queues a request and gives its answer's stream at once.
+
+        Args:
+            prompt: tokens.
+            adapter: made by this engine's checkpoint; the plain base by default.
+            timeout_s: less than the limit's, where it is given.
+
+        Raises:
+            RequestError: tokens that the base does not know, no room for the answer, or a foreign adapter.
+            BusyError: too many are waiting.
+            StoppedError: the engine is closed.
+        """
+        sampling = sampling or Sampling()
+        tokens = check_tokens(self.base, prompt)
+        max_tokens = room(len(tokens), sampling.max_tokens, self.context, self.limits.max_tokens)
+        if adapter is not None and adapter.spec != self.t2l.spec:
+            raise RequestError("The adapter is of another shape than those of this engine's checkpoint.")
+        seconds = min(timeout_s or self.limits.timeout_s, self.limits.timeout_s)
+        weights = None if adapter is None else adapter.weights
+        job = Job(tokens, max_tokens, sampling, weights, deadline=time.monotonic() + seconds)
+        with self._changed:
+            if not self.running:
+                raise StoppedError("The server is shutting down.")
+            ahead = self._scheduler.waiting + self._scheduler.active + len(self._inbox) - self.limits.slots
+            if ahead >= self.limits.max_waiting:
+                rounds = 1 + ahead // (self.limits.slots * _FEW_WAITING)
+                raise BusyError(
+                    f"{ahead} requests are waiting already; at most {self.limits.max_waiting} may.",
+                    retry_after_s=max(1.0, rounds * 64 * self._pass_s),
+                )
+            self._inbox.append(job)
+            self._changed.notify_all()
+        return job.stream
+
+    def chat(
+        self,
+        text: str,
+        sampling: Sampling | None = None,
+        *,
+        adapter: Adapter | None = None,
+        timeout_s: float | None = None,
+    ) -> Completion:
+        """The answer to one user message; waits for it. Raises what `submit` raises."""
+        prompt = chat_tokens(self.base, [{"role": "user", "content": text}])
+        return self.submit(prompt, sampling, adapter=adapter, timeout_s=timeout_s).result()
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers for monitoring, by name."""
+        store = self.adapters
+        return {
+            **asdict(self._scheduler.counts),
+            "slots": self.limits.slots,
+            "active": self._scheduler.active,
+            "waiting": self._scheduler.waiting + len(self._inbox),
+            "adapters": len(store.entries()),
+            "adapter_bytes": store.memory_bytes,
+            "adapter_hits": store.hits,
+            "adapter_misses": store.misses,
+            "adapter_evictions": store.evictions,
+            "adapter_store_errors": store.store_errors,
+            "adapters_made": self._maker.made,
+            "adapter_batches": self._maker.batches,
+            "adapters_waiting": self._maker.waiting,
+            "reserved_bytes": self._passes.bytes_reserved,
+        }
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """Takes no more requests, gives those under way ``drain_s`` seconds, and ends both threads."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._closed or (not self._inbox and self._scheduler.idle), drain_s)
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(30)
+        self._maker.stop()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(self.base.tokenizer.decode(tokens, skip_special_tokens=True)) if tokens else ""
+
+    def _run(self) -> None:
+        """The engine's thread: one pass after the other while there is anything to do."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._inbox or not self._scheduler.idle)
+                while self._inbox:
+                    self._scheduler.add(self._inbox.popleft())
+                if self._closed:
+                    self._scheduler.stop()
+                    return
+            begun = time.monotonic()
+            try:
+                self._scheduler.step()
+            except Exception as problem:  # out of memory, a bug: those in slots are told, those who wait are served
+                traceback.print_exception(problem)
+                self._scheduler.fail_active(problem)
+            self._pass_s += 0.1 * (time.monotonic() - begun - self._pass_s)
+            if self._scheduler.idle:
+                with self._changed:
+                    self._changed.notify_all()

@@ -1,0 +1,423 @@
+"""The HTTP server: OpenAI's completions and models, and adapters on request, in front of one engine.
+
+Level 5. `create_app` makes the application and starts nothing. Routes translate: what is computed, kept and refused is
+the engine's affair; keys, rates and sizes are `access.py`'s. Needs the extra ``serve``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import logging
+import tempfile
+import time
+import zipfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from t2l.adapter import Adapter
+from t2l.errors import DescriptionError, T2LError
+from t2l.serving.access import App, Gate, Receive, Scope, Send
+from t2l.serving.adapter_store import ID_PREFIX, Kept
+from t2l.serving.engine import Engine
+from t2l.serving.errors import RequestError, UnknownModelError
+from t2l.serving.maker import Made
+from t2l.serving.metrics import Metrics
+from t2l.serving.openai_schema import (
+    AdapterRequest,
+    ChatRequest,
+    CompletionRequest,
+    Reply,
+    error_body,
+    error_of,
+    event,
+)
+from t2l.serving.prompts import chat_tokens, text_tokens
+from t2l.serving.stream import Stream
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """What the server allows.
+
+    Args:
+        api_keys: without any, everybody may come in.
+        requests_per_minute: of one key or, without keys, of one address; 0 for no limit.
+        max_body: bytes of a request.
+        max_descriptions: in one request.
+        max_prompts: in one request.
+        body_timeout_s: in which a request must have arrived.
+        drain_s: for those under way when the server stops.
+    """
+
+    api_keys: Sequence[str] = ()
+    requests_per_minute: int = 0
+    max_body: int = 1 << 20
+    max_descriptions: int = 64
+    max_prompts: int = 32
+    body_timeout_s: float = 30.0
+    drain_s: float = 20.0
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The model of a request: the plain base, or an adapter that was named or made for it."""
+
+    name: str
+    adapter: Adapter | None = None
+    made: Made | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return {} if self.made is None else _made(self.made)
+
+
+class Gone(Exception):
+    """The client has left."""
+
+
+def create_app(engine: Engine, options: HttpOptions | None = None) -> FastAPI:
+    """The application; the engine is closed when the server stops.
+
+    Example:
+        >>> uvicorn.run(create_app(Engine.from_pretrained()), host="127.0.0.1", port=8008)  # doctest: +SKIP
+    """
+    options = options or HttpOptions()
+    metrics = Metrics(engine.stats)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(engine.close, options.drain_s)
+
+    app = FastAPI(
+        title="t2l",
+        description="Describe a task in plain words; get answers under the LoRA adapter for it.",
+        version="1",
+        lifespan=lifespan,
+    )
+    app.state.engine = engine
+    app.add_middleware(
+        _Inner,  # the last that is added is the outermost
+        wrap=lambda inner: Gate(
+            inner,
+            keys=options.api_keys,
+            per_minute=options.requests_per_minute,
+            max_body=options.max_body,
+            body_timeout_s=options.body_timeout_s,
+        ),
+    )
+    app.add_middleware(_Inner, wrap=metrics.around)
+    _add_errors(app)
+    _add_completions(app, engine, options)
+    _add_adapters(app, engine, options)
+    _add_monitoring(app, engine, metrics)
+    return app
+
+
+class _Inner:
+    """Lets a plain function or class wrap an ASGI application the way Starlette adds middleware."""
+
+    def __init__(self, app: App, wrap: Any) -> None:
+        self._app = wrap(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+class _Events(StreamingResponse):
+    """Server-sent events; when the client leaves, in whatever moment, the requests behind them are cancelled."""
+
+    def __init__(self, events: AsyncIterator[bytes], streams: Sequence[Stream]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._streams = streams
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for stream in self._streams:
+                if not stream.done:
+                    stream.cancel()
+
+
+# --- completions --------------------------------------------------------------------------------------------------
+
+
+def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
+    @app.post("/v1/chat/completions", tags=["completions"])
+    async def chat(body: ChatRequest, request: Request) -> Any:
+        """A conversation's next message."""
+        sampling = body.sampling(body.max_completion_tokens or body.max_tokens)
+        prompt = chat_tokens(engine.base, [message.plain() for message in body.messages])
+        chosen = await _choose(engine, body.model, body.task_description, request)
+        streams = [engine.submit(prompt, sampling, adapter=chosen.adapter)]
+        return await _reply(body, request, streams, Reply(chosen.name, chat=True, extra=chosen.extra))
+
+    @app.post("/v1/completions", tags=["completions"])
+    async def complete(body: CompletionRequest, request: Request) -> Any:
+        """What follows a text, or each of several texts."""
+        sampling, prompts = body.sampling(body.max_tokens), body.prompts()
+        if len(prompts) > options.max_prompts:
+            raise RequestError(f"There are {len(prompts)} prompts; {options.max_prompts} may be sent.", field="prompt")
+        tokens = [text_tokens(engine.base, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        chosen = await _choose(engine, body.model, body.task_description, request)
+        streams: list[Stream] = []
+        try:
+            for prompt in tokens:
+                streams.append(engine.submit(prompt, sampling, adapter=chosen.adapter))
+        except T2LError:
+            for stream in streams:
+                stream.cancel()
+            raise
+        return await _reply(body, request, streams, Reply(chosen.name, chat=False, extra=chosen.extra))
+
+
+async def _choose(engine: Engine, model: str, description: str | None, request: Request) -> _Chosen:
+    """The adapter that ``model`` names or that ``task_description`` asks for.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        RequestError: both an adapter and a description are given.
+    """
+    plain = model in ("", engine.name)
+    if description is None:
+        return _Chosen(engine.name) if plain else _Chosen(model, await asyncio.to_thread(_named, engine, model))
+    if not plain:
+        await asyncio.to_thread(_named, engine, model)
+        raise RequestError(
+            "The request names an adapter and brings a task description as well.",
+            f"Leave one of them away; with a task description, model is '{engine.name}'.",
+            field="task_description",
+        )
+    (made,) = await _while_there(request, _await(engine, [description]))
+    return _Chosen(made.kept.id, made.adapter, made)
+
+
+def _named(engine: Engine, model: str) -> Adapter:
+    if model.startswith(ID_PREFIX):
+        return engine.adapters.get(model)
+    raise UnknownModelError(
+        f"There is no model '{model[:80]}' here.", f"The base is '{engine.name}'; GET /v1/models lists the adapters."
+    )
+
+
+async def _await(engine: Engine, descriptions: Sequence[str]) -> list[Made]:
+    return await asyncio.wrap_future(engine.make(descriptions))
+
+
+async def _reply(body: Any, request: Request, streams: list[Stream], reply: Reply) -> Any:
+    if body.stream:
+        return _Events(_events(streams, reply, body.with_usage), streams)
+    try:
+        results = asyncio.gather(*(stream.aresult() for stream in streams))
+        return reply.whole(await _while_there(request, results))
+    finally:
+        for stream in streams:
+            if not stream.done:
+                stream.cancel()
+
+
+async def _events(streams: list[Stream], reply: Reply, with_usage: bool) -> AsyncIterator[bytes]:
+    """The pieces of all choices as they come, then how each ended."""
+    arrived: asyncio.Queue[tuple[int, str | None]] = asyncio.Queue()
+
+    async def forward(index: int, stream: Stream) -> None:
+        try:
+            async for text in stream.apieces():
+                arrived.put_nowait((index, text))
+        finally:
+            arrived.put_nowait((index, None))
+
+    if (first := reply.first()) is not None:
+        yield event(first)
+    tasks = [asyncio.create_task(forward(index, stream)) for index, stream in enumerate(streams)]
+    try:
+        completions = []
+        while len(completions) < len(streams):
+            index, text = await arrived.get()
+            if text is not None:
+                yield event(reply.piece(index, text))
+                continue
+            await tasks[index]  # an error of this choice ends the whole stream
+            completions.append(await streams[index].aresult())
+            yield event(reply.piece(index, "", completions[-1].finish_reason))
+        if with_usage:
+            yield event(reply.last(completions))
+    except Exception as problem:
+        yield event(_told(problem)[1])
+    finally:
+        for task in tasks:
+            task.cancel()
+    yield event("[DONE]")
+
+
+async def _while_there(request: Request, work: Any) -> Any:
+    """Awaits ``work``; stops it when the client leaves, and raises `Gone`."""
+
+    async def leaving() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, left = asyncio.ensure_future(work), asyncio.ensure_future(leaving())
+    try:
+        await asyncio.wait([working, left], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Gone
+        return working.result()
+    finally:
+        for task in (working, left):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await left
+
+
+# --- adapters and models ------------------------------------------------------------------------------------------
+
+
+def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
+    @app.get("/v1/models", tags=["models"])
+    async def models() -> dict[str, Any]:
+        """The base and every adapter that is kept."""
+        base = {"id": engine.name, "object": "model", "created": int(started), "owned_by": "base"}
+        return {"object": "list", "data": [base, *(_model(kept, engine) for kept in engine.adapters.entries())]}
+
+    @app.get("/v1/models/{model}", tags=["models"])
+    async def model(model: str) -> dict[str, Any]:
+        """The base or one adapter; the base's name may hold a slash, written %2F."""
+        if model == engine.name:
+            return {"id": engine.name, "object": "model", "created": int(started), "owned_by": "base"}
+        return _model(engine.adapters.entry(model), engine)
+
+    @app.post("/v1/adapters", status_code=201, tags=["adapters"])
+    async def make(body: AdapterRequest, request: Request) -> dict[str, Any]:
+        """Adapters for one description or several; those that are kept already are not made again."""
+        if (body.description is None) == (body.descriptions is None):
+            raise RequestError("Give either description or descriptions.", field="description")
+        descriptions = [body.description] if body.description is not None else body.descriptions or []
+        if len(descriptions) > options.max_descriptions:
+            raise DescriptionError(
+                f"There are {len(descriptions)} descriptions; {options.max_descriptions} may be sent at a time."
+            )
+        begun = time.perf_counter()
+        made = await _while_there(request, _await(engine, descriptions))
+        milliseconds = round(1000 * (time.perf_counter() - begun), 3)
+        return {"object": "list", "data": [_made(one) for one in made], "milliseconds": milliseconds}
+
+    @app.get("/v1/adapters", tags=["adapters"])
+    async def adapters(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Annotated[int, Query(ge=0, le=2**31)] = 0
+    ) -> dict[str, Any]:
+        """Adapters that are kept, the newest first."""
+        kept = engine.adapters.entries()
+        return {"object": "list", "data": [_kept(one) for one in kept[offset : offset + limit]], "total": len(kept)}
+
+    @app.get("/v1/adapters/{adapter}", tags=["adapters"])
+    async def adapter(adapter: str) -> dict[str, Any]:
+        """One adapter."""
+        return _kept(engine.adapters.entry(adapter))
+
+    @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response)
+    async def download(adapter: str) -> Response:
+        """The PEFT folder of an adapter, as a zip file."""
+        data = await asyncio.to_thread(lambda: _zipped(engine.adapters.get(adapter), adapter))
+        headers = {"Content-Disposition": f'attachment; filename="{adapter}.zip"'}  # an id that was found is harmless
+        return Response(data, media_type="application/zip", headers=headers)
+
+    @app.delete("/v1/adapters/{adapter}", tags=["adapters"])
+    async def delete(adapter: str) -> dict[str, Any]:
+        """Forgets an adapter; requests that run under it are not disturbed."""
+        await asyncio.to_thread(engine.adapters.remove, adapter)
+        return {"id": adapter, "object": "adapter", "deleted": True}
+
+    started = time.time()
+
+
+def _kept(kept: Kept) -> dict[str, Any]:
+    return {
+        "id": kept.id,
+        "object": "adapter",
+        "created": int(kept.created),
+        "description": kept.description,
+        "bytes": kept.size,
+        "stored": kept.stored,
+    }
+
+
+def _made(made: Made) -> dict[str, Any]:
+    ran = {"cached": made.cached, "milliseconds": round(made.milliseconds, 3), "warnings": list(made.warnings)}
+    return {**_kept(made.kept), **ran}
+
+
+def _model(kept: Kept, engine: Engine) -> dict[str, Any]:
+    about = {"owned_by": "t2l", "parent": engine.name, "description": kept.description}
+    return {"id": kept.id, "object": "model", "created": int(kept.created), **about}
+
+
+def _zipped(adapter: Adapter, name: str) -> bytes:
+    data = io.BytesIO()
+    with tempfile.TemporaryDirectory() as parent, zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        folder = adapter.save(Path(parent) / "adapter")
+        for path in sorted(folder.iterdir()):
+            archive.write(path, f"{name}/{path.name}")
+    return data.getvalue()
+
+
+# --- monitoring and errors ----------------------------------------------------------------------------------------
+
+
+def _add_monitoring(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["monitoring"])
+    async def health() -> Response:
+        """200 while requests are taken, else 503. Needs no key."""
+        running = engine.running
+        return JSONResponse({"status": "ok" if running else "stopping"}, 200 if running else 503)
+
+    @app.get("/metrics", tags=["monitoring"], response_class=Response)
+    async def numbers() -> Response:
+        """For Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def for_people(_: Request, problem: Exception) -> JSONResponse:
+        status, body, headers = _told(problem)
+        return JSONResponse(body, status, headers)
+
+    async def misshapen(_: Request, problem: Exception) -> JSONResponse:
+        assert isinstance(problem, RequestValidationError)
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+        message = str(first["msg"]) if not place else f"{place[:200]}: {first['msg']}"
+        return JSONResponse(error_body(message, field=place[:200] or None), 400)
+
+    async def unrouted(_: Request, problem: Exception) -> JSONResponse:
+        assert isinstance(problem, HTTPException)
+        body = error_body(str(problem.detail), code="not_found" if problem.status_code == 404 else None)
+        return JSONResponse(body, problem.status_code, problem.headers)
+
+    async def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it; the metrics show it
+
+    app.add_exception_handler(Gone, gone)
+    app.add_exception_handler(RequestValidationError, misshapen)
+    app.add_exception_handler(HTTPException, unrouted)
+    app.add_exception_handler(T2LError, for_people)
+    app.add_exception_handler(Exception, for_people)
+
+
+def _told(problem: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """As `error_of`; a bug goes into the log as well."""
+    status, body, headers = error_of(problem)
+    if status == 500:
+        logging.getLogger("t2l.serving").error("a request failed", exc_info=problem)
+    return status, body, headers

@@ -1,0 +1,247 @@
+"""What OpenAI's API says and hears: requests, answers, pieces of a stream, and errors.
+
+Level 5. This file knows shapes and words of JSON; it knows no server and no engine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from t2l.errors import DescriptionError, T2LError, did_you_mean
+from t2l.serving.errors import (
+    BusyError,
+    OutOfTimeError,
+    PromptTooLongError,
+    RequestError,
+    StoppedError,
+    UnknownModelError,
+)
+from t2l.serving.sampling import Sampling
+from t2l.serving.stream import Completion
+
+_STATUS: dict[type[Exception], tuple[int, str, str | None]] = {
+    UnknownModelError: (404, "invalid_request_error", "model_not_found"),
+    PromptTooLongError: (400, "invalid_request_error", "context_length_exceeded"),
+    RequestError: (400, "invalid_request_error", None),
+    DescriptionError: (400, "invalid_request_error", "invalid_description"),
+    BusyError: (429, "rate_limit_error", "busy"),
+    OutOfTimeError: (504, "timeout_error", "timeout"),
+    StoppedError: (503, "server_error", "shutting_down"),
+    T2LError: (400, "invalid_request_error", None),
+}
+_IGNORED = {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"}
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
+    "modalities": (None, ["text"]),
+    "reasoning_effort": (None, "none"),
+    "verbosity": (None,),
+    "prediction": (None,),
+    "audio": (None,),
+    "web_search_options": (None,),
+}
+
+
+class StreamOptions(BaseModel):
+    """What a stream holds besides text."""
+
+    include_usage: bool = False
+
+
+class _SamplingRequest(BaseModel):
+    """The fields that both kinds of completion share."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field("", max_length=256, description="The base or an adapter's id; the base where it is left out.")
+    task_description: str | None = Field(
+        None, description="Not in OpenAI's API: answer under the adapter for this task."
+    )
+    max_tokens: int | None = None
+    temperature: float | None = Field(None, description="1 where it is left out, as in OpenAI's API; 0 is greedy.")
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+    def sampling(self, max_tokens: int | None) -> Sampling:
+        """What is asked for, checked; fields that this server does not know are refused, unless they ask for nothing.
+
+        Raises:
+            RequestError: a value out of range, or a field that cannot be honoured.
+        """
+        for name, value in (self.model_extra or {}).items():
+            if name in _NEUTRAL:
+                if not any(value == neutral for neutral in _NEUTRAL[name]):
+                    raise RequestError(f"This server does not do '{name}'.", f"Leave {name} away.", field=name)
+            elif name not in _IGNORED:
+                known = [*type(self).model_fields, *_NEUTRAL]
+                raise RequestError(f"There is no field '{name[:80]}'.", did_you_mean(name, known), field=name[:80])
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return Sampling(
+            max_tokens=max_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=self.seed,
+            stop=tuple(stops),
+        )
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class TextPart(BaseModel):
+    """A part of a message; only text is read."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: str = Field(max_length=64)
+    content: str | list[TextPart]
+
+    def plain(self) -> dict[str, str]:
+        """Role and text."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": self.role, "content": text}
+
+
+class ChatRequest(_SamplingRequest):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1, max_length=1024)
+    max_completion_tokens: int | None = None
+
+
+class CompletionRequest(_SamplingRequest):
+    """POST /v1/completions: one prompt or several, as text or as tokens."""
+
+    prompt: str | list[int] | list[str] | list[list[int]]
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts one by one.
+
+        Raises:
+            RequestError: there is none.
+        """
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt:
+            raise RequestError("There is no prompt.", field="prompt")
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # pyright: ignore[reportReturnType]
+        return self.prompt  # pyright: ignore[reportReturnType]
+
+
+class AdapterRequest(BaseModel):
+    """POST /v1/adapters: one description or several."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    description: str | None = None
+    descriptions: list[str] | None = None
+
+
+class Reply:
+    """The JSON of one answer, whole or in pieces.
+
+    Args:
+        chat: of a conversation; else of plain completions.
+        extra: goes into the whole answer, or into the first piece, below ``t2l``.
+    """
+
+    def __init__(self, model: str, *, chat: bool, extra: Mapping[str, Any] | None = None) -> None:
+        self._chat = chat
+        self._extra = {"t2l": dict(extra)} if extra else {}
+        prefix = "chatcmpl" if chat else "cmpl"
+        self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def whole(self, completions: list[Completion]) -> dict[str, Any]:
+        """All choices and the usage."""
+        choices = []
+        for index, completion in enumerate(completions):
+            said: dict[str, Any] = {"text": completion.text}
+            if self._chat:
+                said = {"message": {"role": "assistant", "content": completion.text, "refusal": None}}
+            choices.append({"index": index, **said, "logprobs": None, "finish_reason": completion.finish_reason})
+        kind = "chat.completion" if self._chat else "text_completion"
+        return {**self._head, "object": kind, "choices": choices, "usage": usage(completions), **self._extra}
+
+    def first(self) -> dict[str, Any] | None:
+        """The piece before any text."""
+        if not self._chat and not self._extra:
+            return None
+        return {**self.piece(0, "", role="assistant"), **self._extra}
+
+    def piece(self, index: int, text: str, finish_reason: str | None = None, role: str | None = None) -> dict[str, Any]:
+        """More text of one choice."""
+        said: dict[str, Any] = {"text": text}
+        if self._chat:
+            delta = {} if finish_reason else {"content": text}
+            said = {"delta": {"role": role, **delta} if role else delta}
+        choice = {"index": index, **said, "logprobs": None, "finish_reason": finish_reason}
+        kind = "chat.completion.chunk" if self._chat else "text_completion"
+        return {**self._head, "object": kind, "choices": [choice]}
+
+    def last(self, completions: list[Completion]) -> dict[str, Any]:
+        """The piece with the usage."""
+        kind = "chat.completion.chunk" if self._chat else "text_completion"
+        return {**self._head, "object": kind, "choices": [], "usage": usage(completions)}
+
+
+def usage(completions: list[Completion]) -> dict[str, int]:
+    """Tokens read and computed."""
+    prompt = sum(completion.prompt_tokens for completion in completions)
+    answer = sum(completion.completion_tokens for completion in completions)
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def event(value: Mapping[str, Any] | str) -> bytes:
+    """One server-sent event."""
+    return f"data: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}\n\n".encode()
+
+
+def error_body(
+    message: str, kind: str = "invalid_request_error", code: str | None = None, field: str | None = None
+) -> dict[str, Any]:
+    """OpenAI's error JSON."""
+    return {"error": {"message": message, "type": kind, "param": field, "code": code}}
+
+
+def error_of(problem: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, JSON and headers for an error; what is not for people is not shown to them."""
+    for kind in type(problem).__mro__:
+        if kind in _STATUS:
+            status, name, code = _STATUS[kind]
+            body = error_body(str(problem), name, code, getattr(problem, "field", None))
+            headers = {}
+            if isinstance(problem, BusyError):
+                headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
+            return status, body, headers
+    return 500, error_body("Something went wrong inside the server; its log says what.", "server_error"), {}
