@@ -24,6 +24,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OPEN_PATHS = {"/healthz"}
 _CALLERS = 10_000  # that are remembered
+_DISCARDED_BODIES = 8  # times the largest body: as much of a larger one is read and thrown away
 
 
 class RateLimit:
@@ -86,7 +87,7 @@ class Gate:
             return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._max_body:
-            await self._refuse_size(send)
+            await self._refuse_size(receive, send)
             return
         await self._pass_on(scope, receive, send)
 
@@ -102,7 +103,7 @@ class Gate:
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self._max_body:
-                        await self._refuse_size(send)
+                        await self._refuse_size(receive, send, more=message.get("more_body", False))
                         return
                     if not message.get("more_body", False):
                         break
@@ -117,7 +118,17 @@ class Gate:
 
         await self._app(scope, replay, send)
 
-    async def _refuse_size(self, send: Send) -> None:
+    async def _refuse_size(self, receive: Receive, send: Send, more: bool = True) -> None:
+        """Refuses a body, after throwing away a bounded part of what is still coming.
+
+        A client that is cut off while it sends sees a reset connection instead of the answer.
+        """
+        left = _DISCARDED_BODIES * self._max_body
+        with anyio.move_on_after(self._body_timeout_s):
+            while more and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                more = message["type"] != "http.disconnect" and message.get("more_body", False)
         body = error_body(f"The body may have {self._max_body} bytes.", code="body_too_large")
         await _answer(send, 413, body, {"Connection": "close"})
 
