@@ -136,6 +136,31 @@ def test_neighbours_change_no_bit_of_a_plain_request(kind: str) -> None:
         assert torch.equal(logits(slot, others), alone), (slot, others)
 
 
+def test_where_the_number_of_rows_changes_a_bit_decoding_has_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_base()
+    spec = LoraSpec.from_base(model.config)
+    seen: set[int] = set()
+    original = model.forward
+
+    def differing(**given: Any) -> Any:
+        output = original(**given)
+        if given["input_ids"].shape[1] == 1:
+            seen.add(len(given["input_ids"]))
+            output.logits = output.logits * (1 + 1e-6 * len(given["input_ids"]))
+        return output
+
+    def decoded(passes: Passes) -> set[int]:
+        seen.clear()
+        passes.load(0, None)
+        passes.decode({0: (5, 0)})
+        return set(seen)
+
+    base = Base(model, None, "x")  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(model, "forward", differing)
+    passes = Passes(base, spec, slots=9, context=60)
+    assert passes.exact and decoded(passes) == {16}
+
+
 def test_a_slot_forgets_its_last_request_even_where_it_held_nan() -> None:
     model = tiny_base()
     spec = LoraSpec.from_base(model.config)

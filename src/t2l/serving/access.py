@@ -24,7 +24,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OPEN_PATHS = {"/healthz"}
 _CALLERS = 10_000  # that are remembered
-_DISCARDED_BODIES = 8  # times the largest body: as much of a larger one is read and thrown away
+_THROWN_AWAY = 16 << 20  # bytes of a body that is too large
 
 
 class RateLimit:
@@ -102,14 +102,15 @@ class Gate:
                         return
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
-                    if size > self._max_body:
-                        await self._refuse_size(receive, send, more=message.get("more_body", False))
-                        return
-                    if not message.get("more_body", False):
+                    more = message.get("more_body", False)
+                    if size > self._max_body or not more:
                         break
         except TimeoutError:
             body = error_body(f"The body did not arrive within {self._body_timeout_s:g} s.", "timeout_error", "timeout")
             await _answer(send, 408, body, {"Connection": "close"})
+            return
+        if size > self._max_body:
+            await self._refuse_size(receive, send, more=more)
             return
         whole: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
 
@@ -118,17 +119,14 @@ class Gate:
 
         await self._app(scope, replay, send)
 
-    async def _refuse_size(self, receive: Receive, send: Send, more: bool = True) -> None:
-        """Refuses a body, after throwing away a bounded part of what is still coming.
-
-        A client that is cut off while it sends sees a reset connection instead of the answer.
-        """
-        left = _DISCARDED_BODIES * self._max_body
-        with anyio.move_on_after(self._body_timeout_s):
+    async def _refuse_size(self, receive: Receive, send: Send, *, more: bool = True) -> None:
+        """Takes in some of what is still coming: a client that is writing does not see an answer before a reset."""
+        left = _THROWN_AWAY
+        with anyio.move_on_after(min(self._body_timeout_s, 5.0)):
             while more and left > 0:
                 message = await receive()
                 left -= len(message.get("body", b""))
-                more = message["type"] != "http.disconnect" and message.get("more_body", False)
+                more = message.get("more_body", False)
         body = error_body(f"The body may have {self._max_body} bytes.", code="body_too_large")
         await _answer(send, 413, body, {"Connection": "close"})
 

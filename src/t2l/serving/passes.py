@@ -2,10 +2,11 @@
 
 Axis letters: S slots (or rows of one pass), T tokens of a pass, C columns, V tokens of the vocabulary.
 
-Level 5. A pass always has one of a few shapes: decoding (slots, 1), reading prompts (a fixed number of rows, T), where
-T depends on the request's own prompt alone. Rows without a request compute padding, and rows come in eights, so that
-matrix libraries treat all alike. So the arithmetic of a row, and with it every bit of its logits, does not depend on
-who sits in the other rows. This file knows neither waiting requests nor sampling nor text.
+Level 5. A pass always has one of a few shapes: decoding (a number of rows, 1), reading prompts (4 rows, T), where T
+depends on the request's own prompt alone. Rows without a request compute padding, and rows come in such numbers that
+matrix libraries treat all alike: where the start shows that they do not, decoding has one shape. So the arithmetic of a
+row, and with it every bit of its logits, does not depend on who sits in the other rows. This file knows neither waiting
+requests nor sampling nor text.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAX_PIECE = 256
 _MIN_PIECE = 32
 _MIN_COLUMNS = 64
 _PREFILL_ROWS = 4
-_ROWS = 8  # rows of a decoding pass are a multiple of this: the rest of a product's rows is computed in another order
+_ROWS = 4  # decoding has 4, 8, 16, ... rows: odd ones at the end of a product are computed in another order
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 _GROWING_ROPE = {"dynamic", "longrope"}  # their angles depend on the longest request of a batch
 _TOLERANCE = {torch.float32: 2e-3}
@@ -75,7 +76,7 @@ class Passes:
                 self.model.set_attn_implementation("sdpa")
         self.slots = slots
         self.prefill_rows = _PREFILL_ROWS
-        self._rows = -(-slots // _ROWS) * _ROWS
+        self._rows = _step(slots, _ROWS)
         config = self.model.config.get_text_config()
         self.context = min(context, _window(config))
         self._kinds, self._sliding = _attention_kinds(config, base.name)
@@ -84,7 +85,10 @@ class Passes:
         self._spec = spec
         self._bank = _empty_bank(spec, self._rows + 1, self.model.device, self.model.dtype)
         self._adapted: set[int] = set()
-        self._decode_lora = BatchedLora(self.model, spec, self._bank.select(slice(0, self._rows)))
+        self._shapes = [rows for rows in (_ROWS << n for n in range(32)) if rows <= self._rows]
+        self._decode_lora = {
+            rows: BatchedLora(self.model, spec, self._bank.select(slice(0, rows))) for rows in self._shapes
+        }
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self._all_columns = False
         self.exact = True
@@ -133,11 +137,12 @@ class Passes:
 
     @torch.inference_mode()
     def decode(self, steps: Mapping[int, tuple[int, int]]) -> Tensor:
-        """One more token for each slot of ``steps`` (slot -> token, position); logits (S, V), those of others void."""
-        tokens = [[steps[slot][0] if slot in steps else 0] for slot in range(self._rows)]
-        positions = [[steps[slot][1] if slot in steps else 0] for slot in range(self._rows)]
-        columns = [[steps[slot][1] if slot in steps else self._cache.places.columns - 1] for slot in range(self._rows)]
-        lora = self._decode_lora if self._adapted & set(steps) else None
+        """One more token for each slot of ``steps`` (slot -> token, position); logits by slot, those of others void."""
+        rows = next(shape for shape in self._shapes if shape > max(steps))
+        tokens = [[steps[slot][0] if slot in steps else 0] for slot in range(rows)]
+        positions = [[steps[slot][1] if slot in steps else 0] for slot in range(rows)]
+        columns = [[steps[slot][1] if slot in steps else self._cache.places.columns - 1] for slot in range(rows)]
+        lora = self._decode_lora[rows] if self._adapted & set(steps) else None
         end = 1 + max(position for _, position in steps.values())
         return self._run(tokens, positions, columns, None, end, lora, None)
 
@@ -201,20 +206,23 @@ class Passes:
         length = min(12, self.context)
         prompt = torch.randint(min(4, vocabulary - 1), vocabulary, (length,), generator=generator).tolist()
 
-        def logits(slots: int) -> Tensor:
-            """(slots, 2, V) after the last two tokens, the same prompt in so many slots."""
-            pieces = [Piece(slot, prompt[:-1], 0) for slot in range(slots)]
-            for slot in range(slots):
+        def logits(slots: list[int]) -> Tensor:
+            """(slots, 2, V) after the last two tokens, the same prompt in each of the slots."""
+            pieces = [Piece(slot, prompt[:-1], 0) for slot in slots]
+            for slot in slots:
                 self.load(slot, None)
-            firsts = [self.prefill(pieces[n : n + self.prefill_rows]) for n in range(0, slots, self.prefill_rows)]
-            last_SV = self.decode(dict.fromkeys(range(slots), (prompt[-1], length - 1)))[:slots]
+            firsts = [self.prefill(pieces[n : n + self.prefill_rows]) for n in range(0, len(slots), self.prefill_rows)]
+            last_SV = self.decode(dict.fromkeys(slots, (prompt[-1], length - 1)))[slots]
             return torch.stack([torch.cat(firsts), last_SV], dim=1)
 
-        alone = logits(1)
+        alone = logits([0])
         self._all_columns = True
-        self._all_columns = not torch.equal(alone, logits(1))
-        together = logits(self.slots)
-        self.exact = torch.equal(together, together[:1].expand_as(together)) and torch.equal(together[:1], logits(1))
+        self._all_columns = not torch.equal(alone, logits([0]))
+        lasts = [logits([min(shape, self.slots) - 1]) for shape in self._shapes]  # one in each shape
+        if not all(torch.equal(one, lasts[0]) for one in lasts):
+            self._shapes = self._shapes[-1:]
+        together = logits(list(range(self.slots)))
+        self.exact = torch.equal(together, logits([0]).expand_as(together))
         alone = alone[0]
         with torch.inference_mode():
             ids = torch.tensor([prompt], device=self.model.device)

@@ -6,6 +6,7 @@ where adapters come from nor who waits for an answer.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -105,7 +106,7 @@ class Scheduler:
         self._clock = clock
         self._waiting: deque[Job] = deque()
         self._slots: dict[int, _Slot] = {}
-        self._free = list(range(passes.slots))[::-1]
+        self._free = list(range(passes.slots))  # a heap: low slots first, so that passes stay small
         self._read_in_a_row = 0
 
     @property
@@ -156,13 +157,13 @@ class Scheduler:
         self.fail_active(error)
 
     def _admit(self, job: Job) -> None:
-        slot = self._free.pop()
+        slot = heapq.heappop(self._free)
         self.passes.load(slot, job.weights)
         self._slots[slot] = _Slot(job, self._decode)
 
     def _release(self, slot: int) -> None:
         del self._slots[slot]
-        self._free.append(slot)
+        heapq.heappush(self._free, slot)
 
     def _drop(self) -> None:
         now = self._clock()
