@@ -1,1 +1,1 @@
-"""Training: one resumable loop (`loop`) and the objectives that run in it (`sft`)."""
+"""Training: one resumable loop (`loop`), and the objectives and libraries of adapters that run in it."""
