@@ -83,7 +83,7 @@ class MultiTaskConfig:
         seed: of start and examples.
     """
 
-    steps: int = 1200
+    steps: int = 3500
     tasks: int = 48
     samples: int = 2
     learning_rate: float = 2e-3
