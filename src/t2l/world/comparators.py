@@ -53,8 +53,6 @@ COMPARATORS = {
 _DESCRIBED = ("description-in-prompt", "nearest")
 _TEXTS_AT_A_TIME = 256
 _INPUTS_AT_A_TIME = 256
-_ARROW_NUMBERS = 1 << 26  # most numbers that Arrow makes at once in a module
-_TOKENS_A_SAMPLE = 64
 
 
 @dataclass(frozen=True)
@@ -228,10 +226,8 @@ class _Exam:
             library = self._library()
             return arrow_model(self.base, library, names, top_k=config.top_k, temperature=config.temperature)
 
-        widest = max(group.out_features for group in self.spec.groups)
-        batch = max(1, _ARROW_NUMBERS // (len(names) * widest * _TOKENS_A_SAMPLE))
         queries = [Query(example) for task in tasks for example in self._examples(task)]
-        return exact_match(self._once(load), queries, batch=batch)
+        return exact_match(self._once(load), queries)
 
     def _hyperdecoder(self, tasks: Sequence[MicroTask]) -> list[bool]:
         folder = self.folder / "hyperdecoder"
