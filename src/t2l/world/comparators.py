@@ -50,6 +50,15 @@ COMPARATORS = {
     "oracle": "LoRA trained on the task itself",
 }
 """Condition -> how a table names it."""
+BUILT_BY = {
+    "average": "library",
+    "multi-task": "comparators",
+    "nearest": "library",
+    "arrow": "library",
+    "hyperdecoder": "comparators",
+    "oracle": "comparators",
+}
+"""Condition -> the stage of `t2l.world.build` that trains what it needs; one that is not named needs nothing."""
 _DESCRIBED = ("description-in-prompt", "nearest")
 _TEXTS_AT_A_TIME = 256
 _INPUTS_AT_A_TIME = 256
