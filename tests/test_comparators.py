@@ -305,7 +305,6 @@ def test_the_description_stands_before_the_input(base: Any, tmp_path: Path, aske
     assert [query.example for query in queries] == expected and weights is None and model is base
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT with transformers
 def test_arrow_answers_without_a_description(base: Any, tmp_path: Path) -> None:
     """End to end with real answers: the routed model is another than the base, and the base is unharmed."""
     queries = [Query(example) for example in exam(tasks_of("far")[0])]

@@ -17,6 +17,7 @@ from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
+from t2l.world import build as build_module
 from t2l.world import commands, comparators
 from t2l.world import evaluate as evaluate_module
 from t2l.world.base import encode_runs
@@ -119,11 +120,36 @@ def test_the_table_has_every_condition_and_says_what_was_not_measured(tmp_path: 
         "minus-paraphrase",
         "minus-3-shot",
     ]
-    assert len(document["missing"]) == 4 and all("t2l world build" in line for line in document["missing"])
+    built_by = {
+        "average": "library",
+        "multi-task": "comparators",
+        "hyperdecoder": "comparators",
+        "oracle": "comparators",
+    }
+    assert document["missing"] == [
+        f"Not measured: {comparators.COMPARATORS[name]}. Build it: t2l world build --stage {stage} --dir {tmp_path}"
+        for name, stage in built_by.items()
+    ]
     assert document["flops"]["adapter"] < document["flops"]["3-shot"]
     text = run(as_json=False)
     assert "An empty description is refused" in text and "not reached" in text
     assert "Not measured: LoRA trained on the task itself" in text
+
+
+def test_every_comparator_that_is_trained_names_the_stage_that_trains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(comparators.BUILT_BY) == set(commands._built_in(tmp_path))
+    trained: dict[str, list[str]] = {"library": [], "comparators": []}
+    monkeypatch.setattr(build_module, "_loaded_base", lambda folder: None)
+    for name in ("library", "multi_task", "hyperdecoder"):
+        monkeypatch.setattr(build_module, f"train_{name}", lambda base, folder, *_: trained[stage].append(folder.name))
+    for stage in trained:  # noqa: B007 (read by the lambda)
+        build_module.build(tmp_path, [stage])
+    assert trained == {"library": ["library"], "comparators": ["oracle", "multi-task", "hyperdecoder"]}
+    needed = {"average": "library", "nearest": "library", "arrow": "library"}
+    for condition, stage in comparators.BUILT_BY.items():
+        assert needed.get(condition, condition) in trained[stage]
 
 
 @pytest.mark.usefixtures("few_tasks")

@@ -33,6 +33,7 @@ from t2l.training.standardization import Standardization
 from t2l.world import build as build_module
 from t2l.world import comparator_training as comparator_training_module
 from t2l.world import evaluate as evaluate_module
+from t2l.world import exact_match as exact_match_module
 from t2l.world import pretrain as pretrain_module
 from t2l.world import sft as sft_module
 from t2l.world import tasks as tasks_module
@@ -352,6 +353,22 @@ def test_exact_match_without_adapters_in_a_batch_that_could_have_them(base: Base
     queries = [Query(example) for example in find_task("give-first-word").examples(3, seed=0)]
     assert exact_match(base.model, queries, spec, random_weights(spec, 2)) == exact_match(base.model, queries)
     assert exact_match(base.model, []) == []
+
+
+def test_equal_queries_are_answered_once_and_counted_each_time(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    original = exact_match_module.labelled_logits
+
+    def counting(model: Any, ids_ST: Tensor, labels_ST: Tensor) -> Any:
+        rows.append(len(ids_ST))
+        return original(model, ids_ST, labels_ST)
+
+    monkeypatch.setattr(exact_match_module, "labelled_logits", counting)
+    wrong = Query((find_task("give-first-word").examples(1, seed=0)[0][0], "~"))
+    (said,) = greedy(base, [wrong])
+    own = Query((wrong.example[0], said))
+    assert exact_match(base.model, [wrong, own, wrong, own, own]) == [False, True, False, True, True]
+    assert rows == [2]
 
 
 class FirstLetters(DescriptionEncoder):

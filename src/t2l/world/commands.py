@@ -107,7 +107,7 @@ def _comparators(
     base: Any, encoder: DescriptionEncoder, folder: Path, quick: bool, notes: Console
 ) -> tuple[list[Score], dict[str, str], list[str]]:
     """Scores on near held-out tasks of the comparators that ``folder`` holds, their names, and what is missing."""
-    from t2l.world.comparators import COMPARATORS, score_comparators
+    from t2l.world.comparators import BUILT_BY, COMPARATORS, score_comparators
     from t2l.world.evaluate import FULL, QUICK
 
     scores: list[Score] = []
@@ -117,7 +117,8 @@ def _comparators(
         if quick and condition in SLOW_COMPARATORS:
             continue
         if not built.get(condition, True):
-            missing.append(f"Not measured: {name}. Build it: t2l world build --dir {folder}")
+            command = f"t2l world build --stage {BUILT_BY[condition]} --dir {folder}"
+            missing.append(f"Not measured: {name}. Build it: {command}")
             continue
         try:
             scores += score_comparators(

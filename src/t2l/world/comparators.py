@@ -50,11 +50,18 @@ COMPARATORS = {
     "oracle": "LoRA trained on the task itself",
 }
 """Condition -> how a table names it."""
+BUILT_BY = {
+    "average": "library",
+    "multi-task": "comparators",
+    "nearest": "library",
+    "arrow": "library",
+    "hyperdecoder": "comparators",
+    "oracle": "comparators",
+}
+"""Condition -> the stage of `t2l.world.build` that trains what it needs; one that is not named needs nothing."""
 _DESCRIBED = ("description-in-prompt", "nearest")
 _TEXTS_AT_A_TIME = 256
 _INPUTS_AT_A_TIME = 256
-_ARROW_NUMBERS = 1 << 26  # most numbers that Arrow makes at once in a module
-_TOKENS_A_SAMPLE = 64
 
 
 @dataclass(frozen=True)
@@ -228,10 +235,8 @@ class _Exam:
             library = self._library()
             return arrow_model(self.base, library, names, top_k=config.top_k, temperature=config.temperature)
 
-        widest = max(group.out_features for group in self.spec.groups)
-        batch = max(1, _ARROW_NUMBERS // (len(names) * widest * _TOKENS_A_SAMPLE))
         queries = [Query(example) for task in tasks for example in self._examples(task)]
-        return exact_match(self._once(load), queries, batch=batch)
+        return exact_match(self._once(load), queries)
 
     def _hyperdecoder(self, tasks: Sequence[MicroTask]) -> list[bool]:
         folder = self.folder / "hyperdecoder"

@@ -153,12 +153,13 @@ def _described(
     effort: Effort,
     seed: int,
 ) -> list[Score]:
+    place = {text: row for row, text in enumerate(dict.fromkeys(text for some in texts for text in some))}
     with torch.inference_mode():
-        weights = source(encoder.encode([text for some in texts for text in some]))
+        weights = source(encoder.encode(list(place)))  # vague, junk and empty ones recur: one adapter for equal texts
     queries = [
-        Query(example, adapter=row * effort.wordings + wording)
-        for row, task in enumerate(tasks)
-        for wording in range(effort.wordings)
+        Query(example, adapter=place[text])
+        for task, some in zip(tasks, texts, strict=True)
+        for text in some
         for example in task.examples(effort.examples, seed=seed)
     ]
     right = exact_match(base, queries, source.spec, weights)

@@ -44,9 +44,10 @@ def exact_match(
     weights: LoraWeights | None = None,
     batch: int = 256,
 ) -> list[bool]:
-    """Whether each query's greedy answer is exactly the expected one, in order."""
+    """Whether each query's greedy answer is exactly the expected one, in order; equal queries are answered once."""
+    asked, queries = queries, list(dict.fromkeys(queries))
     order = sorted(range(len(queries)), key=lambda i: _length(queries[i]))
-    right = [False] * len(queries)
+    right: dict[Query, bool] = {}
     for start in range(0, len(order), batch):
         rows = sorted(order[start : start + batch], key=lambda i: queries[i].adapter)
         ids_ST, labels_ST = encode_runs([[*queries[i].shots, queries[i].example] for i in rows])
@@ -66,8 +67,8 @@ def exact_match(
         wrong_K = logits_KV.argmax(dim=-1) != targets_K
         missed = torch.bincount(sample_K, weights=wrong_K.float(), minlength=len(rows))
         for row, i in enumerate(rows):
-            right[i] = missed[row].item() == 0
-    return right
+            right[queries[i]] = missed[row].item() == 0
+    return [right[query] for query in asked]
 
 
 def _length(query: Query) -> int:
