@@ -1,10 +1,10 @@
 """Serving: clients with an adapter each, in shared batches against switching one PEFT adapter at a time.
 
-    python benchmarks/serve.py [--clients 1 4 16 64] [--tokens 32] [--repeats 3] [--device cuda] [--json]
+    python benchmarks/serve.py [--clients 1 4 16 64] [--tokens 32] [--repeats 7] [--device cuda] [--json]
 
 The engine runs in this process, without HTTP. All ways give the same greedy tokens on the embedded base and take turns,
-and each figure is a ratio of medians, so it holds on a busy machine; CPU seconds count besides wall seconds, because
-there the wall clock says more about the others.
+and each figure is the median over rounds of a ratio within one round, so it holds on a busy machine; CPU seconds count
+besides wall seconds, because there the wall clock says more about the others.
 """
 
 from __future__ import annotations
@@ -46,9 +46,12 @@ class Clock:
         return result
 
     def ratio(self, one: str, other: str) -> dict[str, float]:
-        """How many times as long ``one`` takes as ``other``."""
-        both = {"wall": self.wall, "cpu": self.cpu}
-        return {kind: statistics.median(t[one]) / statistics.median(t[other]) for kind, t in both.items()}
+        """How many times as long ``one`` takes as ``other`` in the same round: the median, and the extremes of it."""
+        found = {}
+        for kind, taken in (("wall", self.wall), ("cpu", self.cpu)):
+            ratios = [a / b for a, b in zip(taken[one], taken[other], strict=True)]
+            found |= {kind: statistics.median(ratios), f"{kind}_low": min(ratios), f"{kind}_high": max(ratios)}
+        return found
 
 
 def together(engine: Engine, prompt: list[int], tokens: int, made: list[Made | None]) -> list[Completion]:
@@ -90,7 +93,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     base.tokenizer.eos_token = base.model.generation_config.eos_token_id = None  # every answer has its full length
     with Engine(base, t2l, limits) as engine:
         prompt = chat_tokens(engine.base, [{"role": "user", "content": TEXT}])
-        clock, first = Clock(), {}
+        clock, first = Clock(), {n: [] for n in options.clients}
         new = [[f"Write the text and then the number {n}."] for n in range(options.repeats)]
         descriptions = [f"Give word number {n} of the text in capital letters." for n in range(most)]
         made = engine.make(descriptions).result()
@@ -105,7 +108,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             for n in options.clients:
                 own, plain = made[:n], [None] * n
                 answers = clock.take(f"shared/{n}", lambda own=own: together(engine, prompt, options.tokens, own))
-                first[n] = statistics.median(answer.first_token_s for answer in answers)
+                first[n].append([answer.first_token_s for answer in answers])
                 clock.take(f"plain/{n}", lambda plain=plain: together(engine, prompt, options.tokens, plain))
                 if n <= options.switch_up_to:
                     found = clock.take(f"peft/{n}", lambda n=n: switching(model, prompt, options.tokens, n))
@@ -115,14 +118,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             rows[n] = {
                 "tokens_per_second": n * options.tokens / statistics.median(clock.wall[f"shared/{n}"]),
                 "tokens_per_cpu_second": n * options.tokens / statistics.median(clock.cpu[f"shared/{n}"]),
-                "first_token_ms": 1000 * first[n],
-                "adapters_cost": {k: v - 1 for k, v in clock.ratio(f"shared/{n}", f"plain/{n}").items()},
+                "first_token_ms": 1000 * statistics.median(statistics.median(some) for some in first[n][1:]),
+                "last_first_token_ms": 1000 * statistics.median(max(some) for some in first[n][1:]),
+                "adapters_cost": {kind: times - 1 for kind, times in clock.ratio(f"shared/{n}", f"plain/{n}").items()},
             }
             if f"peft/{n}" in clock.wall:
                 rows[n]["times_peft_switching"] = clock.ratio(f"peft/{n}", f"shared/{n}")
         return {
             "device": options.device,
             "slots": options.slots,
+            "tokens": options.tokens,
+            "prompt_tokens": len(prompt),
+            "repeats": options.repeats,
+            "threads": torch.get_num_threads(),
             "exact": engine.exact,
             "clients": rows,
             "kept_adapter_times_faster": clock.ratio("generated", "kept"),
@@ -136,7 +144,7 @@ def main() -> None:
     parser.add_argument("--switch-up-to", type=int, default=16, help="clients up to which PEFT is measured")
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,20 +71,54 @@ def enable_checkpointing(model: Any, *, reentrant: bool) -> None:
     model.train()
 
 
-def tiny_pair(names: list[str]) -> tuple[Any, Any]:
-    """A tiny `Base` with a real tokenizer, and a `TextToLora` for it that knows the tasks ``names``."""
+def tiny_llama(seed: int = 0) -> Any:
+    """The embedded base's shape made small, with its vocabulary."""
     from transformers import LlamaForCausalLM
 
+    from t2l.world.base import base_config
+
+    config = base_config()
+    config.update({"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_key_value_heads": 2})
+    return fill(LlamaForCausalLM(config), seed, std=0.4).eval()
+
+
+def save_tiny_llama(folder: Path, seed: int = 0) -> Path:
+    """`tiny_llama` and its tokenizer as a folder."""
+    from t2l.world.base import build_tokenizer
+
+    tiny_llama(seed).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tiny_pair(names: list[str]) -> tuple[Any, Any]:
+    """A tiny `Base` with a real tokenizer, and a `TextToLora` for it that knows the tasks ``names``."""
     from t2l.bases import Base
     from t2l.encoders import OneHotEncoder
     from t2l.hypernet import HyperNetwork
     from t2l.model import TextToLora
-    from t2l.world.base import base_config, build_tokenizer
+    from t2l.world.base import build_tokenizer
 
-    config = base_config()
-    config.update({"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_key_value_heads": 2})
-    model: Any = fill(LlamaForCausalLM(config), std=0.4).eval()
+    model = tiny_llama()
     encoder = OneHotEncoder(names)
     spec = LoraSpec.from_base(model.config, rank=2)
     hypernetwork: Any = fill(HyperNetwork(spec, encoder.dim, trunk_dim=8, head_dim=8, head_init="linear"), std=0.4)
     return Base(model, build_tokenizer(), "tiny"), TextToLora(encoder, hypernetwork)
+
+
+class Killed(Exception):
+    """Stands for the end of a process in the middle of a run."""
+
+
+def kill_at(step: int) -> Any:
+    """A report of progress that ends the run at a step."""
+
+    def report(done: int, steps: int, loss: float) -> None:
+        if done == step:
+            raise Killed
+
+    return report
+
+
+def silent(done: int, steps: int, loss: float) -> None:
+    """Reports nothing."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers import fill, random_weights
+from helpers import random_weights, save_tiny_llama, tiny_llama
 from t2l import bases
 from t2l.bases import EMBEDDED_BASE, Base, load_base
 from t2l.errors import BaseModelError, T2LError
@@ -25,20 +25,9 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 TEXTS = ["oslo", "rome, paris, berlin", "7+5", "a", "the quick brown fox jumps over the lazy dog"]
 
 
-def tiny_model(seed: int = 0) -> Any:
-    from transformers import LlamaForCausalLM
-
-    config = base_config()
-    config.update({"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_key_value_heads": 2})
-    return fill(LlamaForCausalLM(config), seed, std=0.4).eval()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    where = tmp_path_factory.mktemp("bases") / "tiny"
-    tiny_model().save_pretrained(where)
-    build_tokenizer().save_pretrained(where)
-    return where
+    return save_tiny_llama(tmp_path_factory.mktemp("bases") / "tiny")
 
 
 @pytest.fixture
@@ -127,7 +116,7 @@ def test_prompts(base: Base) -> None:
 
 def test_dtypes(folder: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
-    tiny_model().half().save_pretrained(half)
+    tiny_llama().half().save_pretrained(half)
     build_tokenizer().save_pretrained(half)
     assert load_base(half).model.dtype == torch.float32  # small, so exact on the CPU
     assert load_base(half, dtype="float16").model.dtype == torch.float16

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
-from helpers import fill
+from helpers import save_tiny_llama
 from t2l import cli, storage
 from t2l.adapter import Adapter
 from t2l.commands import descriptions as reading
@@ -72,15 +72,8 @@ def files_below(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base, a checkpoint for it that knows task names, and one that reads descriptions by MiniLM."""
-    from transformers import LlamaForCausalLM
-
     where = tmp_path_factory.mktemp("assets")
-    config = base_config()
-    config.update({"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_key_value_heads": 2})
-    model: Any = fill(LlamaForCausalLM(config), std=0.4)
-    model.save_pretrained(where / "base")
-    build_tokenizer().save_pretrained(where / "base")
-    spec = LoraSpec.from_base(where / "base", rank=2)
+    spec = LoraSpec.from_base(save_tiny_llama(where / "base"), rank=2)
     sizes: dict[str, Any] = {"trunk_dim": 8, "head_dim": 8, "head_init": "linear"}
     names, words = OneHotEncoder(NAMES), MiniLmEncoder()
     TextToLora(names, HyperNetwork(spec, names.dim, **sizes)).save_pretrained(where / "checkpoint")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from helpers import fill
+from helpers import save_tiny_llama
 from t2l import cli
 from t2l.adapter import Adapter
 from t2l.bases import load_base
@@ -20,7 +20,6 @@ from t2l.encoders import OneHotEncoder
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
-from t2l.world.base import base_config, build_tokenizer
 
 NAMES = ["sort the words", "add three", "say it backwards"]
 
@@ -44,15 +43,8 @@ def refused(*words: str | Path) -> str:
 @pytest.fixture(scope="module")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base, a checkpoint for it that knows `NAMES`, and the adapters of the first two."""
-    from transformers import LlamaForCausalLM
-
     where = tmp_path_factory.mktemp("assets")
-    config = base_config()
-    config.update({"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_key_value_heads": 2})
-    model: Any = fill(LlamaForCausalLM(config), std=0.4)
-    model.save_pretrained(where / "base")
-    build_tokenizer().save_pretrained(where / "base")
-    spec = LoraSpec.from_base(where / "base", rank=2)
+    spec = LoraSpec.from_base(save_tiny_llama(where / "base"), rank=2)
     encoder = OneHotEncoder(NAMES)
     made = TextToLora(encoder, HyperNetwork(spec, encoder.dim, trunk_dim=8, head_dim=8, head_init="linear"))
     made.save_pretrained(where / "checkpoint")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import fill
+from helpers import Killed, fill, kill_at, silent
 from t2l.baselines.hyperdecoder import input_states
 from t2l.encoders import DescriptionEncoder
 from t2l.errors import T2LError
@@ -67,22 +67,6 @@ class WordEncoder(DescriptionEncoder):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, device: str, trust_remote_code: bool) -> WordEncoder:
         return cls()
-
-
-class Killed(Exception):
-    pass
-
-
-def kill_at(step: int) -> Any:
-    def report(done: int, steps: int, loss: float) -> None:
-        if done == step:
-            raise Killed
-
-    return report
-
-
-def silent(done: int, steps: int, loss: float) -> None:
-    """Reports nothing."""
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,12 @@ from helpers import random_weights, tiny_base, tiny_config, tokens
 from t2l.adapter import PROVENANCE_FILE, Adapter
 from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.errors import BaseModelError, OutputError, T2LError
-from t2l.export import gguf_names
-from t2l.export.gguf_adapter import export_gguf_adapter
+from t2l.export import export_adapter, gguf_names
 from t2l.export.gguf_file import PROVENANCE_KEY
-from t2l.export.gguf_model import check_family, export_gguf_base, export_gguf_merged, window_note
+from t2l.export.gguf_model import check_family, window_note, write_gguf_model
 from t2l.export.gguf_names import ARCHITECTURES, layout_of
 from t2l.export.gguf_vocab import SPACE, read_vocabulary
-from t2l.export.merged import export_merged, merge_into
+from t2l.export.merged import merge_into
 from t2l.lora import LoraSpec
 from t2l.world.base import build_tokenizer
 
@@ -85,7 +84,7 @@ def interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
 )
 def test_a_merged_folder_is_what_peft_merges(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     where, adapter = save_base(tmp_path / "base", kind), make(kind, **options)
-    out = export_merged(adapter, tmp_path / "merged", base=where)
+    out = export_adapter(adapter, tmp_path / "merged", "merged", base=where)
     found, expected = AutoModelForCausalLM.from_pretrained(out), peft_merged(adapter, where)
     ids = tokens(2, 9)
     with torch.inference_mode():
@@ -100,13 +99,15 @@ def test_a_merged_folder_is_what_peft_merges(kind: str, options: dict[str, Any],
 
 def test_a_merged_folder_keeps_the_dtype_of_its_base(tmp_path: Path) -> None:
     where, adapter = save_base(tmp_path / "base", dtype=torch.bfloat16), make()
-    merged = AutoModelForCausalLM.from_pretrained(export_merged(adapter, tmp_path / "m", base=where), dtype="auto")
+    merged = AutoModelForCausalLM.from_pretrained(
+        export_adapter(adapter, tmp_path / "m", "merged", base=where), dtype="auto"
+    )
     assert merged.dtype is torch.bfloat16
     path = adapter.spec.module_paths()[0]
     before = AutoModelForCausalLM.from_pretrained(where, dtype="auto").get_submodule(path).weight
     expected = (before.float() + adapter.delta(path)).bfloat16()  # one rounding, of the sum
     assert torch.equal(merged.get_submodule(path).weight, expected)
-    wide = export_merged(adapter, tmp_path / "w", base=where, dtype="float32")
+    wide = export_adapter(adapter, tmp_path / "w", "merged", base=where, dtype="float32")
     assert AutoModelForCausalLM.from_pretrained(wide, dtype="auto").dtype is torch.float32
 
 
@@ -122,11 +123,11 @@ def test_what_cannot_be_merged_is_refused_and_changes_nothing(base: Path, tmp_pa
     with pytest.raises(BaseModelError, match="beyond the range of torch.float16"):
         merge_into(big, tiny_base(dtype=torch.float16))
     with pytest.raises(BaseModelError, match="does not fit"):
-        export_merged(make("gpt2"), tmp_path / "m", base=base)
+        export_adapter(make("gpt2"), tmp_path / "m", "merged", base=base)
     with pytest.raises(OutputError, match="is the base itself"):
-        export_merged(make(), base, base=base, force=True)
+        export_adapter(make(), base, "merged", base=base, force=True)
     with pytest.raises(BaseModelError, match="does not say which base"):
-        export_merged(Adapter(replace(make().spec, base_model=None), make().weights), tmp_path / "m")
+        export_adapter(Adapter(replace(make().spec, base_model=None), make().weights), tmp_path / "m", "merged")
     assert not list(tmp_path.iterdir())
 
 
@@ -136,7 +137,7 @@ def test_what_cannot_be_merged_is_refused_and_changes_nothing(base: Path, tmp_pa
 @pytest.mark.parametrize("stabilised", [True, False])
 def test_llamas_arithmetic_on_the_file_gives_pefts_merge(base: Path, stabilised: bool, tmp_path: Path) -> None:
     adapter = make(target_modules="all-linear", use_rslora=stabilised)
-    values, tensors = read(export_gguf_adapter(adapter, tmp_path / "a.gguf", base=base))
+    values, tensors = read(export_adapter(adapter, tmp_path / "a.gguf", "gguf", base=base))
     assert values["general.type"] == "adapter" and values["adapter.type"] == "lora"
     assert values["general.architecture"] == "llama"
     assert json.loads(values[PROVENANCE_KEY]) == PROVENANCE
@@ -164,7 +165,7 @@ def test_llamas_arithmetic_on_the_file_gives_pefts_merge(base: Path, stabilised:
 )
 def test_fused_and_transposed_modules_have_their_names(kind: str, names: dict[str, str], tmp_path: Path) -> None:
     where, adapter = save_base(tmp_path / "base", kind), make(kind, target_modules="all-linear")
-    values, tensors = read(export_gguf_adapter(adapter, tmp_path / "a.gguf", base=where))
+    values, tensors = read(export_adapter(adapter, tmp_path / "a.gguf", "gguf", base=where))
     assert values["general.architecture"] == kind
     for path in adapter.spec.module_paths():
         parts = path.split(".")
@@ -194,7 +195,7 @@ def test_every_linear_module_of_every_architecture_has_a_name(kind: str) -> None
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_smaller_dtypes_round_as_torch_does(base: Path, dtype: str, tmp_path: Path) -> None:
     adapter = make()
-    reader = gguf.GGUFReader(export_gguf_adapter(adapter, tmp_path / "a.gguf", base=base, dtype=dtype))
+    reader = gguf.GGUFReader(export_adapter(adapter, tmp_path / "a.gguf", "gguf", base=base, dtype=dtype))
     assert {t.tensor_type.name for t in reader.tensors} == {"BF16" if dtype == "bfloat16" else "F16"}
     _, tensors = read(tmp_path / "a.gguf")
     expected = adapter.weights.a["v_proj"][0, 0].to(getattr(torch, dtype)).float()
@@ -203,25 +204,25 @@ def test_smaller_dtypes_round_as_torch_does(base: Path, dtype: str, tmp_path: Pa
 
 def test_gguf_files_are_whole_or_absent(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "a.gguf"
-    export_gguf_adapter(make(), out, base=base)
+    export_adapter(make(), out, "gguf", base=base)
     before = out.read_bytes()
     with pytest.raises(OutputError, match="already exists"):
-        export_gguf_adapter(make(seed=1), out, base=base)
+        export_adapter(make(seed=1), out, "gguf", base=base)
     big = Adapter(make().spec, make().weights.map(lambda tensor: tensor * 1e6), {})
     with pytest.raises(OutputError, match="beyond the range of torch.float16"):
-        export_gguf_adapter(big, out, base=base, dtype="float16", force=True)
+        export_adapter(big, out, "gguf", base=base, dtype="float16", force=True)
     assert out.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.gguf"]
     with pytest.raises(OutputError, match="is a folder"):
-        export_gguf_adapter(make(), tmp_path, base=base)
+        export_adapter(make(), tmp_path, "gguf", base=base)
     with pytest.raises(OutputError, match="not written as 'int4'"):
-        export_gguf_adapter(make(), tmp_path / "b.gguf", base=base, dtype="int4")
-    export_gguf_adapter(make(seed=1), out, base=base, force=True)
+        export_adapter(make(), tmp_path / "b.gguf", "gguf", base=base, dtype="int4")
+    export_adapter(make(seed=1), out, "gguf", base=base, force=True)
     assert out.read_bytes() != before
 
 
 def test_a_base_that_gguf_does_not_fit_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="does not fit"):
-        export_gguf_adapter(make("gpt2"), tmp_path / "a.gguf", base=base)
+        export_adapter(make("gpt2"), tmp_path / "a.gguf", "gguf", base=base)
     with pytest.raises(BaseModelError, match="type 'opt'"):
         layout_of(OPTConfig())
     assert not list(tmp_path.iterdir())
@@ -251,7 +252,7 @@ def reference_name(name: str) -> str:
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, {"attention_bias": True, "mlp_bias": True}])
 def test_a_merged_gguf_holds_pefts_merge(changes: dict[str, Any], tmp_path: Path) -> None:
     where, adapter = save_base(tmp_path / "base", **changes), make(target_modules="all-linear")
-    values, found = read(export_gguf_merged(adapter, tmp_path / "m.gguf", base=where))
+    values, found = read(export_adapter(adapter, tmp_path / "m.gguf", "gguf-merged", base=where))
     expected = {}
     for name, tensor in peft_merged(adapter, where).state_dict().items():
         heads = 4 if "q_proj" in name else 2 if "k_proj" in name else 0
@@ -270,7 +271,7 @@ def test_a_merged_gguf_holds_pefts_merge(changes: dict[str, Any], tmp_path: Path
 
 def test_the_base_alone_and_its_dtype(tmp_path: Path) -> None:
     where = save_base(tmp_path / "base", dtype=torch.bfloat16)
-    path = export_gguf_base(where, tmp_path / "b.gguf")
+    path = write_gguf_model(where, None, tmp_path / "b.gguf")
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
     assert kinds["blk.0.attn_q.weight"] == "BF16" and kinds["output_norm.weight"] == "F32"
     values, found = read(path)
@@ -286,7 +287,7 @@ def test_llama_3_rotation_becomes_factors_as_transformers_computes_them(tmp_path
     rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "rope_parameters": rope}
     where = save_base(tmp_path / "base", **sizes)
-    _, found = read(export_gguf_base(where, tmp_path / "b.gguf"))
+    _, found = read(write_gguf_model(where, None, tmp_path / "b.gguf"))
     config = AutoModelForCausalLM.from_pretrained(where).config
     slowed, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     plain = 500.0 ** -(torch.arange(0, 16, 2) / 16)
@@ -404,7 +405,7 @@ def test_the_embedded_base_can_be_exported(tmp_path: Path) -> None:
         tokenizer = load_base(EMBEDDED_BASE).tokenizer
     except T2LError as problem:
         pytest.skip(f"needs the embedded base: {problem.message}")
-    values, found = read(export_gguf_base(EMBEDDED_BASE, tmp_path / "base.gguf"))
+    values, found = read(write_gguf_model(EMBEDDED_BASE, None, tmp_path / "base.gguf"))
     assert len(values["tokenizer.ggml.tokens"]) == len(tokenizer) == found["token_embd.weight"].shape[0]
     assert "output.weight" not in found  # tied
     assert math.isfinite(sum(tensor.sum().item() for tensor in found.values()))

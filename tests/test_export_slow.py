@@ -20,8 +20,7 @@ import torch
 
 from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.errors import T2LError
-from t2l.export.gguf_adapter import export_gguf_adapter
-from t2l.export.gguf_model import export_gguf_base, export_gguf_merged
+from t2l.export import export_adapter
 from t2l.model import TextToLora
 
 pytestmark = [
@@ -85,9 +84,9 @@ def test_llama_cpp_gives_the_tokens_of_transformers(run: Run, tmp_path: Path) ->
         (adapter,) = TextToLora.from_pretrained().generate(["Write the words in reverse order."])
     except T2LError as problem:
         pytest.skip(f"needs the assets of the embedded world: {problem.message}")
-    plain = export_gguf_base(EMBEDDED_BASE, tmp_path / "base.gguf")
-    lora = export_gguf_adapter(adapter, tmp_path / "adapter.gguf")
-    merged = export_gguf_merged(adapter, tmp_path / "merged.gguf")
+    plain = export_adapter(adapter, tmp_path / "base.gguf", "gguf-base")
+    lora = export_adapter(adapter, tmp_path / "adapter.gguf", "gguf")
+    merged = export_adapter(adapter, tmp_path / "merged.gguf", "gguf-merged")
     texts = [base.prompt(text) for text in INPUTS]
     ids = [list(base.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     eos = int(base.tokenizer.eos_token_id)  # type: ignore[arg-type]

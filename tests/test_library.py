@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers import random_weights, tiny_base, tiny_config
+from helpers import Killed, kill_at, random_weights, silent, tiny_base, tiny_config
 from t2l.adapter import Adapter
 from t2l.errors import AdapterError, OutputError, T2LError
 from t2l.lora import LoraSpec, LoraWeights
@@ -49,10 +49,6 @@ def base() -> Any:
 @pytest.fixture(scope="module")
 def spec() -> LoraSpec:
     return LoraSpec.from_base(tiny_config(), rank=2)
-
-
-def silent(done: int, steps: int, loss: float) -> None:
-    """Reports nothing."""
 
 
 def same(one: LoraWeights, other: LoraWeights, **tolerance: float) -> bool:
@@ -231,18 +227,6 @@ def test_one_row_is_trained_as_plain_adamw_would(base: Any, spec: LoraSpec, tmp_
     trained = {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
     for name, tensor in library.adapter("shift-3").state_dict().items():
         torch.testing.assert_close(tensor, trained[name].detach(), rtol=0, atol=2e-5)
-
-
-class Killed(Exception):
-    pass
-
-
-def kill_at(step: int) -> Any:
-    def report(done: int, steps: int, loss: float) -> None:
-        if done == step:
-            raise Killed
-
-    return report
 
 
 @pytest.mark.parametrize("moment", [2, 7, 19])

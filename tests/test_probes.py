@@ -16,7 +16,7 @@ from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.world import evaluate as evaluate_module
-from t2l.world import studies_probes
+from t2l.world import studies_composition, studies_probes
 from t2l.world.studies import PROBES
 from t2l.world.studies_probes import delta_similarity, probe_summary, run_probe, spearman, spearman_interval
 from t2l.world.tasks import tasks_of
@@ -33,7 +33,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> TextToLora:
         return [task for split in splits for task in tasks_of(split)[:3]]
 
     monkeypatch.setattr(studies_probes, "tasks_of", some)
-    monkeypatch.setattr(evaluate_module, "tasks_of", some)
+    for module in (evaluate_module, studies_composition):
+        monkeypatch.setattr(module, "tasks_of", some)
+    for name, value in {"WORDINGS": 2, "INPUTS": 2, "PAIRS": 4}.items():
+        monkeypatch.setattr(studies_composition, name, value)
     for name, value in {"NEIGHBOURS": 2, "WORDINGS": 2, "INPUTS": 2, "PAIRS": 1, "POINTS": 3}.items():
         monkeypatch.setattr(studies_probes, name, value)
     network = HyperNetwork(spec(), 384, trunk_dim=8, head_dim=8, head_init="linear").eval()
@@ -54,6 +57,11 @@ def test_a_study_of_a_checkpoint_writes_its_result(name: str, tmp_path: Path, fe
         assert len(result["points"]) == 15
     elif name == "interpolation":
         assert result["weights"] == [0.0, 0.5, 1.0] and len(result["first"]) == len(result["second"]) == 3
+    elif name == "composition":
+        assert len(result["pairs"]) == 4 and all(one != other for one, other in result["pairs"])
+        assert len(result["strength"]) == 8 and len(result["blends"]["features"]["first"]) == 5
+        figures = [*result["strength"], *(side for sides in result["sums"].values() for side in sides.values())]
+        assert all(0 <= low <= mean <= high <= 100 for mean, low, high in figures)
     else:
         assert all(-1.001 <= p["similarity"] <= 1.001 and 0 <= p["agreement"] <= 1 for p in result["points"])
 

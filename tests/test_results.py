@@ -78,6 +78,21 @@ def probe_results() -> dict[str, dict[str, Any]]:
             "first_interval": [[80, 95], [30, 50], [0, 0]],
             "second_interval": [[0, 0], [20, 40], [90, 99]],
         },
+        "composition": {
+            "tasks": 2,
+            "pairs": [["a", "b"]],
+            "strengths": [0.0, 0.5, 1.0, 2.0],
+            "strength": [[5.0, 0.0, 9.0], [40.0, 30.0, 50.0], [80.0, 70.0, 90.0], [60.0, 50.0, 70.0]],
+            "shares": [0.0, 0.5, 1.0],
+            "blends": {
+                space: {"first": [[80.0, 70.0, 90.0]] * 3, "second": [[9.0, 5.0, 12.0]] * 3}
+                for space in ("features", "weights")
+            },
+            "sums": {
+                way: {"first": [30.0, 20.0, 40.0], "second": [31.0, 21.0, 41.0]}
+                for way in ("cat", "svd", "factors", "half", "difference")
+            },
+        },
         "two-ways": {
             "points": [{"texts": ["Do a|b.", "Please ab."], "split": "far", "accuracy": [1.0, 0.5], **pair}],
             "similarity": sides,

@@ -3,6 +3,7 @@
 python tools/results.py record world -- t2l world evaluate --json --dir world-build
 python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
+python tools/results.py record serve -- python benchmarks/serve.py --json
 python tools/results.py studies world-build    stores what is done of `t2l world study`
 python tools/results.py write [--check]        and draws the plots, docs/images/<study>.svg
 """
@@ -224,10 +225,46 @@ def batched_lora(result: dict[str, Any]) -> str:
     )
 
 
+def serve(result: dict[str, Any]) -> str:
+    """Shared passes against switching one PEFT adapter at a time, and what adapters cost."""
+    head = ["clients", "tokens/s", "against PEFT switching", "... in CPU time", "first token, median", "... the last"]
+    rows = [[*head, "adapters' cost", "... in CPU time"]]
+    for clients, row in result["clients"].items():
+        peft = row.get("times_peft_switching")
+        times = [_times(peft, kind) if peft else "" for kind in ("wall", "cpu")]
+        first = [f"{row[name]:.0f} ms" for name in ("first_token_ms", "last_first_token_ms")]
+        cost = [f"{100 * row['adapters_cost'][kind]:+.1f}%" for kind in ("wall", "cpu")]
+        rows.append([clients, f"{row['tokens_per_second']:,.0f}", *times, *first, *cost])
+    parts = [
+        "## Serving",
+        "The embedded base; every client has its own description, all ask at once, without HTTP. "
+        f"Prompts of {result['prompt_tokens']} tokens, answers of {result['tokens']}, {result['slots']} slots, "
+        f"{result['threads']} thread(s), {result['device']}. Ratios are medians over {result['repeats']} interleaved "
+        "rounds, in parentheses their extremes. PEFT holds every adapter, switches to one and generates, request after "
+        "request; the tokens are the same. The cost is that of an adapter for each request against the base alone.",
+        _table(rows),
+    ]
+    at = result["clients"].get("16")
+    if at and "times_peft_switching" in at:
+        times, cost = at["times_peft_switching"]["wall"], at["adapters_cost"]["wall"]
+        targets = [
+            ["at 16 clients", "measured", "target", "reached"],
+            ["tokens per second against switching", f"{times:.1f}x", "6x", _yes(times >= 6)],
+            ["adapters' cost", f"{100 * cost:+.1f}%", "under 15%", _yes(cost < 0.15)],
+        ]
+        parts.append(_table(targets))
+    return "\n\n".join(parts)
+
+
+def _times(ratio: dict[str, float], kind: str) -> str:
+    return f"{ratio[kind]:.1f}x ({ratio[f'{kind}_low']:.1f} to {ratio[f'{kind}_high']:.1f})"
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "world": world,
     "generate": generate,
     "batched_lora": batched_lora,
+    "serve": serve,
 }
 
 

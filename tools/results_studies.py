@@ -14,6 +14,7 @@ from t2l.errors import T2LError
 from t2l.storage import read_json
 from t2l.world import plots
 from t2l.world.studies import PROBES, STUDIES
+from t2l.world.studies_composition import composition_rows
 from t2l.world.studies_figures import COLUMNS, Row, difference, rows_of
 from t2l.world.studies_probes import probe_summary
 from t2l.world.studies_run import finished
@@ -25,6 +26,7 @@ PROBE_PLOTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "distance": plots.distance_plot,
     "encodings": plots.encodings_plot,
     "interpolation": plots.interpolation_plot,
+    "composition": plots.composition_plot,
     "two-ways": plots.two_ways_plot,
 }
 _SHOWN = 6  # tasks of a table of examples
@@ -60,6 +62,8 @@ def section(name: str, document: Mapping[str, Any], table: Callable[[list[list[s
     if name in PROBES:
         result = document["result"]
         parts.append(probe_summary(name, result) + " " + _PROBE_NOTES[name])
+        if name == "composition":
+            parts.append(table(composition_rows(result)))
         if name == "two-ways":
             parts.append(table(_two_ways_rows(result)))
         parts += [_picture(name, document["question"]), _origin(document, [document["command"]])]
@@ -125,6 +129,8 @@ _PROBE_NOTES = {
     "distance": "A point is a task: the mean over its descriptions, in MiniLM's sentence vectors.",
     "encodings": "t-SNE of the hypernetwork's task features, averaged over descriptions.",
     "interpolation": "Pairs of training tasks of one family; task features are blended, then decoded.",
+    "composition": "Near held-out tasks and pairs of them, of different operations; exact match, %, with 95% bootstrap "
+    "intervals over tasks or pairs.",
     "two-ways": "One wording is of the training kind, the other in phrases and a frame never seen in training.",
 }
 

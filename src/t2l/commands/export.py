@@ -97,31 +97,20 @@ def _write(
     force: bool,
     notes: Notes,
 ) -> None:
-    from t2l.export.merged import base_of
-
     if to is Target.peft:
         if form is Form.rslora:  # a folder in the portable form has forgotten its alpha
             adapter = adapter.rank_stabilised()
         adapter.save(out, form=form.value if form else "portable", dtype=dtype, force=force)
-    elif to is Target.merged:
-        from t2l.export.merged import export_merged
+        return
+    from t2l.export import base_of, export_adapter
 
-        export_merged(adapter, out, base=base, dtype=dtype, force=force)
-    elif to is Target.gguf:
-        from t2l.export.gguf_adapter import export_gguf_adapter
-
-        export_gguf_adapter(adapter, out, base=base, dtype=dtype, force=force)
-    else:
+    if to in (Target.gguf_merged, Target.gguf_base):
         from t2l.bases import base_config
-        from t2l.export.gguf_model import export_gguf_base, export_gguf_merged, window_note
+        from t2l.export.gguf_model import window_note
 
-        name = base_of(adapter, base)
-        if note := window_note(base_config(name)):
+        if note := window_note(base_config(base_of(adapter, base))):
             notes.add(note)
-        if to is Target.gguf_merged:
-            export_gguf_merged(adapter, out, base=name, dtype=dtype, force=force)
-        else:
-            export_gguf_base(name, out, dtype=dtype, force=force)
+    export_adapter(adapter, out, to.value, base=base, dtype=dtype, force=force)
 
 
 def _size(out: Path) -> int:

@@ -20,33 +20,15 @@ from t2l.adapter import Adapter
 from t2l.bases import base_config
 from t2l.export.gguf_file import add_provenance, gguf_dtype, write_gguf
 from t2l.export.gguf_names import Layout, layout_of, require_gguf
-from t2l.export.merged import base_of
 from t2l.storage import check_file
 
 
-def export_gguf_adapter(
-    adapter: Adapter,
-    out: str | Path,
-    *,
-    base: str | Path | None = None,
-    dtype: str | None = None,
-    force: bool = False,
+def write_gguf_adapter(
+    adapter: Adapter, base: str | Path, out: str | Path, *, dtype: str | None = None, force: bool = False
 ) -> Path:
-    """Writes the adapter as one GGUF file and returns its path. Of the base only the config is read.
-
-    Args:
-        base: folder or hub id; by default the one that the adapter names.
-        dtype: float32 (default), bfloat16 or float16.
-
-    Raises:
-        BaseModelError: no base, one that does not fit, or an architecture or module without a GGUF form here.
-        OutputError: the file exists, or cannot be written.
-
-    Example:
-        >>> export_gguf_adapter(Adapter.load("adapters/sort"), "sort.gguf")  # doctest: +SKIP
-    """
+    """The adapter as one file; of the base only the config is read. See `t2l.export.export_adapter`."""
     check_file(out, force=force)
-    config = base_config(base_of(adapter, base))
+    config = base_config(base)
     layout = layout_of(config)
     _check_shapes(adapter, config)
     kind = gguf_dtype(dtype, torch.float32)

@@ -20,47 +20,26 @@ from t2l.errors import BaseModelError
 from t2l.export.gguf_file import TYPES, add_provenance, gguf_dtype, write_gguf
 from t2l.export.gguf_names import Layout, layout_of, require_gguf
 from t2l.export.gguf_vocab import Vocabulary, read_vocabulary
-from t2l.export.merged import base_of, load_stored, merge_into
+from t2l.export.merged import load_stored, merge_into
 from t2l.storage import check_file
 
 FAMILIES = ("llama", "mistral")
 _ROPES = ("default", "linear", "llama3")
 
 
-def export_gguf_merged(
-    adapter: Adapter,
-    out: str | Path,
-    *,
-    base: str | Path | None = None,
-    dtype: str | None = None,
-    force: bool = False,
+def write_gguf_model(
+    base: str | Path, adapter: Adapter | None, out: str | Path, *, dtype: str | None = None, force: bool = False
 ) -> Path:
-    """Writes the base with the adapter inside its weights as one GGUF file and returns its path.
-
-    Args:
-        base: folder or hub id; by default the one that the adapter names.
-        dtype: of the matrices: float32, bfloat16 or float16; by default as the base is stored.
+    """A base, with an adapter inside its weights or alone, as one file; see `t2l.export.export_adapter`.
 
     Raises:
-        BaseModelError: no base, one of another family, one whose tokenizer or rotation llama.cpp does not have, or one
-            that the adapter does not fit.
-        OutputError: the file exists, or cannot be written.
+        BaseModelError: a base of another family, or one whose tokenizer or rotation llama.cpp does not have.
     """
-    name = base_of(adapter, base)
-    return _export(name, adapter, out, dtype, force)
-
-
-def export_gguf_base(base: str | Path, out: str | Path, *, dtype: str | None = None, force: bool = False) -> Path:
-    """Writes a base without any adapter: what a GGUF adapter is loaded onto. See `export_gguf_merged`."""
-    return _export(base, None, out, dtype, force)
-
-
-def _export(name: str | Path, adapter: Adapter | None, out: str | Path, dtype: str | None, force: bool) -> Path:
     check_file(out, force=force)
-    config = base_config(name)
+    config = base_config(base)
     check_family(config)
     layout = layout_of(config)
-    loaded = load_stored(name)
+    loaded = load_stored(base)
     vocabulary = read_vocabulary(loaded.tokenizer, len(loaded.model.get_input_embeddings().weight))
     kind = gguf_dtype(dtype, loaded.model.dtype)
     if adapter is not None:

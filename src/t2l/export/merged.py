@@ -67,40 +67,21 @@ def load_stored(name: str | Path, dtype: str | None = None) -> Base:
     return load_base(name, dtype=dtype or stored or torch.float32)
 
 
-def export_merged(
-    adapter: Adapter,
-    out: str | Path,
-    *,
-    base: str | Path | None = None,
-    dtype: str | None = None,
-    force: bool = False,
+def write_merged(
+    adapter: Adapter, base: str | Path, out: str | Path, *, dtype: str | None = None, force: bool = False
 ) -> Path:
-    """Writes the adapted model as a folder (safetensors, config, tokenizer) and returns its path.
-
-    Args:
-        base: folder or hub id; by default the one that the adapter names.
-        dtype: float32, bfloat16 or float16; by default as the base is stored.
-        force: replace an existing model folder.
-
-    Raises:
-        BaseModelError: there is no base, or it does not fit; see `merge_into`.
-        OutputError: the folder exists, or cannot be written.
-
-    Example:
-        >>> export_merged(Adapter.load("adapters/sort"), "sorter")  # doctest: +SKIP
-    """
-    name = base_of(adapter, base)
+    """The adapted model as a folder (safetensors, config, tokenizer); see `t2l.export.export_adapter`."""
     check_writable(out, marker=MODEL_CONFIG, force=force)
-    if Path(out).expanduser().resolve() == Path(name).expanduser().resolve():
+    if Path(out).expanduser().resolve() == Path(base).expanduser().resolve():
         raise OutputError(f"'{out}' is the base itself, which would be lost.", "Choose another place.")
-    loaded = load_stored(name, dtype)
+    loaded = load_stored(base, dtype)
     merge_into(adapter, loaded.model)
     with new_folder(out, marker=MODEL_CONFIG, force=force) as inside:
         write_model(loaded, inside)
         record = {
             "format": _FORMAT,
             "merged": adapter.digest,
-            "base_model": str(name),
+            "base_model": str(base),
             "provenance": adapter.provenance,
         }
         write_json(inside / PROVENANCE_FILE, record)
@@ -115,15 +96,3 @@ def write_model(base: Base, folder: Path) -> None:
     settings = read_json(folder / _TOKENIZER_CONFIG, OutputError)
     if settings.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name for it
         write_json(folder / _TOKENIZER_CONFIG, {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
-
-
-def base_of(adapter: Adapter, base: str | Path | None) -> str | Path:
-    """``base``, or the one that the adapter names.
-
-    Raises:
-        BaseModelError: neither says one.
-    """
-    name = base or adapter.spec.base_model
-    if name is None:
-        raise BaseModelError("The adapter does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
-    return name

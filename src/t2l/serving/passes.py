@@ -26,7 +26,7 @@ from t2l.errors import BaseModelError
 from t2l.lora import LoraSpec, LoraWeights
 
 MAX_PIECE = 256
-_MIN_PIECE = 32
+_MIN_PIECE = 16
 _MIN_COLUMNS = 64
 _PREFILL_ROWS = 4
 _ROWS = 4  # decoding has 4, 8, 16, ... rows: odd ones at the end of a product are computed in another order
@@ -46,7 +46,7 @@ class Piece:
 
     @property
     def width(self) -> int:
-        """T of the pass that reads it: the least of 32, 64, 128, ... that holds it."""
+        """T of the pass that reads it: the least of 16, 32, 64, ... that holds it."""
         return _step(len(self.tokens), _MIN_PIECE)
 
 

@@ -131,6 +131,30 @@ def interpolation_plot(result: Mapping[str, Any]) -> str:
     return _svg(draw)
 
 
+def composition_plot(result: Mapping[str, Any]) -> str:
+    """Left: exact match against strength. Right: of either task along the way between two, in both spaces."""
+
+    def draw(axes: Sequence[Axes]) -> None:
+        left, right = axes
+        _points(
+            left, result["strength"], result["strengths"], COLORS[0], "near held-out tasks", across=False, line=True
+        )
+        left.set_xlabel("strength of the adapter")
+        left.set_ylabel("exact match, %")
+        for number, (space, form) in enumerate((("features", "o-"), ("weights", "s--"))):
+            for side, name in (("first", "first"), ("second", "second")):
+                means = [figure[0] for figure in result["blends"][space][side]]
+                color = COLORS[number] if side == "first" else COLORS[number + 2]
+                right.plot(result["shares"], means, form, color=color, label=f"{name}, in {space}", markersize=4)
+        right.set_xlabel("share of the second task")
+        right.legend()
+        for one in axes:
+            one.set_ylim(bottom=0)
+            one.grid()
+
+    return _svg(draw, panels=2)
+
+
 def two_ways_plot(result: Mapping[str, Any]) -> str:
     """Pairs of adapters: how alike their weight changes are, and how often they answer the same."""
 
@@ -175,8 +199,8 @@ def _points(
         axes.errorbar(places, means, yerr=spread, fmt=form, color=color, label=label, markersize=4, linewidth=1.2)
 
 
-def _svg(draw: Callable[[Axes], None], *, width: float = 6.4, height: float = 3.4) -> str:
-    """What ``draw`` puts on a pair of axes, as an SVG document.
+def _svg(draw: Callable[[Any], None], *, width: float = 6.4, height: float = 3.4, panels: int = 1) -> str:
+    """What ``draw`` puts on a pair of axes (or on each of several, side by side), as an SVG document.
 
     Raises:
         T2LError: matplotlib is not installed.
@@ -190,7 +214,7 @@ def _svg(draw: Callable[[Axes], None], *, width: float = 6.4, height: float = 3.
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         canvas = FigureCanvasSVG(figure)
-        draw(figure.subplots())
+        draw(figure.subplots(1, panels))
         written = io.StringIO()
         canvas.print_svg(written, metadata={"Date": None, "Creator": None})
     text = written.getvalue()

@@ -222,6 +222,7 @@ PROBES: dict[str, str] = {
     "distance": "Does accuracy fall with the distance to the nearest training task?",
     "encodings": "How does the hypernetwork arrange the tasks?",
     "interpolation": "What lies between two descriptions?",
+    "composition": "What do strength, blends, sums and differences of adapters do to accuracy?",
     "two-ways": "Do two ways of asking for one task give one adapter?",
 }
 """Studies on a trained checkpoint, which need no training: name -> question."""

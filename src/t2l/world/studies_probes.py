@@ -3,6 +3,7 @@
     distance        held-out tasks: how far their descriptions are from training ones, and how often answers are right
     encodings       a map of all tasks as the hypernetwork encodes them
     interpolation   adapters between two descriptions
+    composition     adapters stronger and weaker, blended, added and subtracted
     two-ways        two adapters of one task, from descriptions in different words
 
 Axis letters: N descriptions, E embedding width, K feature width, C blends.
@@ -33,6 +34,7 @@ from t2l.world.evaluate import RESAMPLES, Effort, bootstrap, evaluate
 from t2l.world.exact_match import Query, exact_match
 from t2l.world.operations.operation import MAX_OUTPUT_CHARS
 from t2l.world.studies import PROBES
+from t2l.world.studies_composition import composition, composition_summary
 from t2l.world.tasks import NEAR, SPLITS, MicroTask, tasks_of
 from t2l.world.wording import descriptions
 
@@ -63,6 +65,7 @@ def run_probe(
         "distance": distance,
         "encodings": encodings,
         "interpolation": interpolation,
+        "composition": lambda t2l, base, say: composition(t2l, base, say, SEED),
         "two-ways": two_ways,
     }
     document = {
@@ -99,6 +102,8 @@ def probe_summary(name: str, result: dict[str, Any]) -> str:
             f"right and {second[middle]:.0f}% of those to the second's, against {first[0]:.0f}% and "
             f"{second[-1]:.0f}% at the ends."
         )
+    if name == "composition":
+        return composition_summary(result)
     similar, agreed = result["similarity"], result["agreement"]
     return (
         f"Adapters of one task in two wordings have cosine similarity {similar['same'][0]:.2f} and give the same "
