@@ -356,11 +356,11 @@ def test_what_the_command_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("T2L_API_KEY", raising=False)
     (tmp_path / "empty").write_text("\n# nothing\n")
     with pytest.raises(T2LError, match="no API key"):
-        command._keys(tmp_path / "empty")
+        command.api_keys(tmp_path / "empty")
     with pytest.raises(T2LError, match="cannot be read"):
-        command._keys(tmp_path / "missing")
+        command.api_keys(tmp_path / "missing")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(OutputError, match="--port"):
-            command._listen("127.0.0.1", taken.getsockname()[1])
+            command.listen("127.0.0.1", taken.getsockname()[1])

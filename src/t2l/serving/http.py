@@ -23,6 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from t2l import composition
 from t2l.adapter import Adapter
 from t2l.errors import DescriptionError, T2LError
 from t2l.serving.access import App, Gate, Receive, Scope, Send
@@ -353,9 +354,14 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
         return {**_kept(kept), "composition": kept.composition}
 
     @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response)
-    async def download(adapter: str) -> Response:
-        """The PEFT folder of an adapter, as a zip file."""
-        data = await asyncio.to_thread(lambda: _zipped(engine.adapters.get(adapter), adapter))
+    async def download(adapter: str, strength: float = 1.0) -> Response:
+        """The PEFT folder of an adapter, as a zip file; another strength than 1 multiplies what it changes."""
+
+        def zipped() -> bytes:
+            whole = engine.adapters.get(adapter)
+            return _zipped(whole if strength == 1 else composition.scale(whole, strength), adapter)
+
+        data = await asyncio.to_thread(zipped)
         headers = {"Content-Disposition": f'attachment; filename="{adapter}.zip"'}  # an id that was found is harmless
         return Response(data, media_type="application/zip", headers=headers)
 
