@@ -23,6 +23,7 @@ from t2l.commands.generate import generate
 from t2l.commands.run import run
 from t2l.commands.serve import serve
 from t2l.commands.terminal import say, say_error
+from t2l.commands.workbench import workbench
 from t2l.commands.world import demo, world
 from t2l.errors import T2LError
 
@@ -60,6 +61,7 @@ app.command("run")(run)
 app.command("combine")(combine)
 app.command("export")(export)
 app.command("serve")(serve)
+app.command("workbench")(workbench)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.add_typer(world, name="world")
