@@ -13,7 +13,6 @@ Level 4. Knows token ids and labels; does not know texts, or what a task is beyo
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -25,11 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2l.batched import apply_batched
-from t2l.errors import OutputError, T2LError
+from t2l.errors import T2LError
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 from t2l.training.library import Library
 from t2l.training.loop import LoopConfig, Report
 from t2l.training.sft import IGNORED, Batch, SftConfig, labelled_logits, mean_squares
+from t2l.training.state import afresh, read_state, write_state
 
 Sample = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt with its answer, and the labels: -100 where nothing is predicted."""
@@ -383,35 +383,27 @@ class _Run:
             "best": {"a": self.best.a, "b": self.best.b},
             "optimizer": self.optimizer.state_dict(),
         }
-        temporary = path.with_suffix(".tmp")
-        try:
-            torch.save(state, temporary)
-            os.replace(temporary, path)
-        except (OSError, RuntimeError) as problem:  # a full disk is a RuntimeError to torch
-            temporary.unlink(missing_ok=True)
-            raise OutputError(f"Cannot write the training state '{path}': {problem}.", "Free some space.") from problem
+        write_state(path, state)
 
     def restore(self, path: Path, library: Library) -> None:
         """Goes on from a saved state, where there is one."""
-        if not path.exists():
+        state = read_state(path, ("names", "settings"), device=self.device)
+        if state is None:
             return
-        afresh = f"Delete '{path}' to start afresh."
-        try:
-            state = torch.load(path, weights_only=True, map_location=self.device)
-            names, settings = list(state["names"]), state["settings"]
-        except Exception as problem:  # torch and zipfile each raise their own kinds
-            raise T2LError(f"The training state '{path}' cannot be read: {problem}", afresh) from problem
+        names, settings = list(state["names"]), state["settings"]
         if all(name in library for name in names):  # killed after the chunk was stored
             return
         if names != [task.name for task in self.tasks] or settings != self.config.settings():
             raise T2LError(
                 f"The training state '{path}' is of a run with other tasks or settings.",
-                f"Use the same tasks, in the same order, and the same settings; or: {afresh}",
+                f"Use the same tasks, in the same order, and the same settings; or: {afresh(path)}",
             )
         try:
             self._load(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as problem:  # as torch reports another structure
-            raise T2LError(f"The training state '{path}' is not of these adapters: {problem}", afresh) from problem
+            raise T2LError(
+                f"The training state '{path}' is not of these adapters: {problem}", afresh(path)
+            ) from problem
 
     def _load(self, state: Mapping[str, Any]) -> None:
         best = LoraWeights(dict(state["best"]["a"]), dict(state["best"]["b"]))
