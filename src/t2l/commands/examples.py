@@ -96,7 +96,8 @@ def training_samples(base: Base, pairs: Sequence[tuple[str, str]]) -> list[Sampl
         said = [*base.tokenizer(answer, add_special_tokens=False)["input_ids"], end]
         if window is not None and len(asked) + len(said) > window:
             raise T2LError(
-                f"The example {question[:40]!r} has {len(asked) + len(said)} tokens; '{base.name}' has room for {window}."
+                f"The example {question[:40]!r} has {len(asked) + len(said)} tokens; "
+                f"'{base.name}' has room for {window}."
             )
         samples.append((asked + said, [-100] * len(asked) + said))
     return samples

@@ -72,6 +72,8 @@ class Scale:
 def fit_scale(signal_NF: Tensor, trusted: Sequence[bool], gain: Sequence[float]) -> Scale:
     """The small model of N descriptions with known gains; the two kinds weigh the same, however many there are.
 
+    A signal may speak in its own direction alone (see `SIGNALS`): a distance never raises the confidence.
+
     Args:
         trusted: whether each describes a task of the kind that the checkpoint was trained on.
         gain: what its adapter added to the base, as a share.
@@ -86,7 +88,7 @@ def fit_scale(signal_NF: Tensor, trusted: Sequence[bool], gain: Sequence[float])
     mean_F, spread_F = signal_NF.mean(dim=0), signal_NF.std(dim=0).clamp_min(_SMALLEST_SPREAD)
     standard_NF = (signal_NF - mean_F) / spread_F
     share_N = torch.where(label_N > 0, 0.5 / label_N.sum(), 0.5 / (1 - label_N).sum())
-    weight_F, bias = _logistic(standard_NF, label_N, share_N)
+    weight_F, bias = _signed_logistic(standard_NF, label_N, share_N, torch.tensor([*SIGNALS.values()]).double())
     scale = Scale(_numbers(mean_F), _numbers(spread_F), _numbers(weight_F), bias, (0.0,), (0.0,))
     score, steps = _isotonic(scale.confidence(signal_NF).tolist(), gain)
     return Scale(scale.mean, scale.spread, scale.weight, scale.bias, score, steps)
@@ -170,6 +172,19 @@ class Calibration:
         return cls(
             checkpoint, encoder, Known(names, texts, embedding, encoding, mean), scale, static, dict(value["facts"])
         )
+
+
+def _signed_logistic(standard_NF: Tensor, label_N: Tensor, share_N: Tensor, sign_F: Tensor) -> tuple[Tensor, float]:
+    """As `_logistic`, without the signals whose weight would have the wrong sign, left out one by one, worst first."""
+    kept = torch.ones(len(sign_F), dtype=torch.bool)
+    while True:
+        some_F, bias = _logistic(standard_NF[:, kept], label_N, share_N)
+        weight_F = torch.zeros(len(sign_F), dtype=torch.float64)
+        weight_F[kept] = some_F
+        wrong_F = -weight_F * sign_F
+        if float(wrong_F.max()) <= 0:
+            return weight_F, bias
+        kept[int(wrong_F.argmax())] = False
 
 
 def _logistic(standard_NF: Tensor, label_N: Tensor, share_N: Tensor) -> tuple[Tensor, float]:

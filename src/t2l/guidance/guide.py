@@ -63,8 +63,8 @@ class Confidence:
         if self.value >= threshold:
             return None
         return (
-            f"Low confidence ({self.value:.2f}) in the description '{description.strip()[:40]}': the adapter is expected "
-            f"to add {100 * self.expected_gain:+.0f} points. t2l explain says why."
+            f"Low confidence ({self.value:.2f}) in the description '{description.strip()[:40]}': its adapter is "
+            f"expected to add {100 * self.expected_gain:+.0f} points. t2l explain says why."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,8 +156,8 @@ class Guide:
     def assess_embeddings(self, embedding_NE: Tensor, weights: LoraWeights | None = None) -> list[Confidence]:
         """As `assess`, for N description embeddings."""
         known, scale = self.calibration.known, self.calibration.scale
-        weights = self.t2l.hypernetwork(embedding_NE) if weights is None else weights
-        signal_NF = measure(self.t2l, known, embedding_NE, weights)
+        made: LoraWeights = self.t2l.hypernetwork(embedding_NE) if weights is None else weights
+        signal_NF = measure(self.t2l, known, embedding_NE, made)
         value_N = scale.confidence(signal_NF).tolist()
         similarity_NM = known.encoding.similarities(self.t2l.hypernetwork.encode(embedding_NE).float().cpu())
         found = []

@@ -20,14 +20,22 @@ from t2l.lora import LoraWeights
 from t2l.model import TextToLora
 
 SIGNALS = {
-    "strangeness": "how far the embedding is from the span of the training descriptions; 1 is usual",
-    "embedding_distance": "to the nearest training task, between embeddings, in standard deviations",
-    "encoding_distance": "to the nearest training task, as the hypernetwork encodes them, in standard deviations",
-    "noise": "how much the encoding turns when noise is added to the embedding: 1 - cosine similarity",
-    "norm": "logarithm of the adapter's norm over that of the mean adapter",
-    "drift": "distance of the adapter from the mean adapter, over the norm of that",
+    "strangeness": -1,
+    "embedding_distance": -1,
+    "encoding_distance": -1,
+    "noise": -1,
+    "norm": 1,
+    "drift": 1,
 }
-"""Name of a signal -> what it says. Each is a number for each description."""
+"""Name of a signal -> the direction in which it may move the confidence.
+
+``strangeness``: how far the embedding is from the span of the training descriptions; 1 is usual.
+``embedding_distance``: to the nearest training task, between embeddings, in standard deviations.
+``encoding_distance``: to the nearest training task, as the hypernetwork encodes them, in standard deviations.
+``noise``: how much the encoding turns when noise is added to the embedding: 1 - cosine similarity.
+``norm``: logarithm of the adapter's norm over that of the mean adapter.
+``drift``: distance of the adapter from the mean adapter, over the norm of that.
+"""
 NOISE_SAMPLES = 6
 NOISE = 0.5  # standard deviation, in those of the training descriptions' embeddings
 

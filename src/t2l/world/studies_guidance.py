@@ -105,8 +105,8 @@ def guidance(t2l: TextToLora, base: Base, say: Callable[[str], None], seed: int)
 def held_out_items(seed: int) -> list[Item]:
     """Descriptions of near and far tasks in both kinds of phrases, and the world's controls."""
     items = []
-    for group, splits in (("near", NEAR), ("far", ("far",))):
-        for task in tasks_of(*splits):
+    for group, tasks in (("near", tasks_of(*NEAR)), ("far", tasks_of("far"))):
+        for task in tasks:
             examples = tuple(task.examples(INPUTS, seed=seed))
             training = descriptions(task, WORDINGS, part="train", seed=seed + 1)
             for wording, texts in (("training", training), ("unseen", unseen_wordings(task, seed, WORDINGS))):
