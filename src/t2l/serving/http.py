@@ -389,6 +389,7 @@ def _kept(kept: Kept) -> dict[str, Any]:
 
 def _made(made: Made) -> dict[str, Any]:
     ran = {"cached": made.cached, "milliseconds": round(made.milliseconds, 3), "warnings": list(made.warnings)}
+    ran["confidence"] = None if made.confidence is None else made.confidence.to_dict()
     return {**_kept(made.kept), "composition": made.kept.composition, **ran}
 
 
