@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from t2l.commands.checkpoints import import_checkpoint, inspect
 from t2l.commands.combine import combine
+from t2l.commands.data import data
 from t2l.commands.export import export
 from t2l.commands.generate import generate
 from t2l.commands.guidance import calibrate, explain
@@ -69,6 +70,7 @@ app.command("workbench")(workbench)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.command("calibrate")(calibrate)
+app.add_typer(data, name="data")
 app.add_typer(world, name="world")
 
 
