@@ -23,6 +23,7 @@ from t2l.commands.generate import generate
 from t2l.commands.run import run
 from t2l.commands.serve import serve
 from t2l.commands.terminal import say, say_error
+from t2l.commands.train import recipes, train
 from t2l.commands.world import demo, world
 from t2l.errors import T2LError
 
@@ -62,6 +63,8 @@ app.command("export")(export)
 app.command("serve")(serve)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
+app.add_typer(train, name="train")
+app.add_typer(recipes, name="recipes")
 app.add_typer(world, name="world")
 
 
