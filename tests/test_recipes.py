@@ -85,7 +85,7 @@ def test_overrides_are_read_by_type() -> None:
         ("optimizer.learning_rate=.nan", "is a number"),
         ("base.compile=3", "true or false"),
         ("base.quantization=4bits", "Did you mean '4bit'"),
-        ("hypernetwork.variant=XL", "Known: 'L', 'M', 'S'"),
+        ("hypernetwork.variant=Q", "Known: 'L', 'M', 'S'"),
         ("loop.micro_batch=3", "no multiple"),
         ("loss.contrast=0.1", "views=2"),
         ("loop.warmup=1.5", "share"),

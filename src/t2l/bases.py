@@ -229,6 +229,22 @@ def load_base(
     return Base(model.to(device).eval().requires_grad_(False), tokenizer, str(name))
 
 
+def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a base, found as `load_base` finds it, without the base's weights.
+
+    Raises:
+        BaseModelError: there is no such base, or its tokenizer cannot be read.
+    """
+    place, trust = _locate(name), may_run_code(trust_remote_code)
+    try:
+        with quiet():
+            from transformers import AutoTokenizer
+
+            return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust)
+    except Exception as problem:  # the hub, the disk, transformers and remote code each raise their own kinds
+        raise _not_loaded(str(name), problem) from problem
+
+
 def base_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The config (a `PretrainedConfig`) of a base, found as `load_base` finds it, without its weights.
 

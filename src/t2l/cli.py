@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from t2l.commands.checkpoints import import_checkpoint, inspect
 from t2l.commands.combine import combine
+from t2l.commands.data import data
 from t2l.commands.export import export
 from t2l.commands.generate import generate
 from t2l.commands.run import run
@@ -65,6 +66,7 @@ app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.add_typer(train, name="train")
 app.add_typer(recipes, name="recipes")
+app.add_typer(data, name="data")
 app.add_typer(world, name="world")
 
 
