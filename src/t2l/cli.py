@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from t2l.commands.checkpoints import import_checkpoint, inspect
 from t2l.commands.combine import combine
+from t2l.commands.evaluate import evaluate
 from t2l.commands.export import export
 from t2l.commands.generate import generate
 from t2l.commands.run import run
@@ -60,6 +61,7 @@ app.command("run")(run)
 app.command("combine")(combine)
 app.command("export")(export)
 app.command("serve")(serve)
+app.command("evaluate")(evaluate)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.add_typer(world, name="world")
