@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from t2l.commands.checkpoints import import_checkpoint, inspect
 from t2l.commands.combine import combine
 from t2l.commands.data import data
+from t2l.commands.evaluate import evaluate
 from t2l.commands.export import export
 from t2l.commands.generate import generate
 from t2l.commands.guidance import calibrate, explain
@@ -68,6 +69,7 @@ app.command("combine")(combine)
 app.command("export")(export)
 app.command("serve")(serve)
 app.command("workbench")(workbench)
+app.command("evaluate")(evaluate)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.command("calibrate")(calibrate)
