@@ -10,8 +10,8 @@ know what the adapters are for.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -73,19 +73,27 @@ def survey(folder: Path, spec: LoraSpec | None = None) -> Survey:
     names = sorted(path.parent.name for path in folder.glob(f"[!.]*/{CONFIG_FILE}"))
     if not names:
         raise AdapterError(f"'{folder}' has no folders of PEFT adapters in it.")
-    specs: dict[str, LoraSpec] = {}
+    kinds: dict[str, tuple[bytes, int]] = {}  # name -> what it adapts, as a digest, and its rank
+    examples: dict[bytes, LoraSpec] = {}  # one of each kind, of the highest rank
     odd: dict[str, str] = {}
     for name in names:
         try:
-            specs[name] = header_spec(folder / name)
+            found = header_spec(folder / name)
         except T2LError as problem:
             odd[name] = problem.message
+            continue
+        kind = _kind(found)
+        kinds[name] = (kind, found.rank)
+        if kind not in examples or found.rank > examples[kind].rank:
+            examples[kind] = found
     if spec is None:
-        spec = _of_majority(specs)
-    if spec is None:
-        raise AdapterError(f"No adapter in '{folder}' can be read. '{names[0]}': {odd[names[0]]}")
-    for name, found in specs.items():
-        if (reason := misfit(found, spec)) is not None:
+        if not kinds:
+            raise AdapterError(f"No adapter in '{folder}' can be read. '{names[0]}': {odd[names[0]]}")
+        spec = examples[Counter(kind for kind, _ in kinds.values()).most_common(1)[0][0]]
+    reasons = {kind: misfit(replace(example, rank=1), spec) for kind, example in examples.items()}
+    for name, (kind, rank) in kinds.items():
+        reason = reasons[kind] or _rank_misfit(rank, spec)
+        if reason is not None:
             odd[name] = reason
     return Survey(spec, tuple(name for name in names if name not in odd), {name: odd[name] for name in sorted(odd)})
 
@@ -129,9 +137,7 @@ def misfit(found: LoraSpec, spec: LoraSpec) -> str | None:
     path = next((path for path in wanted if own[path] != wanted[path]), None)
     if path is not None:
         return "{} is {}x{}, not {}x{}".format(path, *own[path], *wanted[path])
-    if found.rank > spec.rank:
-        return f"its rank is {found.rank}, above {spec.rank}"
-    return None
+    return _rank_misfit(found.rank, spec)
 
 
 def read_in_spec(folder: Path, spec: LoraSpec) -> LoraWeights:
@@ -157,13 +163,14 @@ def read_in_spec(folder: Path, spec: LoraSpec) -> LoraWeights:
     return LoraWeights(a, b)
 
 
-def _of_majority(specs: Mapping[str, LoraSpec]) -> LoraSpec | None:
-    if not specs:
-        return None
-    kinds = {name: (_last_part(spec.base_model or ""), *sorted(_modules(spec).items())) for name, spec in specs.items()}
-    chosen = Counter(kinds.values()).most_common(1)[0][0]
-    alike = [spec for name, spec in specs.items() if kinds[name] == chosen]
-    return max(alike, key=lambda spec: (spec.rank, spec.num_layers))
+def _kind(spec: LoraSpec) -> bytes:
+    """A digest of the base's name and of the modules' paths and shapes: small, as a library may be large."""
+    text = repr((_last_part(spec.base_model or ""), sorted(_modules(spec).items())))
+    return blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+
+
+def _rank_misfit(rank: int, spec: LoraSpec) -> str | None:
+    return f"its rank is {rank}, above {spec.rank}" if rank > spec.rank else None
 
 
 def _modules(spec: LoraSpec) -> dict[str, tuple[int, int]]:

@@ -84,7 +84,7 @@ class HeldOut:
 
     Args:
         conditions: adapter -> its conditions, (K, E).
-        every: steps between two measurements; the last step is always measured.
+        every: steps between two measurements; after the last step there is always one.
         best_path: where the parameters with the lowest loss are kept (safetensors).
         report: called with (steps done, loss, whether it is the lowest so far).
     """
@@ -175,7 +175,13 @@ def train_reconstruction(
     set_affine(hypernetwork, library, names, config, statistics_folder)
     hypernetwork.train()
 
+    watch = None
+    if held_out is not None:
+        watch = _Watch(hypernetwork, library, held_out, config, afresh=not state_path.exists())
+
     def loss_at(step: int) -> Tensor:
+        if watch is not None and step and step % watch.held_out.every == 0:
+            watch.look(step)  # before the step, so that a run killed between a saved state and this looks again
         rng = Random(f"{config.loop.seed}/{step}")
         drawn = rng.sample(names, min(config.tasks, len(names)))
         condition_NE = torch.stack([condition_of(rng, name) for name in drawn])
@@ -185,18 +191,12 @@ def train_reconstruction(
             condition_NE = condition_NE + config.noise * noise_NE.to(condition_NE.device)
         return target_loss(hypernetwork, condition_NE, library.weights(drawn), config)
 
-    watch = None if held_out is None else _Watch(hypernetwork, library, held_out, config)
-
-    def reported(done: int, steps: int, loss: float) -> None:
-        if watch is not None:
-            watch.look(done, last=done == steps)
-        report(done, steps, loss)
-
     optimizer = torch.optim.AdamW(
         hypernetwork.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
     )
-    train(hypernetwork, [optimizer], loss_at, config.loop, state_path=state_path, report=reported)
+    train(hypernetwork, [optimizer], loss_at, config.loop, state_path=state_path, report=report)
     if watch is not None:
+        watch.look(config.loop.steps)
         watch.take_best()
     return hypernetwork.eval()
 
@@ -245,9 +245,7 @@ def held_out_loss(
     losses = []
     for name, condition_KE in conditions.items():
         target = library.weights([name])
-        some = [
-            target_loss(hypernetwork, condition_KE[row : row + 1], target, config) for row in range(len(condition_KE))
-        ]
+        some = [target_loss(hypernetwork, row_1E, target, config) for row_1E in condition_KE.split(1)]
         losses.append(float(torch.stack(some).mean()))
     hypernetwork.train(training)
     return sum(losses) / len(losses)
@@ -257,28 +255,34 @@ class _Watch:
     """Measures on held-out tasks and keeps the best parameters on disk, where a killed run finds them again."""
 
     def __init__(
-        self, hypernetwork: HyperNetwork, library: Library, held_out: HeldOut, config: ReconstructionConfig
+        self,
+        hypernetwork: HyperNetwork,
+        library: Library,
+        held_out: HeldOut,
+        config: ReconstructionConfig,
+        *,
+        afresh: bool,
     ) -> None:
         self.hypernetwork, self.library, self.held_out, self.config = hypernetwork, library, held_out, config
         self.lowest = math.inf
-        record = held_out.best_path.with_suffix(".json")
-        if record.is_file() and held_out.best_path.is_file():  # steps done again after a kill give the same losses
-            self.lowest = float(read_json(record, T2LError).get("loss", math.inf))
+        self.record = held_out.best_path.with_suffix(".json")
+        if afresh:
+            self.record.unlink(missing_ok=True)
+        elif self.record.is_file() and held_out.best_path.is_file():  # steps done again give the same losses
+            self.lowest = float(read_json(self.record, T2LError).get("loss", math.inf))
 
-    def look(self, done: int, *, last: bool) -> None:
-        if not last and done % self.held_out.every:
-            return
+    def look(self, done: int) -> None:
         loss = held_out_loss(self.hypernetwork, self.library, self.held_out.conditions, self.config)
         best = loss < self.lowest
         if best:
             self.lowest = loss
             with new_file(self.held_out.best_path, force=True) as temporary:
                 write_tensors(temporary, self.hypernetwork.state_dict())
-            write_json(self.held_out.best_path.with_suffix(".json"), {"step": done, "loss": loss})
+            write_json(self.record, {"step": done, "loss": loss})
         self.held_out.report(done, loss, best)
 
     def take_best(self) -> None:
-        if self.held_out.best_path.is_file():
+        if self.record.is_file():
             self.hypernetwork.load_state_dict(read_tensors(self.held_out.best_path, T2LError))
 
 
