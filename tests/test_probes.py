@@ -12,9 +12,9 @@ import torch
 from helpers import random_weights
 from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.encoders import MiniLmEncoder
-from t2l.hypernet import HyperNetwork
 from t2l.guidance import calibrate as calibrate_module
 from t2l.guidance.guide import Guide
+from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.training.refinement import RefineConfig

@@ -65,7 +65,7 @@ def guidance_result() -> dict[str, Any]:
     three = [0.5, 0.4, 0.6]
     group = {"descriptions": 4, "confidence": 0.9, "below": 0.1, "expected_gain": 0.2, "gain": 0.25}
     policies = ("base", "warn", "none", "static", "nearest", "blend")
-    row = {name: three for name in ("near", "far", "junk", "vague", "mixture")}
+    row = dict.fromkeys(("near", "far", "junk", "vague", "mixture"), three)
     point = {"group": "near", "unit": "a", "wording": "unseen", "confidence": 0.9, "expected_gain": 0.2, "gain": 0.25}
     return {
         "threshold": 0.5,
@@ -74,7 +74,7 @@ def guidance_result() -> dict[str, Any]:
         "calibration": {"error": three, "bins": 5},
         "coverage": [{"coverage": 0.5, "accuracy": three}, {"coverage": 1.0, "accuracy": three}],
         "policies": {
-            "table": {policy: row for policy in policies},
+            "table": dict.fromkeys(policies, row),
             "blend_minus": {policy: three for policy in policies if policy != "blend"},
             "blend_minus_base": row,
         },

@@ -26,10 +26,10 @@ def guidance_summary(result: Mapping[str, Any]) -> str:
     best = min(rivals, key=lambda name: rivals[name][0])
     return (
         f"The confidence tells near tasks' descriptions from junk and far ones, in equal shares, with an AUROC of "
-        f"{_three(auroc, 3)} (target {DETECTION}); the calibration error of the expected gain on near, far and junk ones "
-        f"in equal shares is {_three(error, 3)} (target {CALIBRATION_ERROR}). On that mixture the blend is "
-        f"{_three(against['base'], 1)} points above the base, {_three(against['warn'], 1)} above always generating, and "
-        f"{_three(rivals[best], 1)} above the best other policy ({best}). Averaging rewordings adds "
+        f"{_three(auroc, 3)} (target {DETECTION}); the calibration error of the expected gain on near, far and junk "
+        f"ones in equal shares is {_three(error, 3)} (target {CALIBRATION_ERROR}). On that mixture the blend is "
+        f"{_three(against['base'], 1)} points above the base, {_three(against['warn'], 1)} above always generating "
+        f"and {_three(rivals[best], 1)} above the best other policy ({best}). Averaging rewordings adds "
         f"{_three(unseen['gain'], 1)} points on near tasks in unseen phrases."
     )
 
@@ -56,11 +56,11 @@ def examples_summary(result: Mapping[str, Any]) -> str:
     warm = result["warm_start"]
     choosing, tuned = result["choosing"], result["embedding"]
     return (
-        f"From {100 * result['as_given']:.1f}% as given: choosing among {choosing['candidates']:.0f} wordings by the outputs "
-        f"of {result['few']} examples adds {_three(choosing['outputs']['gain'], 1)} points, by their inputs alone "
+        f"From {100 * result['as_given']:.1f}% as given: choosing among {choosing['candidates']:.0f} wordings by the "
+        f"outputs of {result['few']} examples adds {_three(choosing['outputs']['gain'], 1)} points, by their inputs alone "
         f"{_three(choosing['inputs']['gain'], 1)}; {tuned['steps']} steps on the embedding add "
-        f"{_three(tuned['gain'], 1)}. Fine-tuning on {warm['examples']} examples reaches the best accuracy of a fresh LoRA "
-        f"in {_three(warm['ratio'], 2)} of its steps (target at most a third)."
+        f"{_three(tuned['gain'], 1)}. Fine-tuning on {warm['examples']} examples reaches the best accuracy of a fresh "
+        f"LoRA in {_three(warm['ratio'], 2)} of its steps (target at most a third)."
     )
 
 
