@@ -35,6 +35,7 @@ from t2l.serving.openai_schema import (
     AdapterRequest,
     ChatRequest,
     CompletionRequest,
+    ErrorReply,
     Reply,
     error_body,
     error_of,
@@ -42,6 +43,10 @@ from t2l.serving.openai_schema import (
 )
 from t2l.serving.prompts import chat_tokens, text_tokens
 from t2l.serving.stream import Stream
+
+_STREAM: Any = {200: {"content": {"text/event-stream": {}}}}  # besides JSON; for the OpenAPI document
+_ZIP: Any = {200: {"content": {"application/zip": {}}}}
+_TEXT: Any = {200: {"content": {"text/plain": {}}}}
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ def create_app(engine: Engine, options: HttpOptions | None = None) -> FastAPI:
         description="Describe a task in plain words; get answers under the LoRA adapter for it.",
         version="1",
         lifespan=lifespan,
+        responses={status: {"model": ErrorReply, "description": "What is wrong."} for status in ("4XX", "5XX")},
     )
     app.state.engine = engine
     app.add_middleware(
@@ -154,7 +160,7 @@ class _Events(StreamingResponse):
 
 
 def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
-    @app.post("/v1/chat/completions", tags=["completions"])
+    @app.post("/v1/chat/completions", tags=["completions"], responses=_STREAM)
     async def chat(body: ChatRequest, request: Request) -> Any:
         """A conversation's next message."""
         sampling = body.sampling(body.max_completion_tokens or body.max_tokens)
@@ -163,7 +169,7 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
         streams = [engine.submit(prompt, sampling, adapter=chosen.adapter)]
         return await _reply(body, request, streams, Reply(chosen.name, chat=True, extra=chosen.extra))
 
-    @app.post("/v1/completions", tags=["completions"])
+    @app.post("/v1/completions", tags=["completions"], responses=_STREAM)
     async def complete(body: CompletionRequest, request: Request) -> Any:
         """What follows a text, or each of several texts."""
         sampling, prompts = body.sampling(body.max_tokens), body.prompts()
@@ -326,7 +332,7 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
         """One adapter."""
         return _kept(engine.adapters.entry(adapter))
 
-    @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response)
+    @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response, responses=_ZIP)
     async def download(adapter: str) -> Response:
         """The PEFT folder of an adapter, as a zip file."""
         data = await asyncio.to_thread(lambda: _zipped(engine.adapters.get(adapter), adapter))
@@ -382,7 +388,7 @@ def _add_monitoring(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         running = engine.running
         return JSONResponse({"status": "ok" if running else "stopping"}, 200 if running else 503)
 
-    @app.get("/metrics", tags=["monitoring"], response_class=Response)
+    @app.get("/metrics", tags=["monitoring"], response_class=Response, responses=_TEXT)
     async def numbers() -> Response:
         """For Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

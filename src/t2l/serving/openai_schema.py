@@ -168,6 +168,21 @@ class AdapterRequest(BaseModel):
     descriptions: list[str] | None = None
 
 
+class ErrorDetail(BaseModel):
+    """What is wrong, and with which field."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    """OpenAI's error JSON, for the OpenAPI document; `error_body` makes it."""
+
+    error: ErrorDetail
+
+
 class Reply:
     """The JSON of one answer, whole or in pieces.
 
