@@ -116,6 +116,24 @@ def test_a_slow_reader_holds_nobody_up_and_gets_all_of_it(world: Any) -> None:
     assert got == wanted and b"data: [DONE]" in received
 
 
+def test_a_server_that_stops_finishes_the_answers_under_way(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(*world, LIMITS)
+    prompt = engine.base.tokenizer("red")["input_ids"]
+    wanted = engine.submit(prompt, Sampling(max_tokens=40)).result(30).text
+    step = Scheduler.step
+    monkeypatch.setattr(Scheduler, "step", lambda self: (time.sleep(0.02), step(self)))
+    answers: list[httpx.Response] = []
+    with live(engine, HttpOptions(drain_s=20), graceful_s=30) as address:
+        body = {"prompt": "red", "temperature": 0, "max_tokens": 40}
+        asking = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{address}/v1/completions", json=body, timeout=60))
+        )
+        asking.start()
+        until(lambda: engine.stats()["active"] == 1)
+    asking.join(60)
+    assert answers[0].json()["choices"][0]["text"] == wanted and not engine.running
+
+
 def test_what_a_client_gets_wrong_is_told_and_the_next_one_is_served(server: tuple[str, Engine]) -> None:
     address, engine = server
     with httpx.Client(base_url=address, timeout=60) as raw:
