@@ -134,6 +134,22 @@ def test_a_server_that_stops_finishes_the_answers_under_way(world: Any, monkeypa
     assert answers[0].json()["choices"][0]["text"] == wanted and not engine.running
 
 
+def test_an_adapter_that_is_late_is_given_up(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, t2l = world
+    free = threading.Event()
+    generate = t2l.generate
+    monkeypatch.setattr(t2l, "generate", lambda descriptions: free.wait(30) and generate(descriptions))
+    engine = Engine(base, t2l, Limits(slots=2, context=120, timeout_s=0.2))
+    with live(engine) as address, httpx.Client(base_url=address, timeout=60) as raw:
+        for path, body in (
+            ("/v1/adapters", {"description": NAMES[5]}),
+            ("/v1/chat/completions", {"messages": user("red"), "task_description": NAMES[6]}),
+        ):
+            assert refused(raw.post(path, json=body), 504)["type"] == "timeout_error"
+        free.set()
+        until(lambda: engine.stats()["adapters_waiting"] == 0)
+
+
 def test_what_a_client_gets_wrong_is_told_and_the_next_one_is_served(server: tuple[str, Engine]) -> None:
     address, engine = server
     with httpx.Client(base_url=address, timeout=60) as raw:

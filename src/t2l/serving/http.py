@@ -28,7 +28,7 @@ from t2l.errors import DescriptionError, T2LError
 from t2l.serving.access import App, Gate, Receive, Scope, Send
 from t2l.serving.adapter_store import ID_PREFIX, Kept
 from t2l.serving.engine import Engine
-from t2l.serving.errors import RequestError, UnknownModelError
+from t2l.serving.errors import OutOfTimeError, RequestError, UnknownModelError
 from t2l.serving.maker import Made
 from t2l.serving.metrics import Metrics
 from t2l.serving.openai_schema import (
@@ -218,7 +218,11 @@ def _named(engine: Engine, model: str) -> Adapter:
 
 
 async def _await(engine: Engine, descriptions: Sequence[str]) -> list[Made]:
-    return await asyncio.wrap_future(engine.make(descriptions))
+    allowed = engine.limits.timeout_s
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(engine.make(descriptions)), allowed)
+    except asyncio.TimeoutError:
+        raise OutOfTimeError(f"The adapter was not made within {allowed:g} s.", "Try again later.") from None
 
 
 async def _reply(body: Any, request: Request, streams: list[Stream], reply: Reply) -> Any:
