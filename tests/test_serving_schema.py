@@ -66,6 +66,7 @@ def test_whatever_the_schema_allows_and_what_it_does_not_is_answered_by_the_sche
         schemathesis.specs.openapi.checks.status_code_conformance,
         schemathesis.specs.openapi.checks.content_type_conformance,
         schemathesis.specs.openapi.checks.response_schema_conformance,
+        schemathesis.specs.openapi.checks.negative_data_rejection,
     ]
     operation = FOUND[name]
     modes = [schemathesis.GenerationMode.POSITIVE]
