@@ -20,11 +20,11 @@ import httpx
 import pytest
 
 from helpers import tiny_pair
+from live_server import live, refused, user
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.http import HttpOptions
 from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Scheduler
-from test_serving_http import live, refused, user
 
 NAMES = [f"task {number}" for number in range(200)]
 LIMITS = Limits(slots=4, context=120, max_tokens=60, max_waiting=100, timeout_s=60)
@@ -198,6 +198,7 @@ import socket, sys
 from pathlib import Path
 import uvicorn
 from helpers import tiny_pair
+from live_server import live, refused, user
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.http import create_app
 engine = Engine(*tiny_pair([f"task {n}" for n in range(200)]), Limits(slots=4, context=120), store=Path(sys.argv[1]))

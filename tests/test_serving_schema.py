@@ -10,9 +10,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 from helpers import tiny_pair
+from live_server import live
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.http import HttpOptions, create_app
-from test_serving_http import live
 
 NAMES = ["task 0", "task 1"]
 OPERATIONS = {

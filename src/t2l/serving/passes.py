@@ -107,13 +107,14 @@ class Passes:
         return sum(tensor.nbytes for tensor in tensors)
 
     @torch.inference_mode()
-    def load(self, slot: int, weights: LoraWeights | None) -> None:
-        """Prepares a slot for a new request: empty, and with the request's adapter or with none."""
+    def load(self, slot: int, weights: LoraWeights | None, strength: float = 1.0) -> None:
+        """Prepares a slot for a new request: empty, and with the request's adapter, ``strength`` in B, or with none."""
         self._cache.clear(slot)
-        for bank, own in ((self._bank.a, weights and weights.a), (self._bank.b, weights and weights.b)):
+        sides = ((self._bank.a, weights and weights.a, 1.0), (self._bank.b, weights and weights.b, strength))
+        for bank, own, factor in sides:
             for key, tensor in bank.items():
                 if own:
-                    tensor[slot].copy_(own[key][0])
+                    tensor[slot].copy_(own[key][0] if factor == 1.0 else own[key][0] * factor)
                 elif slot in self._adapted:
                     tensor[slot].zero_()
         self._adapted.discard(slot) if weights is None else self._adapted.add(slot)
