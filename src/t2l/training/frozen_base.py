@@ -26,9 +26,7 @@ def load_frozen_base(section: BaseSection, device: torch.device) -> Base:
     if section.quantization != "none":
         loading["quantization_config"] = _few_bits(section)
         loading["device_map"] = {"": str(device)}
-    base = load_base(
-        section.model, device=device, dtype=section.dtype, revision=section.revision, loading=loading
-    )
+    base = load_base(section.model, device=device, dtype=section.dtype, revision=section.revision, loading=loading)
     model = base.model
     without_dropout(model)
     if section.activation_checkpointing:

@@ -6,7 +6,6 @@ Level 4. Knows names and numbers; does not know what they mean.
 from __future__ import annotations
 
 import importlib
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -87,6 +86,8 @@ def memory_gib(device: torch.device) -> float:
     """The most memory that was used: of the device where it is CUDA, of this process otherwise."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 2**30
 
