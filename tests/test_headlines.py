@@ -141,10 +141,10 @@ def test_every_comparator_that_is_trained_names_the_stage_that_trains_it(
 ) -> None:
     assert set(comparators.BUILT_BY) == set(commands._built_in(tmp_path))
     trained: dict[str, list[str]] = {"library": [], "comparators": []}
-    monkeypatch.setattr(build_module, "_loaded_base", lambda folder: None)
+    monkeypatch.setattr(build_module, "built_base", lambda folder: None)
     for name in ("library", "multi_task", "hyperdecoder"):
         monkeypatch.setattr(build_module, f"train_{name}", lambda base, folder, *_: trained[stage].append(folder.name))
-    for stage in trained:  # noqa: B007 (read by the lambda)
+    for stage in trained:
         build_module.build(tmp_path, [stage])
     assert trained == {"library": ["library"], "comparators": ["oracle", "multi-task", "hyperdecoder"]}
     needed = {"average": "library", "nearest": "library", "arrow": "library"}

@@ -184,6 +184,16 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert LoopConfig(steps=4, warmup=0, decay=0.0).factor(3) == 1.0
 
 
+def test_a_restart_begins_the_schedule_anew_for_the_steps_that_are_left() -> None:
+    twice = LoopConfig(steps=160, warmup=10, decay=0.4, restart=100)
+    first, second = LoopConfig(steps=100, warmup=10, decay=0.4), LoopConfig(steps=60, warmup=10, decay=0.4)
+    assert [twice.factor(step) for step in range(100)] == [first.factor(step) for step in range(100)]
+    assert [twice.factor(step) for step in range(100, 160)] == [second.factor(step) for step in range(60)]
+    for wrong in (-1, 160):
+        with pytest.raises(T2LError, match="restart"):
+            LoopConfig(steps=160, restart=wrong)
+
+
 @pytest.mark.parametrize("change", [{"steps": 0}, {"warmup": -1}, {"save_every": 0}, {"decay": 1.5}, {"decay": -0.1}])
 def test_settings_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(T2LError, match=f"{next(iter(change))}"):

@@ -24,6 +24,7 @@ from t2l.data.writer import StoreWriter, forget_from, open_writer
 from t2l.errors import DataError, did_you_mean
 
 REMOVALS = ("paper", "strict", "none")
+_DECIDING = ("max_prompt", "max_response", "drop_long", "max_samples", "min_samples")
 WITHOUT_DESCRIPTIONS = ("definition", "drop", "keep")
 
 
@@ -101,6 +102,7 @@ def prepare(
     failed: Mapping[str, str] | None = None,
     force: bool = False,
     restart: bool = False,
+    update: bool = False,
     report: Callable[[Progress], None] = _no_report,
 ) -> DataStore:
     """Makes a store of all tasks that can be used.
@@ -112,6 +114,7 @@ def prepare(
         failed: sources that could not be listed or fetched, with the reason, for the manifest.
         force: replace a finished store.
         restart: do not go on with an unfinished one.
+        update: take over the tasks of the finished store that are as they were, and add the others.
 
     Raises:
         DataError: no task can be used, or an unfinished store was begun with other settings.
@@ -121,6 +124,11 @@ def prepare(
     descriptions = descriptions or DescriptionFile([])
     target = Path(target).expanduser().absolute()
     sources = unique(sources)
+    known = {source.name for source in sources}
+    if strange := sorted(set(config.split.named or {}) - known):
+        raise DataError(
+            f"The splits name '{strange[0]}', which is none of the {len(known)} tasks.", did_you_mean(strange[0], known)
+        )
     frame = Frame.of(tokenizer, base)
     rows = SampleTokenizer(
         tokenizer, frame, max_prompt=config.max_prompt, max_response=config.max_response, drop_long=config.drop_long
@@ -129,6 +137,8 @@ def prepare(
     wanted = []
     for source in sources:
         reason = _removed(source.name, config)
+        if reason is None and config.without_descriptions == "drop" and not _texts(descriptions, source.name):
+            reason = "it has no description"
         if reason is None:
             wanted.append(source)
         else:
@@ -137,12 +147,12 @@ def prepare(
         "tokenizer": tokenizer_digest(tokenizer),
         "template": config.template.value,
         "included_share": config.included_share if config.template is Template.mixture else None,
-        **{name: getattr(config, name) for name in ("max_prompt", "max_response", "drop_long", "max_samples")},
+        **{name: getattr(config, name) for name in _DECIDING},
         "language": config.language,
         "seed": config.seed,
     }
     begun = time.monotonic()
-    with open_writer(target, header, force=force, restart=restart) as writer:
+    with open_writer(target, header, force=force, restart=restart, update=update) as writer:
         _forget_changed(writer, wanted)
         all_size, size = sum(source.size for source in wanted), 0
         for number, source in enumerate(wanted):
@@ -152,15 +162,12 @@ def prepare(
                 continue
             try:
                 task = source.read()
-                record = {"source": source.place, "source_digest": source.digest()}
+                record = {"source": source.place, "source_digest": source.digest(), "revision": task.revision}
                 _write(writer, task, rows, config, record)
             except DataError as problem:
                 dropped[source.name] = problem.message
         report(Progress(len(wanted), len(wanted), all_size, all_size, ""))
-        names = {source.name for source in wanted}
-        records, lines = _described(
-            [writer.done[name] for name in sorted(names & set(writer.done))], descriptions, config, dropped
-        )
+        records, lines = _described([writer.done[name] for name in sorted(writer.done)], descriptions, config)
         if not records:
             raise DataError(f"No task of {len(sources)} can be used.", _shown(dropped))
         splits = config.split.assign({record["name"]: record["datasets"] for record in records})
@@ -257,25 +264,27 @@ def _write(
     )
 
 
+def _texts(descriptions: DescriptionFile, name: str) -> tuple[str, ...]:
+    found = descriptions.of(name)
+    return found.descriptions if found else ()
+
+
 def _described(
-    records: Sequence[dict[str, Any]], descriptions: DescriptionFile, config: PrepareConfig, dropped: dict[str, str]
+    records: Sequence[dict[str, Any]], descriptions: DescriptionFile, config: PrepareConfig
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Records and lines of descriptions of the tasks that stay; those left for want of a description are named."""
-    kept, lines = [], []
+    """Records that say how each task is described, and the lines of its descriptions."""
+    told, lines = [], []
     for record in records:
-        found = descriptions.of(record["name"])
-        texts, origin = (found.descriptions, "file") if found else ((), "none")
+        found, texts = descriptions.of(record["name"]), _texts(descriptions, record["name"])
+        origin = "file" if texts else "none"
         if not texts and config.without_descriptions == "definition" and record["definition"]:
             texts, origin = (record["definition"],), "definition"
-        if not texts and config.without_descriptions == "drop":
-            dropped[record["name"]] = "it has no description"
-            continue
-        kept.append({**record, "descriptions": len(texts), "described_by": origin})
+        told.append({**record, "descriptions": len(texts), "described_by": origin})
         line: dict[str, Any] = {"name": record["name"], "descriptions": list(texts)}
         if found and found.evaluation:
             line["evaluation_descriptions"] = list(found.evaluation)
         lines.append(line)
-    return kept, lines
+    return told, lines
 
 
 def _settings(config: PrepareConfig) -> dict[str, Any]:
@@ -283,7 +292,6 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
     return {
         "remove": config.remove,
         "exclude": list(config.exclude),
-        "min_samples": config.min_samples,
         "without_descriptions": config.without_descriptions,
         "split": {
             "named": dict(rule.named or {}),

@@ -41,6 +41,7 @@ class Task:
         languages: of input, output and instruction; empty where the source does not say.
         licences, datasets, categories: as the source names them.
         dropped: reason -> instances that cannot be used.
+        revision: commit of a data set of the hub, where it is known.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Task:
     datasets: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     dropped: dict[str, int] = field(default_factory=dict)
+    revision: str = ""
 
 
 @dataclass(frozen=True)

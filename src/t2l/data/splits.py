@@ -11,8 +11,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 
-from t2l.data.store import Split
+from t2l.data.store import Split, as_split
+from t2l.errors import DataError
+from t2l.storage import read_json
 
 PAPER_REMOVED = {
     33: "WinoGrande",
@@ -141,3 +144,20 @@ class SplitRule:
 
     def _draw(self, key: str) -> bytes:
         return blake2b(f"{self.seed}/{key}".encode()).digest()
+
+
+def read_split_file(path: Path) -> dict[str, Split]:
+    """Task -> split, from JSON that lists the tasks of each split.
+
+    Raises:
+        DataError: it is not such JSON, names a split that does not exist, or one task twice.
+    """
+    named: dict[str, Split] = {}
+    for split, tasks in read_json(path, DataError).items():
+        if not isinstance(tasks, list) or not all(isinstance(name, str) for name in tasks):
+            raise DataError(f"'{path}': '{split}' is not a list of task names.")
+        for name in tasks:
+            if name in named:
+                raise DataError(f"'{path}' names '{name}' twice.")
+            named[name] = as_split(split)
+    return named

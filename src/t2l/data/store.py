@@ -77,11 +77,13 @@ class DataStore:
         manifest: dict[str, Any],
         tasks: tuple[TaskEntry, ...],
         columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+        evaluation: tuple[tuple[str, ...], ...],
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.tasks = tasks
         self._columns = columns  # of each task: row offsets, token ids, prompt lengths; views of the mapped file
+        self._evaluation = evaluation
         self._index = {task.name: place for place, task in enumerate(tasks)}
 
     @classmethod
@@ -105,15 +107,15 @@ class DataStore:
         batches = read_batches(path)
         if len(batches) != len(recorded):
             raise DataError(f"'{path}' holds {len(batches)} tasks; its manifest names {len(recorded)}.")
-        tasks, columns = [], []
+        tasks, columns, evaluation = [], [], []
         for record in recorded:
-            tasks.append(
-                TaskEntry(record["name"], record["split"], record["samples"], descriptions.get(record["name"], ()))
-            )
+            texts, kept_back = descriptions.get(record["name"], ((), ()))
+            tasks.append(TaskEntry(record["name"], record["split"], record["samples"], texts))
+            evaluation.append(kept_back)
             columns.append(_views(batches[record["batch"]]))
             if len(columns[-1][2]) != record["samples"]:
                 raise DataError(f"'{path}' does not hold the {record['samples']} samples of '{record['name']}'.")
-        return cls(folder, manifest, tuple(tasks), columns)
+        return cls(folder, manifest, tuple(tasks), columns, tuple(evaluation))
 
     def task_index(self, name: str) -> int:
         """The place in `tasks` of the task of this name.
@@ -124,6 +126,10 @@ class DataStore:
         if name not in self._index:
             raise DataError(f"'{self.folder}' has no task '{name}'.", did_you_mean(name, self._index))
         return self._index[name]
+
+    def evaluation_descriptions(self, task_index: int) -> tuple[str, ...]:
+        """Descriptions of a task that are kept for evaluation and never trained on; may be empty."""
+        return self._evaluation[task_index]
 
     def split(self, split: Split) -> tuple[int, ...]:
         """The places in `tasks` of one split's tasks."""
@@ -187,14 +193,18 @@ def read_batches(path: Path) -> list[Any]:
         raise DataError(f"'{path}' is not a whole Arrow file: {problem}.", "Run t2l data prepare again.") from problem
 
 
-def read_descriptions_file(path: Path) -> dict[str, tuple[str, ...]]:
-    """Task name -> descriptions, as a store keeps them."""
+def read_descriptions_file(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Task name -> descriptions, and those kept for evaluation, as a store keeps them."""
+    found = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines if line.strip()]
-        return {record["name"]: tuple(record["descriptions"]) for record in records}
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            if line.strip():
+                record = json.loads(line)
+                kept_back = tuple(record.get("evaluation_descriptions", ()))
+                found[record["name"]] = (tuple(record["descriptions"]), kept_back)
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise DataError(f"'{path}' cannot be read: {problem}.", "Run t2l data prepare again.") from problem
+    return found
 
 
 def pyarrow() -> ModuleType:

@@ -21,7 +21,7 @@ from typing import Any
 
 from t2l.data.store import DESCRIPTIONS_FILE, FORMAT, MANIFEST_FILE, SAMPLES_FILE, pyarrow, samples_digest
 from t2l.errors import DataError, OutputError
-from t2l.storage import check_writable, write_bytes, write_json
+from t2l.storage import check_writable, read_json, write_bytes, write_json
 
 JOURNAL_FILE = "journal.jsonl"
 LOCK_FILE = "lock"
@@ -92,6 +92,7 @@ class StoreWriter:
             whole = {
                 "kind": "t2l-data",
                 "format": FORMAT,
+                "header": sorted(self.header),
                 **manifest,
                 "bytes": path.stat().st_size,
                 "digest": sha256(digests.encode()).hexdigest(),
@@ -113,7 +114,9 @@ class StoreWriter:
 
 
 @contextmanager
-def open_writer(target: Path, header: dict[str, Any], *, force: bool, restart: bool) -> Iterator[StoreWriter]:
+def open_writer(
+    target: Path, header: dict[str, Any], *, force: bool = False, restart: bool = False, update: bool = False
+) -> Iterator[StoreWriter]:
     """A writer for the store ``target``: a new one, or the unfinished one that is there.
 
     Args:
@@ -121,12 +124,14 @@ def open_writer(target: Path, header: dict[str, Any], *, force: bool, restart: b
             the same.
         force: replace a finished store when this one is finished.
         restart: throw an unfinished store away.
+        update: begin with the tasks of the finished store that is there; it is replaced when this one is finished.
 
     Raises:
         OutputError: ``target`` exists, or another process is writing it.
         DataError: the unfinished store was made with other settings; they are named.
     """
-    check_writable(target, marker=MANIFEST_FILE, force=force)
+    header = json.loads(json.dumps(header))
+    check_writable(target, marker=MANIFEST_FILE, force=force or update)
     folder = target.with_name(f"{target.name}.partial")
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,10 +144,17 @@ def open_writer(target: Path, header: dict[str, Any], *, force: bool, restart: b
                 f"Another process is writing '{folder}'.", "Wait for it, or choose another place."
             ) from None
         with _writing(folder):
-            done = [] if restart else _resume(folder, header)
+            if update and (restart or not (folder / JOURNAL_FILE).is_file()):
+                _reopen(folder, target)
+            done = [] if restart and not update else _resume(folder, header)
             if not done:
                 _begin(folder, header)
-        yield StoreWriter(folder, header, done)
+        writer = StoreWriter(folder, header, done)
+        try:
+            yield writer
+        finally:
+            if not writer.done:  # nothing to go on with
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _begin(folder: Path, header: dict[str, Any]) -> None:
@@ -150,6 +162,17 @@ def _begin(folder: Path, header: dict[str, Any]) -> None:
     (folder / JOURNAL_FILE).unlink(missing_ok=True)
     write_bytes(folder / SAMPLES_FILE, _schema().serialize().to_pybytes())
     write_bytes(folder / JOURNAL_FILE, (json.dumps(header, ensure_ascii=False) + "\n").encode())
+
+
+def _reopen(folder: Path, target: Path) -> None:
+    """The unfinished store that the finished one was before its last act."""
+    manifest = read_json(target / MANIFEST_FILE, DataError)
+    records = sorted(manifest["tasks"], key=lambda record: record["batch"])
+    header = {key: manifest["settings"].get(key) for key in manifest["header"]}
+    (folder / JOURNAL_FILE).unlink(missing_ok=True)
+    shutil.copyfile(target / SAMPLES_FILE, folder / SAMPLES_FILE)
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [header, *records])
+    write_bytes(folder / JOURNAL_FILE, lines.encode())
 
 
 def _resume(folder: Path, header: dict[str, Any]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from t2l import composition
 from t2l.adapter import Adapter
 from t2l.errors import DescriptionError, T2LError
 from t2l.serving.access import App, Gate, Receive, Scope, Send
@@ -34,6 +35,7 @@ from t2l.serving.metrics import Metrics
 from t2l.serving.openai_schema import (
     AdapterRequest,
     ChatRequest,
+    CombineRequest,
     CompletionRequest,
     Reply,
     error_body,
@@ -54,6 +56,7 @@ class HttpOptions:
         max_body: bytes of a request.
         max_descriptions: in one request.
         max_prompts: in one request.
+        max_parts: of one combined adapter.
         body_timeout_s: in which a request must have arrived.
         drain_s: for those under way when the server stops.
     """
@@ -63,6 +66,7 @@ class HttpOptions:
     max_body: int = 1 << 20
     max_descriptions: int = 64
     max_prompts: int = 32
+    max_parts: int = 16
     body_timeout_s: float = 30.0
     drain_s: float = 20.0
 
@@ -160,7 +164,8 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
         sampling = body.sampling(body.max_completion_tokens or body.max_tokens)
         prompt = chat_tokens(engine.base, [message.plain() for message in body.messages])
         chosen = await _choose(engine, body.model, body.task_description, request)
-        streams = [engine.submit(prompt, sampling, adapter=chosen.adapter)]
+        strength = _strength(body.strength, chosen)
+        streams = [engine.submit(prompt, sampling, adapter=chosen.adapter, strength=strength)]
         return await _reply(body, request, streams, Reply(chosen.name, chat=True, extra=chosen.extra))
 
     @app.post("/v1/completions", tags=["completions"])
@@ -171,10 +176,11 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
             raise RequestError(f"There are {len(prompts)} prompts; {options.max_prompts} may be sent.", field="prompt")
         tokens = [text_tokens(engine.base, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         chosen = await _choose(engine, body.model, body.task_description, request)
+        strength = _strength(body.strength, chosen)
         streams: list[Stream] = []
         try:
             for prompt in tokens:
-                streams.append(engine.submit(prompt, sampling, adapter=chosen.adapter))
+                streams.append(engine.submit(prompt, sampling, adapter=chosen.adapter, strength=strength))
         except T2LError:
             for stream in streams:
                 stream.cancel()
@@ -201,6 +207,16 @@ async def _choose(engine: Engine, model: str, description: str | None, request: 
         )
     (made,) = await _while_there(request, _await(engine, [description]))
     return _Chosen(made.kept.id, made.adapter, made)
+
+
+def _strength(strength: float, chosen: _Chosen) -> float:
+    if strength != 1.0 and chosen.adapter is None:
+        raise RequestError(
+            "A strength has no effect on the base.",
+            "Name an adapter as model, or give a task_description.",
+            field="strength",
+        )
+    return strength
 
 
 def _named(engine: Engine, model: str) -> Adapter:
@@ -289,7 +305,9 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
     async def models() -> dict[str, Any]:
         """The base and every adapter that is kept."""
         base = {"id": engine.name, "object": "model", "created": int(started), "owned_by": "base"}
-        return {"object": "list", "data": [base, *(_model(kept, engine) for kept in engine.adapters.entries())]}
+        most = engine.t2l.spec.rank  # others can be downloaded, not asked
+        served = [kept for kept in engine.adapters.entries() if kept.rank <= most]
+        return {"object": "list", "data": [base, *(_model(kept, engine) for kept in served)]}
 
     @app.get("/v1/models/{model}", tags=["models"])
     async def model(model: str) -> dict[str, Any]:
@@ -313,6 +331,14 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
         milliseconds = round(1000 * (time.perf_counter() - begun), 3)
         return {"object": "list", "data": [_made(one) for one in made], "milliseconds": milliseconds}
 
+    @app.post("/v1/adapters/combine", status_code=201, tags=["adapters"])
+    async def combine(body: CombineRequest, request: Request) -> dict[str, Any]:
+        """One adapter from several adapters or descriptions: stronger, weaker, added, subtracted or blended."""
+        if len(body.parts) > options.max_parts:
+            raise RequestError(f"There are {len(body.parts)} parts; {options.max_parts} may be sent.", field="parts")
+        ordered = await asyncio.to_thread(engine.combine, body.wanted())
+        return _made(await _while_there(request, asyncio.wrap_future(ordered)))
+
     @app.get("/v1/adapters", tags=["adapters"])
     async def adapters(
         limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Annotated[int, Query(ge=0, le=2**31)] = 0
@@ -324,12 +350,18 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
     @app.get("/v1/adapters/{adapter}", tags=["adapters"])
     async def adapter(adapter: str) -> dict[str, Any]:
         """One adapter."""
-        return _kept(engine.adapters.entry(adapter))
+        kept = engine.adapters.entry(adapter)
+        return {**_kept(kept), "composition": kept.composition}
 
     @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response)
-    async def download(adapter: str) -> Response:
-        """The PEFT folder of an adapter, as a zip file."""
-        data = await asyncio.to_thread(lambda: _zipped(engine.adapters.get(adapter), adapter))
+    async def download(adapter: str, strength: float = 1.0) -> Response:
+        """The PEFT folder of an adapter, as a zip file; another strength than 1 multiplies what it changes."""
+
+        def zipped() -> bytes:
+            whole = engine.adapters.get(adapter)
+            return _zipped(whole if strength == 1 else composition.scale(whole, strength), adapter)
+
+        data = await asyncio.to_thread(zipped)
         headers = {"Content-Disposition": f'attachment; filename="{adapter}.zip"'}  # an id that was found is harmless
         return Response(data, media_type="application/zip", headers=headers)
 
@@ -348,6 +380,8 @@ def _kept(kept: Kept) -> dict[str, Any]:
         "object": "adapter",
         "created": int(kept.created),
         "description": kept.description,
+        "rank": kept.rank,
+        "strength": kept.strength,
         "bytes": kept.size,
         "stored": kept.stored,
     }
@@ -355,7 +389,8 @@ def _kept(kept: Kept) -> dict[str, Any]:
 
 def _made(made: Made) -> dict[str, Any]:
     ran = {"cached": made.cached, "milliseconds": round(made.milliseconds, 3), "warnings": list(made.warnings)}
-    return {**_kept(made.kept), **ran}
+    ran["confidence"] = None if made.confidence is None else made.confidence.to_dict()
+    return {**_kept(made.kept), "composition": made.kept.composition, **ran}
 
 
 def _model(kept: Kept, engine: Engine) -> dict[str, Any]:

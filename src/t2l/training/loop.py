@@ -35,6 +35,8 @@ class LoopConfig:
         clip: largest gradient norm.
         save_every: steps between saved states.
         seed: of dropout and of the data.
+        restart: step at which the schedule begins anew, warm-up and decay included, for the steps that are left (a warm
+            restart; SGDR, arXiv 1608.03983, section 3); 0: never.
     """
 
     steps: int
@@ -43,17 +45,21 @@ class LoopConfig:
     clip: float = 1.0
     save_every: int = 200
     seed: int = 0
+    restart: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.warmup < 0 or self.save_every < 1:
             raise T2LError(f"steps={self.steps}, warmup={self.warmup}, save_every={self.save_every} must be positive.")
         if not 0 <= self.decay <= 1:
             raise T2LError(f"decay is {self.decay}; it is a share of the steps, from 0 to 1.")
+        if not 0 <= self.restart < self.steps:
+            raise T2LError(f"restart is {self.restart}; it is a step before the last of {self.steps}, or 0 for none.")
 
     def factor(self, step: int) -> float:
         """What the peak learning rate is multiplied by in the given step (counted from 0)."""
-        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        left = (self.steps - step) / max(1.0, self.decay * self.steps)
+        begin, end = (self.restart, self.steps) if step >= self.restart else (0, self.restart)
+        rise = min(1.0, (step - begin + 1) / self.warmup) if self.warmup else 1.0
+        left = (end - step) / max(1.0, self.decay * (end - begin))
         return rise * min(1.0, left)
 
 
@@ -153,5 +159,5 @@ def _save(
 
 
 def _settings(config: LoopConfig) -> dict[str, float]:
-    names = ("steps", "warmup", "decay", "clip", "seed")
+    names = ("steps", "warmup", "decay", "clip", "seed", "restart")
     return {name: getattr(config, name) for name in names}
