@@ -27,8 +27,8 @@ from t2l.commands.refine import refine
 from t2l.commands.run import run
 from t2l.commands.serve import serve
 from t2l.commands.terminal import say, say_error
-from t2l.commands.workbench import workbench
 from t2l.commands.train import recipes, train
+from t2l.commands.workbench import workbench
 from t2l.commands.world import demo, world
 from t2l.errors import T2LError
 
