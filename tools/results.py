@@ -4,6 +4,7 @@ python tools/results.py record world -- t2l world evaluate --json --dir world-bu
 python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
 python tools/results.py record serve -- python benchmarks/serve.py --json
+python tools/results.py record recon_step -- python benchmarks/recon_step.py --json
 python tools/results.py studies world-build    stores what is done of `t2l world study`
 python tools/results.py write [--check]        and draws the plots, docs/images/<study>.svg
 """
@@ -260,11 +261,43 @@ def _times(ratio: dict[str, float], kind: str) -> str:
     return f"{ratio[kind]:.1f}x ({ratio[f'{kind}_low']:.1f} to {ratio[f'{kind}_high']:.1f})"
 
 
+def recon_step(result: dict[str, Any]) -> str:
+    """Memory of reconstruction training against the size of the library."""
+    rows = [["adapters", "streamed: peak", "held: peak", "streamed: a step", "held: a step"]]
+    for size, ways in result["sizes"].items():
+        peaks = [f"{ways[way]['peak_bytes'] / 2**20:,.0f} MiB" for way in ("streamed", "held")]
+        steps = [f"{1000 * ways[way]['seconds_per_step']:,.0f} ms" for way in ("streamed", "held")]
+        rows.append([f"{int(size):,}", *peaks, *steps])
+    growth, target = result["growth"], result["target"]["growth"]
+    return "\n\n".join(
+        [
+            "## Reconstruction: memory against the library",
+            f"Adapters of {result['parameters']:,} parameters, read from PEFT folders on disk as they are needed "
+            "(streamed), against all of them in memory, the reference implementation's way (held). Peak resident "
+            f"memory above that of the process with the hypernetwork built, over the statistics and {result['steps']} "
+            f"steps of 4 tasks, each figure from a process of its own; {result['threads']} thread(s).",
+            _table(rows),
+            _table(
+                [
+                    ["from the smallest library to the largest", "measured", "target", "reached"],
+                    [
+                        "growth of the peak, streamed (held)",
+                        f"{growth['streamed']:.2f}x ({growth['held']:.1f}x)",
+                        f"flat: at most {target}x",
+                        _yes(growth["streamed"] <= target),
+                    ],
+                ]
+            ),
+        ]
+    )
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "world": world,
     "generate": generate,
     "batched_lora": batched_lora,
     "serve": serve,
+    "recon_step": recon_step,
 }
 
 
