@@ -20,7 +20,9 @@ from t2l.commands.checkpoints import import_checkpoint, inspect
 from t2l.commands.combine import combine
 from t2l.commands.evaluate import evaluate
 from t2l.commands.export import export
+from t2l.commands.flops import flops
 from t2l.commands.generate import generate
+from t2l.commands.report import report
 from t2l.commands.run import run
 from t2l.commands.serve import serve
 from t2l.commands.terminal import say, say_error
@@ -62,6 +64,8 @@ app.command("combine")(combine)
 app.command("export")(export)
 app.command("serve")(serve)
 app.command("evaluate")(evaluate)
+app.command("flops")(flops)
+app.command("report")(report)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.add_typer(world, name="world")

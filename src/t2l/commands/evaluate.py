@@ -213,7 +213,7 @@ def _wanted(rows: str | None, gate: bool, shots: int, folders: Sequence[Path | N
     from t2l.evaluation.rows import ROWS
 
     if rows is not None:
-        asked = [name for name in rows.replace(",", " ").split()]
+        asked = rows.replace(",", " ").split()
         for name in asked:
             if name not in ROWS:
                 raise T2LError(f"No row is called '{name}'.", did_you_mean(name, ROWS))
@@ -334,13 +334,12 @@ def _show(run: dict[str, Any], folder: Path) -> None:
     shown = tasks if len(tasks) <= 11 else [""]
     table = Table(title=f"Accuracy, % (95% interval), {how}")
     table.add_column("")
+    for row in run["rows"]:
+        table.add_column(Text(row), justify="right")
     for task in shown:
-        table.add_column(Text(task or "all tasks"), justify="right")
-    for row, name in run["rows"].items():
-        cells = [accuracy[row].get(task) for task in shown]
-        table.add_row(
-            Text(name), *("" if c is None else f"{c['mean']:.1f} ({c['low']:.0f}-{c['high']:.0f})" for c in cells)
-        )
+        cells = [accuracy[row].get(task) for row in run["rows"]]
+        words = ["" if c is None else f"{c['mean']:.1f} ({c['low']:.0f}-{c['high']:.0f})" for c in cells]
+        table.add_row(Text(task or f"all {len(run['tasks'])} tasks", "" if task else "bold"), *words)
     console.print(table)
     for line in run["findings"]["verdict"]:
         say(line, console=console)

@@ -1,7 +1,8 @@
 """One run of an evaluation: the harness drives all variants together, and what came out is one JSON document.
 
-Level 5. A run's folder holds ``settings.json``, ``answers.jsonl`` (as they come, so that a run that was stopped goes on) and ``run.json``
-(at the end, whole or not at all). This file knows the harness and rows; it does not know where adapters come from.
+Level 5. A run's folder holds ``settings.json``, ``answers.jsonl`` (as they come, so that a run that was stopped goes
+on) and ``run.json`` (at the end, whole or not at all). This file knows the harness and rows; it does not know where
+adapters come from.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def _item(variant: Variant, sample: Mapping[str, Any], metric: str, cut: bool) -
 
 
 def fingerprint(base: Base) -> str:
-    """Of a base's one-dimensional parameters, norms above all: tells models of one name apart without reading it all."""
+    """Of a base's one-dimensional parameters, norms above all: tells models of one name apart at little cost."""
     small = {name: one for name, one in base.model.named_parameters() if one.dim() == 1 and one.device.type != "meta"}
     return tensors_digest(small)[:16]
 
