@@ -199,7 +199,13 @@ def evaluate(
         variants=bench.variants,
         rows={row: names[row] for row in used},
         items=items,
-        more={"gate": gate, "findings": found.to_dict(), "map": _map(t2l, bench), "notes": notes.texts},
+        more={
+            "gate": gate,
+            "training_tasks": t2l.metadata.get("training_tasks"),
+            "findings": found.to_dict(),
+            "map": _map(t2l, bench),
+            "notes": notes.texts,
+        },
     )
     file = save_run(folder, run)
     if as_json:
@@ -282,7 +288,7 @@ def _special(row: str, place: Path, model: Any, loaded: Any, given: dict[str, An
     from t2l.evaluation.rows import Variant
     from t2l.evaluation.runs import run_variants
     from t2l.hypernet import HyperNetwork
-    from t2l.storage import read_json, read_tensors
+    from t2l.storage import read_json, read_tensors, tensors_digest
 
     variants = [Variant(row, task.name) for task in loaded]
     if row == "arrow":
@@ -294,7 +300,9 @@ def _special(row: str, place: Path, model: Any, loaded: Any, given: dict[str, An
     tensors = read_tensors(place / "model.safetensors", T2LError)
     source = HyperNetwork.from_tensors(structure, tensors, source=place).eval().requires_grad_(False)
     source.spec.check_base(model.model)
-    return run_variants(model, [], loaded, variants, source=source, identity=f"hyperdecoder/{place}", **given), variants
+    return run_variants(
+        model, [], loaded, variants, source=source, identity=f"hyperdecoder/{tensors_digest(tensors)}", **given
+    ), variants
 
 
 def _map(t2l: TextToLora, bench: Any) -> dict[str, Any]:

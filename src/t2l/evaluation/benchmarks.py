@@ -165,10 +165,7 @@ def load_tasks(
                 f"'{name}' is scored by running programs that the model wrote, on this machine.",
                 "If you want that, add --run-generated-code; each runs in a process of its own for 10 seconds at most.",
             )
-        if name in paper:
-            config = {**paper[name], "task": name}
-        else:
-            config = _registered(manager or _few(), name)
+        config = {**paper[name], "task": name} if name in paper else _registered(manager or _few(), name)
         found.append(_loaded(name, config, data, (wordings or {}).get(name) or paper_wording(name)))
     return found
 

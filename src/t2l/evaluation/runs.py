@@ -159,6 +159,8 @@ def open_answers(folder: Path, settings: Mapping[str, Any], *, restart: bool = F
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"'{folder}' is a file; a run is a folder.", "Choose another place: --out FOLDER")
     file, known = folder / ANSWERS_FILE, folder / SETTINGS_FILE
+    if folder.is_dir() and not known.is_file() and any(folder.iterdir()):
+        raise OutputError(f"'{folder}' holds something else than a run.", "Choose another place: --out FOLDER")
     if restart:
         file.unlink(missing_ok=True)
         (folder / RUN_FILE).unlink(missing_ok=True)
@@ -170,8 +172,6 @@ def open_answers(folder: Path, settings: Mapping[str, Any], *, restart: bool = F
                 f"'{folder}' holds a run with another {', '.join(other)}; it was left as it is.",
                 "Choose another place (--out FOLDER), or add --restart to lose it.",
             )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"'{folder}' holds something else than a run.", "Choose another place: --out FOLDER")
     write_json(known, dict(settings))
     return Answers(file)
 

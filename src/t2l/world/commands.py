@@ -213,7 +213,7 @@ def export(out: Path, split: str | None, count: int, each: int, force: bool, con
             place.mkdir()
             about = {
                 "family": task.family,
-                "separator": ">",
+                "separator": "",  # the base's chat template has it
                 "until": ["\n"],
                 "max_new_tokens": 48,
                 "descriptions": descriptions(task, 4, part="train", seed=SEED + 1),
