@@ -42,6 +42,10 @@ class BaseModelError(T2LError):
     """A base model that cannot be found, or whose shapes do not fit."""
 
 
+class RecipeError(T2LError):
+    """A training recipe that does not exist, or a key or value in it that is not right."""
+
+
 class DataError(T2LError):
     """Training data that cannot be found, read or used."""
 
