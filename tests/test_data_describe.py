@@ -338,7 +338,7 @@ def test_the_command(stub: Stub, tmp_path: Path) -> None:
     run = CliRunner().invoke(app, templates)
     assert run.exit_code == 2 and "no task to describe" in run.output
     run = CliRunner().invoke(app, templates[:-2])
-    assert run.exit_code == 0 and "descriptions of 2 tasks" in run.output
+    assert run.exit_code == 0 and "16 descriptions of 2 tasks" in run.output
     for bad, message in ((words[:4] + words[4:5], "Who shall write"), ([*words[:7]], "which model")):
         run = CliRunner().invoke(app, [*bad])
         assert run.exit_code == 2 and message in run.output, run.output

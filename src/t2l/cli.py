@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from t2l.commands.checkpoints import import_checkpoint, inspect
 from t2l.commands.combine import combine
 from t2l.commands.data import data
+from t2l.commands.data_describe import describe
 from t2l.commands.evaluate import evaluate
 from t2l.commands.export import export
 from t2l.commands.flops import flops
@@ -79,6 +80,7 @@ app.command("import")(import_checkpoint)
 app.command("calibrate")(calibrate)
 app.add_typer(train, name="train")
 app.add_typer(recipes, name="recipes")
+data.command("describe")(describe)
 app.add_typer(data, name="data")
 app.add_typer(world, name="world")
 
