@@ -107,8 +107,8 @@ run_recon(load_recipe({str(place / "recipe.yaml")!r}), RunFolder({str(tmp_path /
     paths["T2L_CACHE"] = str(tmp_path / "cache")
     done = subprocess.run([sys.executable, "-c", program], env=paths, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
+    changed = recipe_of(place, "recon.learning_rate=0.5")
     with pytest.raises(RecipeError, match=r"recon.learning_rate: 0.001 -> 0.5"):
-        changed = recipe_of(place, "recon.learning_rate=0.5")
         run_recon(changed, RunFolder(tmp_path / "killed"), report=silent)
     seen: list[int] = []
     recipe = recipe_of(place)
@@ -121,7 +121,7 @@ run_recon(load_recipe({str(place / "recipe.yaml")!r}), RunFolder({str(tmp_path /
 def test_adapters_find_their_tasks_by_name_or_number(place: Path) -> None:
     store = DataStore.open(place / "store")
     tasks = tuple(TaskEntry(name, "train", 1, ()) for name in ("task022_cosmosqa", "task1391_winogrande", "plain"))
-    numbered = DataStore(store.folder, store.manifest, tasks, [])
+    numbered = DataStore(store.folder, store.manifest, tasks, [], ())
     names = ["Mistral-7B-Instruct-v0.2-4b-r16-task022", "lol_1391", "plain", "v0.2-r22", "task23"]
     found = {name: task.name for name, task in tasks_of(names, numbered).items()}
     assert found == {names[0]: "task022_cosmosqa", names[1]: "task1391_winogrande", "plain": "plain"}

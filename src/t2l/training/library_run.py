@@ -18,6 +18,7 @@ from t2l.training.frozen_base import load_frozen_base
 from t2l.training.library import INDEX_FILE, Library
 from t2l.training.loop import LoopConfig, Report
 from t2l.training.oracles import OracleConfig
+from t2l.training.recipe_sections import LibrarySection, ReconSection
 from t2l.training.recipes import Recipe
 from t2l.training.sft import SftConfig
 from t2l.training.sft_run import build_spec
@@ -94,16 +95,9 @@ def run_library(recipe: Recipe, folder: Path, *, device: str = "cpu", report: Re
 
 def library_config(recipe: Recipe) -> TaskLibraryConfig:
     """The recipe's settings as the training takes them."""
-    library, loop, loss = recipe.library, recipe.loop, recipe.loss
+    library, loss = recipe.library, recipe.loss
     oracle = OracleConfig(
-        LoopConfig(
-            steps=library.steps,
-            warmup=round(library.warmup * library.steps),
-            decay=library.decay,
-            clip=loop.clip,
-            save_every=loop.save_every,
-            seed=loop.seed,
-        ),
+        loop_config(recipe, library),
         learning_rate=library.learning_rate,
         weight_decay=library.weight_decay,
         check_every=library.check_every,
@@ -114,6 +108,12 @@ def library_config(recipe: Recipe) -> TaskLibraryConfig:
         sft=SftConfig(loss.label_smoothing, loss.weight_penalty, recipe.lora.dropout, loss.neftune),
     )
     return TaskLibraryConfig(oracle, library.samples, library.validation, recipe.data.max_length)
+
+
+def loop_config(recipe: Recipe, section: LibrarySection | ReconSection) -> LoopConfig:
+    """Steps and schedule of a section of its own; what every kind of training shares is the recipe's."""
+    loop, warmup = recipe.loop, round(section.warmup * section.steps)
+    return LoopConfig(section.steps, warmup, section.decay, loop.clip, loop.save_every, loop.seed)
 
 
 def open_store(recipe: Recipe) -> DataStore:

@@ -27,8 +27,8 @@ from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.training.library import Library
-from t2l.training.library_run import open_store
-from t2l.training.loop import LoopConfig, Report
+from t2l.training.library_run import loop_config, open_store
+from t2l.training.loop import Report
 from t2l.training.recipes import Recipe
 from t2l.training.reconstruction import HeldOut, ReconstructionConfig, train_reconstruction
 from t2l.training.run_folder import RunFolder
@@ -194,16 +194,9 @@ def new_hypernetwork(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder
 
 def recon_config(recipe: Recipe) -> ReconstructionConfig:
     """The recipe's settings as the training takes them."""
-    recon, loop = recipe.recon, recipe.loop
+    recon = recipe.recon
     return ReconstructionConfig(
-        LoopConfig(
-            steps=recon.steps,
-            warmup=round(recon.warmup * recon.steps),
-            decay=recon.decay,
-            clip=loop.clip,
-            save_every=loop.save_every,
-            seed=loop.seed,
-        ),
+        loop_config(recipe, recon),
         tasks=recon.tasks,
         learning_rate=recon.learning_rate,
         weight_decay=recon.weight_decay,
