@@ -265,6 +265,18 @@ def test_the_entry_point_leads_to_it() -> None:
         assert found[0].load() is register
 
 
+def test_the_ranges_of_dependencies_admit_what_vllm_asks_for() -> None:
+    from packaging.requirements import Requirement
+
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader for TOML")
+    project = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
+    ranges = [Requirement(text) for text in asked]
+    for name, versions in {"torch": ["2.14.0"], "transformers": ["5.16.1", "5.20.0"]}.items():  # vLLM 0.33
+        own = [one.specifier for one in ranges if one.name == name]
+        assert own and all(version in specifier for specifier in own for version in versions)
+
+
 def test_importing_it_and_registering_imports_neither_torch_nor_a_checkpoint() -> None:
     program = (
         "import sys, os; os.environ.pop('T2L_CHECKPOINT', None)\n"

@@ -5,6 +5,7 @@ python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
 python tools/results.py record serve -- python benchmarks/serve.py --json
 python tools/results.py record recon_step -- python benchmarks/recon_step.py --json
+python tools/results.py record evaluate -- python benchmarks/evaluate.py --json
 python tools/results.py studies world-build    stores what is done of `t2l world study`
 python tools/results.py write [--check]        and draws the plots, docs/images/<study>.svg
 """
@@ -257,6 +258,27 @@ def serve(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def evaluate(result: dict[str, Any]) -> str:
+    """Evaluation of many adapters in shared batches against one after the other."""
+    rows = [["what", "in shared batches", "one after the other", "faster", "... in CPU time"]]
+    for name in ("answers", "scores"):
+        wall, cpu = result[f"{name}_wall"], result[f"{name}_cpu"]
+        times = [f"{c['ratio']:.1f}x ({c['low']:.1f} to {c['high']:.1f})" for c in (wall, cpu)]
+        what = "greedy answers" if name == "answers" else "log-likelihoods"
+        rows.append([what, *(f"{1000 * cpu[way]:.0f} ms of CPU" for way in ("shared_s", "alone_s")), *times])
+    reached = all(result[f"{name}_wall"]["ratio"] >= 4 for name in ("answers", "scores"))
+    return "\n\n".join(
+        [
+            "## Evaluating many adapters",
+            f"The embedded base, {result['adapters']} adapters, {result['items']} questions each, batches of "
+            f"{result['batch']}, {result['threads']} thread(s); against PEFT: an adapter put on, its questions in one "
+            "batch, taken off, the next. Both ways give the same answers. Medians over interleaved rounds of the ratio "
+            f"within a round, in parentheses the extremes. Target: 4x; reached: {_yes(reached)}.",
+            _table(rows),
+        ]
+    )
+
+
 def _times(ratio: dict[str, float], kind: str) -> str:
     return f"{ratio[kind]:.1f}x ({ratio[f'{kind}_low']:.1f} to {ratio[f'{kind}_high']:.1f})"
 
@@ -298,6 +320,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "batched_lora": batched_lora,
     "serve": serve,
     "recon_step": recon_step,
+    "evaluate": evaluate,
 }
 
 
