@@ -121,7 +121,7 @@ def test_a_step_is_the_loss_of_the_embedded_world() -> None:
     source = Given(LoraSpec.from_base(base.config))
     expected = sft_loss(base, source, torch.zeros(3, 1), [own], config)  # pyright: ignore[reportArgumentType]
     expected.backward()
-    assert loss == pytest.approx(float(expected), rel=1e-6)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
     torch.testing.assert_close(gradients, [parameter.grad for parameter in source.parameters()])
 
 

@@ -50,7 +50,8 @@ class RunFolder:
             OutputError: the folder holds something else, or cannot be written.
         """
         kind_file = self.folder / "run.json"
-        if self.folder.exists() and any(self.folder.iterdir()) and not kind_file.is_file():
+        there = self.folder.is_dir() and any(p.name != ".lock" for p in self.folder.iterdir())
+        if there and not kind_file.is_file():
             raise OutputError(f"'{self.folder}' holds something else than a training run.", "Choose another: -o FOLDER")
         differences: list[str] = []
         if kind_file.is_file():
