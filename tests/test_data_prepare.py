@@ -299,7 +299,8 @@ LLAMA3 = (
 )
 QWEN3 = (
     "{% for m in messages %}<|begin|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|eot|>\n{% endfor %}{% if add_generation_prompt %}<|begin|>assistant\n{% endif %}"
+    "{% if m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m['content'] }}<|eot|>\n{% endfor %}{% if add_generation_prompt %}<|begin|>assistant\n{% endif %}"
 )
 MISTRAL = (
     "<|begin|>{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"

@@ -141,7 +141,7 @@ class Base:
     def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
         from transformers import GenerationConfig
 
-        ends = self._ends()
+        ends = self.ends()
         padding = self.tokenizer.pad_token_id
         padding = padding if padding is not None else min(ends, default=0)
         width = max(len(ids) for ids in prompts)
@@ -165,7 +165,7 @@ class Base:
             self.model.generation_config = own
         return [self._text(row, ends) for row in ids_ST[:, width:].tolist()]
 
-    def _ends(self) -> set[int]:
+    def ends(self) -> set[int]:
         """Every token that ends an answer: the tokenizer's, and those of the model (Llama 3 has three)."""
         stated = getattr(self.model.generation_config, "eos_token_id", None)
         ends = {stated} if isinstance(stated, int) else set(stated or ())

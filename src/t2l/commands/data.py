@@ -223,6 +223,78 @@ def show(
         say(f"  response     {sample['response']!r}", console=console)
 
 
+@data.command("audit")
+def audit(
+    sources: Sources,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark", metavar="NAME=FILE", help="A benchmark's file, such as arc_easy=test.jsonl; may be repeated."
+        ),
+    ] = None,
+    benchmarks: Annotated[
+        Path | None, typer.Option("--benchmarks", help="A folder whose files or folders are named after benchmarks.")
+    ] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="Fetch the ten benchmarks from the hub.")] = False,
+    descriptions: Descriptions = None,
+    n: Annotated[int, typer.Option("-n", help="Words of a run.", min=2)] = 8,
+    threshold: Annotated[
+        float, typer.Option(help="Share of an item's runs that makes it held.", min=0.01, max=1)
+    ] = 0.5,
+    everything: Annotated[bool, typer.Option("--all", help="Show tasks without a flag too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare training tasks with the benchmarks, word for word and by name."""
+    from t2l.data.audit import Auditor
+    from t2l.data.audit import audit as compare
+    from t2l.data.benchmarks import BENCHMARKS, fetch_benchmark, find_benchmarks, read_benchmark
+
+    notes = Notes()
+    given = []
+    for text in benchmark or ():
+        name, equals, file = text.partition("=")
+        if not equals:
+            raise DataError(f"--benchmark '{text}' has no '='.", "Write --benchmark arc_easy=FILE.")
+        given.append(read_benchmark(name, file))
+    given += find_benchmarks(benchmarks) if benchmarks else []
+    for name in BENCHMARKS if hub else ():
+        try:
+            given.append(fetch_benchmark(name))
+        except DataError as problem:
+            notes.add(problem.message)
+    if not given:
+        notes.add("There is no benchmark to compare with, so tasks are judged by their names alone.")
+    tasks = open_sources(sources, read_descriptions(descriptions), notes)
+    with _bar() as report:
+        found, unread = compare(tasks, Auditor(given, n=n, threshold=threshold), report)
+    flagged = [task for task in found if task.flags]
+    if as_json:
+        print_json(
+            {
+                "n": n,
+                "threshold": threshold,
+                "benchmarks": {each.name: len(each.items) for each in given},
+                "tasks": [task.record for task in found],
+                "unread": unread,
+                "notes": notes.texts,
+            }
+        )
+        return
+    console = results()
+    say(
+        f"{len(found)} tasks, {len(flagged)} flagged; {len(given)} benchmarks, runs of {n} words",
+        "bold",
+        console=console,
+    )
+    for task in found if everything else flagged:
+        say(f"{task.name}: {'; '.join(task.flags) or 'nothing found'}", console=console)
+        for overlap in task.overlaps:
+            if overlap.held:
+                say(f"    {overlap.benchmark}: {overlap.example}", console=console)
+    for name, reason in unread.items():
+        say(f"{name}: not read: {reason}", "yellow", console=console)
+
+
 def read_descriptions(paths: Sequence[Path] | None) -> DescriptionFile:
     """The descriptions in these files; none without files."""
     from t2l.data.descriptions import read_description_files
@@ -292,6 +364,17 @@ def _progress() -> Iterator[Any]:
             bar.update(row, description=text, completed=state.size, total=state.all_size)
 
         yield report
+
+
+@contextmanager
+def _bar() -> Iterator[Any]:
+    """A bar on stderr for work that is counted: done, of how many, at what."""
+    from types import SimpleNamespace
+
+    with _progress() as report:
+        yield lambda done, total, name: report(
+            SimpleNamespace(tasks=done, all_tasks=total, size=done, all_size=total, name=name)
+        )
 
 
 def _print_summary(folder: Path, manifest: dict[str, Any], *, tasks: bool = False) -> None:

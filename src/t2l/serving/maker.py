@@ -10,14 +10,16 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from t2l.adapter import Adapter
 from t2l.encoders.description import prepare
 from t2l.errors import DescriptionError, DescriptionWarning
+from t2l.guidance.guide import Confidence, Guide
 from t2l.model import TextToLora
 from t2l.serving.adapter_store import AdapterStore, Kept
 from t2l.serving.errors import BusyError, StoppedError, UnknownModelError
@@ -33,6 +35,7 @@ class Made:
         cached: it was there already.
         milliseconds: what encoding and generation took, together with those that were made in the same pass.
         warnings: what the asker should know about the description.
+        confidence: in the description; None where the checkpoint is not calibrated.
     """
 
     kept: Kept
@@ -40,12 +43,18 @@ class Made:
     cached: bool
     milliseconds: float
     warnings: tuple[str, ...]
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Order:
     descriptions: list[str]
-    future: Future[list[Made]]
+    future: Future[Any]
+    finish: Callable[[list[Made]], Any] | None = None
+
+    @property
+    def size(self) -> int:
+        return max(1, len(self.descriptions))
 
 
 class AdapterMaker:
@@ -54,9 +63,19 @@ class AdapterMaker:
     Args:
         most: how many descriptions go into one batch.
         max_waiting: how many descriptions may wait.
+        guide: says how far each description is to be trusted.
     """
 
-    def __init__(self, t2l: TextToLora, store: AdapterStore, *, most: int = 64, max_waiting: int = 1024) -> None:
+    def __init__(
+        self,
+        t2l: TextToLora,
+        store: AdapterStore,
+        *,
+        most: int = 64,
+        max_waiting: int = 1024,
+        guide: Guide | None = None,
+    ) -> None:
+        self._guide = guide
         self._t2l, self._store, self._most, self._max_waiting = t2l, store, most, max_waiting
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -82,15 +101,13 @@ class AdapterMaker:
         if not descriptions:
             raise DescriptionError("There is no description.", "Give at least one.")
         prepare(descriptions)
-        with self._lock:
-            if self._stopped:
-                raise StoppedError("The server is shutting down.")
-            if self._waiting and self._waiting + len(descriptions) > self._max_waiting:
-                raise BusyError(f"{self._waiting} descriptions are waiting already; at most {self._max_waiting} may.")
-            self._waiting += len(descriptions)
-            order = _Order(list(descriptions), Future())
-            self._orders.put(order)
-        return order.future
+        return self._put(_Order(list(descriptions), Future()))
+
+    def order_and(self, descriptions: Sequence[str], finish: Callable[[list[Made]], Made]) -> Future[Made]:
+        """As `order`, then what ``finish`` makes of the adapters, in this thread; there may be no descriptions."""
+        if descriptions:
+            prepare(descriptions)
+        return self._put(_Order(list(descriptions), Future(), finish))
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Finishes what is under way, refuses what waits, and ends the thread."""
@@ -100,13 +117,23 @@ class AdapterMaker:
                 self._orders.put(None)
         self._thread.join(timeout_s)
 
+    def _put(self, order: _Order) -> Future[Any]:
+        with self._lock:
+            if self._stopped:
+                raise StoppedError("The server is shutting down.")
+            if self._waiting and self._waiting + order.size > self._max_waiting:
+                raise BusyError(f"{self._waiting} descriptions are waiting already; at most {self._max_waiting} may.")
+            self._waiting += order.size
+            self._orders.put(order)
+        return order.future
+
     def _run(self) -> None:
         open_ = True
         while open_:
             first = self._orders.get()
             orders = [] if first is None else [first]
             open_ = first is not None
-            while open_ and sum(len(order.descriptions) for order in orders) < self._most:
+            while open_ and sum(order.size for order in orders) < self._most:
                 try:
                     following = self._orders.get_nowait()
                 except queue.Empty:
@@ -133,7 +160,12 @@ class AdapterMaker:
             return
         for order, made in zip(orders, results, strict=True):
             self._leave(order)
-            order.future.set_result(made)
+            try:
+                result = made if order.finish is None else order.finish(made)
+            except Exception as problem:
+                order.future.set_exception(problem)
+            else:
+                order.future.set_result(result)
 
     def _make(self, orders: list[_Order]) -> list[list[Made]]:
         known: dict[str, Made] = {}
@@ -158,11 +190,24 @@ class AdapterMaker:
                 known[text] = Made(self._store.add(adapter), adapter, False, milliseconds, own)
             self.made += len(missing)
             self.batches += 1
+        if self._guide is not None:
+            known = self._assessed(self._guide, known)
         return [[known[text] for text in order.descriptions] for order in orders]
+
+    @staticmethod
+    def _assessed(guide: Guide, known: dict[str, Made]) -> dict[str, Made]:
+        """The same with the confidence in each description, and a warning where it is low."""
+        found = {}
+        confidences = guide.assess(list(known), [made.adapter for made in known.values()])
+        for (text, made), confidence in zip(known.items(), confidences, strict=True):
+            low = confidence.warning(text)
+            said = made.warnings if low is None else (*made.warnings, low)
+            found[text] = replace(made, warnings=said, confidence=confidence)
+        return found
 
     def _leave(self, order: _Order) -> bool:
         with self._lock:
-            self._waiting -= len(order.descriptions)
+            self._waiting -= order.size
         return False
 
     def _refuse_the_rest(self) -> None:
