@@ -73,6 +73,7 @@ def recon(
     from t2l.training.recipes import load_recipe
     from t2l.training.recon_run import plan_figures, plan_recon, run_recon
     from t2l.training.run_folder import RunFolder
+    from t2l.training.trackers import Trackers
 
     wanted = load_recipe(recipe, overrides or [])
     plan = plan_recon(wanted)
@@ -83,19 +84,28 @@ def recon(
         return
     say(f"{len(plan.learned)} adapters are learned, {len(plan.held_out)} are held out for validation.")
     run = RunFolder(out or Path("runs") / f"{Path(recipe).stem}-recon")
+    printed = printed_progress("recon", wanted.loop.log_every, say)
+    trackers: list[Trackers] = []
+
+    def report(done: int, steps: int, loss: float) -> None:
+        if not trackers:  # only now is it known where a run that was killed goes on
+            trackers.append(Trackers(run.folder, wanted.loop.trackers, wanted.to_dict(), done - 1, say))
+        trackers[0].log(done, {"loss": loss})
+        printed(done, steps, loss)
 
     def watch(done: int, loss: float, best: bool) -> None:
+        for tracker in trackers:
+            tracker.log(done, {"validation/loss": loss})
         say(f"recon: step {done}, loss {loss:.4f} on held-out tasks{', the lowest so far' if best else ''}")
 
     with run.locked():
-        checkpoint = run_recon(
-            wanted,
-            run,
-            device=_device(cpu),
-            accept_changes=accept_changes,
-            report=printed_progress("recon", wanted.loop.log_every, say),
-            watch=watch,
-        )
+        try:
+            checkpoint = run_recon(
+                wanted, run, device=_device(cpu), accept_changes=accept_changes, report=report, watch=watch
+            )
+        finally:
+            for tracker in trackers:
+                tracker.close()
     if as_json:
         print_json({"run": str(run.folder), "result": str(checkpoint)})
         return

@@ -111,9 +111,13 @@ def library_config(recipe: Recipe) -> TaskLibraryConfig:
 
 
 def loop_config(recipe: Recipe, section: LibrarySection | ReconSection) -> LoopConfig:
-    """Steps and schedule of a section of its own; what every kind of training shares is the recipe's."""
+    """Steps and schedule of a section of its own; what every kind of training shares is the recipe's.
+
+    A library's state is small and its runs are short: it is saved at every look at the validation samples as well.
+    """
     loop, warmup = recipe.loop, round(section.warmup * section.steps)
-    return LoopConfig(section.steps, warmup, section.decay, loop.clip, loop.save_every, loop.seed)
+    often = min(loop.save_every, section.check_every) if isinstance(section, LibrarySection) else loop.save_every
+    return LoopConfig(section.steps, warmup, section.decay, loop.clip, often, loop.seed)
 
 
 def open_store(recipe: Recipe) -> DataStore:
