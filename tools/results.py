@@ -285,11 +285,10 @@ def _times(ratio: dict[str, float], kind: str) -> str:
 
 def recon_step(result: dict[str, Any]) -> str:
     """Memory of reconstruction training against the size of the library."""
-    rows = [["adapters", "streamed: peak", "held: peak", "streamed: a step", "held: a step"]]
+    rows = [["adapters", "streamed: peak", "held: peak"]]
     for size, ways in result["sizes"].items():
         peaks = [f"{ways[way]['peak_bytes'] / 2**20:,.0f} MiB" for way in ("streamed", "held")]
-        steps = [f"{1000 * ways[way]['seconds_per_step']:,.0f} ms" for way in ("streamed", "held")]
-        rows.append([f"{int(size):,}", *peaks, *steps])
+        rows.append([f"{int(size):,}", *peaks])
     growth, target = result["growth"], result["target"]["growth"]
     return "\n\n".join(
         [
