@@ -113,6 +113,32 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
     torch.testing.assert_close(gradients_of(base, terms, micro), plain)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch.compile looks at every input
+def test_a_compiled_base_gives_the_same_gradients_and_is_not_compiled_at_each_step() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    from t2l.training.frozen_base import decoder_layers
+
+    terms, counter = Terms(SftConfig()), CompileCounter()
+    plain, compiled = tiny_base().train(), tiny_base().train()
+    for layer in decoder_layers(compiled):
+        layer.compile(backend=counter, dynamic=True)
+    spec = LoraSpec.from_base(plain.config)
+    adapters = apply_batched(compiled, spec, random_weights(spec, 3), range(3))
+    counts = []
+    for length in (9, 12, 10, 14, 8, 11):
+        micro = MicroBatch(batch(length=length), torch.zeros(3, 1))
+        source = Given(spec)
+        loss = backward_through(compiled, source, micro, terms, adapters=adapters)  # pyright: ignore
+        counts.append(counter.frame_count)
+        expected_loss, expected = gradients_of(plain, terms, micro)
+        assert loss == pytest.approx(expected_loss, abs=1e-5)
+        torch.testing.assert_close([p.grad for p in source.parameters()], expected, rtol=1e-4, atol=1e-6)
+    torch.compiler.reset()
+    assert counts[0] > 0
+    assert counts[-1] == counts[2], counts
+
+
 def test_a_step_is_the_loss_of_the_embedded_world() -> None:
     """The same numbers as `sft_loss`, through which the world's studies train."""
     base, own = tiny_base(), batch()
