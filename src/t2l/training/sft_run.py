@@ -227,6 +227,11 @@ def train_from_store(
         for line in folder.open(recipe, what, accept_changes=accept_changes):
             quiet(f"Changed since the run began: {line}")
     accelerator.wait_for_everyone()
+    made_for = store.manifest.get("base")
+    if made_for != recipe.base.model:
+        quiet(
+            f"Note: the data was tokenised for '{made_for}' and the base is '{recipe.base.model}'; are they the same?"
+        )
     spec = build_spec(recipe)
     encoder = CachedEncoder(encoder_from_config(recipe.encoder))
     tasks = [*train_tasks(store, recipe), *(validation_tasks(store, recipe) if recipe.validation.every else ())]
