@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,13 +20,15 @@ from typer.testing import CliRunner
 from helpers import enable_checkpointing, random_weights, tiny_base, tokens
 from t2l.batched import apply_batched
 from t2l.cli import app
-from t2l.errors import OutputError
+from t2l.errors import OutputError, RecipeError, T2LError
 from t2l.lora import LoraSpec
 from t2l.training.cross_entropy import chunked_loss
 from t2l.training.recipes import Recipe, load_recipe, recipe_names
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import IGNORED, Batch, SftConfig, answer_loss, sft_loss
 from t2l.training.sft_step import MicroBatch, Terms, backward_through
+from t2l.training.trainer import Done, Job
+from t2l.training.trainer import run as run_job
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["loop.steps=6", "loop.save_every=2", "loop.batch=4", "loop.micro_batch=2", "validation.every=3"]
@@ -111,6 +114,32 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
     plain = gradients_of(base, terms, micro)
     enable_checkpointing(base, reentrant=False)
     torch.testing.assert_close(gradients_of(base, terms, micro), plain)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch.compile looks at every input
+def test_a_compiled_base_gives_the_same_gradients_and_is_not_compiled_at_each_step() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    from t2l.training.frozen_base import decoder_layers
+
+    terms, counter = Terms(SftConfig()), CompileCounter()
+    plain, compiled = tiny_base().train(), tiny_base().train()
+    for layer in decoder_layers(compiled):
+        layer.compile(backend=counter, dynamic=True)
+    spec = LoraSpec.from_base(plain.config)
+    adapters = apply_batched(compiled, spec, random_weights(spec, 3), range(3))
+    counts = []
+    for length in (9, 12, 10, 14, 8, 11):
+        micro = MicroBatch(batch(length=length), torch.zeros(3, 1))
+        source = Given(spec)
+        loss = backward_through(compiled, source, micro, terms, adapters=adapters)  # pyright: ignore
+        counts.append(counter.frame_count)
+        expected_loss, expected = gradients_of(plain, terms, micro)
+        assert loss == pytest.approx(expected_loss, abs=1e-5)
+        torch.testing.assert_close([p.grad for p in source.parameters()], expected, rtol=1e-4, atol=1e-6)
+    torch.compiler.reset()
+    assert counts[0] > 0
+    assert counts[-1] == counts[2], counts
 
 
 def test_a_step_is_the_loss_of_the_embedded_world() -> None:
@@ -262,12 +291,13 @@ def test_sigterm_saves_and_leaves(store: Path, whole: Path, tmp_path: Path) -> N
     assert losses(out) == losses(whole)
 
 
-def test_two_processes_give_the_losses_of_one(store: Path, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole base", "base sharded by FSDP"])
+def test_two_processes_give_the_losses_of_one(sharded: bool, store: Path, whole: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     out = tmp_path / "run"
-    words = command(store, out)
+    words = command(store, out, *(["base.shard=true"] if sharded else []))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     run([*launch, *words[1:]])
     pairs = zip(losses(out), losses(whole), strict=True)
@@ -341,6 +371,76 @@ def test_half_a_line_of_a_killed_process_is_cut(tmp_path: Path) -> None:
     folder.metrics.write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
     folder.forget_after(1)
     assert folder.metrics.read_text() == '{"step": 1, "loss": 1.0}\n'
+
+
+class Line(Job):
+    """A straight line through the origin, learned from one point; at chosen steps its loss is something else."""
+
+    micro_batches = 2
+
+    def __init__(self, wrong: dict[int, float]) -> None:
+        self.module = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.zeros_(self.module.weight)
+        self.wrong = wrong
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(self.module.parameters(), lr=0.1)]
+
+    def learn(self, step: int, number: int, share: float) -> Done:
+        loss = (self.module(torch.ones(1, 1)) - 1).square().sum() * self.wrong.get(step, 1.0)
+        (loss * share).backward()
+        return Done(float(loss.detach()), 1, 1)
+
+    def identify(self, step: int, number: int) -> list[dict[str, Any]]:
+        return [{"task": f"task of step {step}", "sample": number}]
+
+    def validation_parts(self) -> int:
+        return 0
+
+    def validate(self, part: int) -> dict[str, float]:
+        raise AssertionError("there is nothing to validate")
+
+
+def one_process(**changes: Any) -> Any:
+    known: dict[str, Any] = {"num_processes": 1, "process_index": 0, "is_main_process": True}
+    return SimpleNamespace(**(known | {"device": torch.device("cpu"), "wait_for_everyone": lambda: None} | changes))
+
+
+def learn(tmp_path: Path, wrong: dict[int, float], *changes: str) -> tuple[Line, list[str], RunFolder]:
+    recipe = load_recipe("embedded-real-tasks", ["loop.steps=40", "loop.warmup=0", "validation.every=0", *changes])
+    job, said, folder = Line(wrong), [], RunFolder(tmp_path / "run")
+    folder.folder.mkdir()
+    run_job(job, recipe, folder, one_process(), say=said.append)
+    return job, said, folder
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_its_samples_are_kept(tmp_path: Path) -> None:
+    job, said, folder = learn(tmp_path, {7: float("nan"), 9: float("inf")})
+    assert bool(torch.isfinite(job.module.weight).all())
+    assert any("the update is left out" in line for line in said)
+    incidents = [json.loads(line) for line in folder.incidents.read_text().splitlines()]
+    assert [(record["step"], record["kind"]) for record in incidents] == [(8, "not finite"), (10, "not finite")]
+    assert incidents[0]["samples"] == [{"task": "task of step 7", "sample": 0}, {"task": "task of step 7", "sample": 1}]
+
+
+def test_a_spike_is_said_and_its_samples_are_kept(tmp_path: Path) -> None:
+    _, said, folder = learn(tmp_path, {30: 1e6})
+    assert any("times the median" in line for line in said)
+    (record,) = [json.loads(line) for line in folder.incidents.read_text().splitlines()]
+    assert (record["step"], record["kind"]) == (31, "spike")
+
+
+def test_too_many_failures_in_a_row_end_the_run(tmp_path: Path) -> None:
+    wrong = dict.fromkeys(range(4, 40), float("nan"))
+    with pytest.raises(T2LError, match="3 steps in a row(.|\n)*optimizer.learning_rate"):
+        learn(tmp_path, wrong, "loop.patience=3")
+
+
+def test_processes_that_do_not_divide_the_micro_batches_are_refused(tmp_path: Path) -> None:
+    recipe = load_recipe("embedded-real-tasks")
+    accelerator = one_process(num_processes=3)
+    with pytest.raises(RecipeError, match="3 processes cannot share out the 2 micro-batches"):
+        run_job(Line({}), recipe, RunFolder(tmp_path), accelerator, say=print)
 
 
 # --- the plan -----------------------------------------------------------------------------------------------------
