@@ -57,8 +57,8 @@ def examples_summary(result: Mapping[str, Any]) -> str:
     choosing, tuned = result["choosing"], result["embedding"]
     return (
         f"From {100 * result['as_given']:.1f}% as given: choosing among {choosing['candidates']:.0f} wordings by the "
-        f"outputs of {result['few']} examples adds {_three(choosing['outputs']['gain'], 1)} points, by their inputs alone "
-        f"{_three(choosing['inputs']['gain'], 1)}; {tuned['steps']} steps on the embedding add "
+        f"outputs of {result['few']} examples adds {_three(choosing['outputs']['gain'], 1)} points, by their inputs "
+        f"alone {_three(choosing['inputs']['gain'], 1)}; {tuned['steps']} steps on the embedding add "
         f"{_three(tuned['gain'], 1)}. Fine-tuning on {warm['examples']} examples reaches the best accuracy of a fresh "
         f"LoRA in {_three(warm['ratio'], 2)} of its steps (target at most a third)."
     )
