@@ -17,11 +17,11 @@ LEVELS = {
     **dict.fromkeys(["errors", "storage", "lora", "features", "heads", "token_attention"], 0),
     **dict.fromkeys(["adapter", "peft_format", "batched", "bases", "encoders", "hypernet", "sakana_files"], 1),
     **dict.fromkeys(["model", "sakana", "composition"], 2),
-    **dict.fromkeys(["data", "inspection"], 3),
+    **dict.fromkeys(["data", "inspection", "sensitivity"], 3),
     "training": 4,
     **dict.fromkeys(["baselines", "evaluation", "guidance", "serving", "export"], 5),
     # "" is t2l/__init__.py, the face: it may show anything, and nothing inside reads it
-    **dict.fromkeys(["world", "commands", "cli", "__main__", ""], 6),
+    **dict.fromkeys(["world", "workbench", "commands", "cli", "__main__", ""], 6),
 }
 CORE_LEVEL = 2
 NO_TRAINING = {"serving", "evaluation", "export", "guidance"}  # a server needs no training code
@@ -34,6 +34,7 @@ HEAVY = {
     "accelerate",
     "fastapi",
     "uvicorn",
+    "gradio",
 }
 MAX_LINES = 500
 

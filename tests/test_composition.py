@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers import random_weights, tiny_base, tiny_config, tokens
 from t2l.adapter import Adapter
-from t2l.composition import combine, interpolate, reduce_rank, scale, subtract
+from t2l.composition import combine, conform, interpolate, reduce_rank, scale, subtract
 from t2l.encoders.one_hot import OneHotEncoder
 from t2l.errors import BaseModelError, DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork
@@ -222,3 +222,25 @@ def test_a_blend_needs_a_weight_for_each_description(t2l: TextToLora, weights: l
         t2l.blend(["add three", "answer in capitals"], weights)
     with pytest.raises(DescriptionError, match="takes a list"):
         t2l.blend("add three")
+
+
+def test_an_adapter_conforms_to_a_wider_spec_or_is_refused() -> None:
+    adapter = make(3, rank=2, target_modules=["q_proj"], use_rslora=False)
+    wide = replace(LoraSpec.from_base(tiny_config(), rank=5, alpha=7.0), base_model="tiny/base")
+    fitted = conform(adapter, wide)
+    assert fitted.spec == wide and fitted.provenance == adapter.provenance
+    for path in wide.module_paths():
+        torch.testing.assert_close(fitted.delta(path), change(adapter, path), **EXACT)
+    assert conform(fitted, wide) is fitted
+    with pytest.raises(BaseModelError, match="rank 5; at most 2"):
+        conform(fitted, adapter.spec)
+    with pytest.raises(BaseModelError, match="v_proj .* not adapted here"):
+        conform(make(4, rank=2), replace(adapter.spec, rank=3))
+
+
+@pytest.mark.parametrize("method", ["cat", "svd", "factors"])
+def test_sums_beyond_the_range_of_float32_are_refused(method: Any) -> None:
+    with pytest.raises(T2LError, match="not finite"):
+        combine([make(0), make(1)], [1e300, 1e300], method=method)
+    with pytest.raises(T2LError, match="not finite"):
+        scale(make(0), 1e300)

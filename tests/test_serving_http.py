@@ -11,7 +11,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +21,18 @@ import uvicorn
 from typer.testing import CliRunner
 
 from helpers import tiny_pair
+from live_server import live, refused, user
 from t2l import cli
 from t2l.adapter import Adapter
 from t2l.commands import serve as command
 from t2l.errors import OutputError, T2LError
 from t2l.serving.access import Gate, RateLimit
 from t2l.serving.engine import Engine, Limits
-from t2l.serving.http import HttpOptions, create_app
+from t2l.serving.http import HttpOptions
 from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Scheduler
 
 NAMES = [f"task {number}" for number in range(12)]
-
-
-@contextmanager
-def live(engine: Engine, options: HttpOptions | None = None) -> Iterator[str]:
-    """A server in a thread, on a port of its own; its address."""
-    door = socket.socket()
-    door.bind(("127.0.0.1", 0))
-    app = create_app(engine, options or HttpOptions(drain_s=1))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.005)
-        yield f"http://127.0.0.1:{door.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        door.close()
-        engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +57,6 @@ def client(server: tuple[str, Engine]) -> Iterator[openai.OpenAI]:
 def raw(server: tuple[str, Engine]) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server[0], timeout=60) as made:
         yield made
-
-
-def refused(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The error, which has OpenAI's shape."""
-    assert response.status_code == status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"} and error["message"]
-    return error
-
-
-def user(text: str) -> list[Any]:
-    return [{"role": "user", "content": text}]
 
 
 # --- the official client ------------------------------------------------------------------------------------------
@@ -389,11 +356,11 @@ def test_what_the_command_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("T2L_API_KEY", raising=False)
     (tmp_path / "empty").write_text("\n# nothing\n")
     with pytest.raises(T2LError, match="no API key"):
-        command._keys(tmp_path / "empty")
+        command.api_keys(tmp_path / "empty")
     with pytest.raises(T2LError, match="cannot be read"):
-        command._keys(tmp_path / "missing")
+        command.api_keys(tmp_path / "missing")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(OutputError, match="--port"):
-            command._listen("127.0.0.1", taken.getsockname()[1])
+            command.listen("127.0.0.1", taken.getsockname()[1])

@@ -128,7 +128,7 @@ def test_a_damaged_or_foreign_state_is_refused(tmp_path: Path) -> None:
     state = torch.load(path, weights_only=True)
     for damaged in (b"", b"garbage", whole[: len(whole) // 2]):
         path.write_bytes(damaged)
-        with pytest.raises(T2LError, match=r"(?s)state\.pt' cannot be read.*Delete it"):
+        with pytest.raises(T2LError, match=r"(?s)state\.pt' cannot be read.*Delete '"):
             toy_run(path)
         assert path.read_bytes() == damaged
     for foreign in (torch.ones(3), {"step": 3}, [1]):

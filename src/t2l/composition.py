@@ -37,7 +37,7 @@ def scale(adapter: Adapter, strength: float) -> Adapter:
     The strengths of repeated scalings multiply in the provenance.
 
     Raises:
-        T2LError: ``strength`` is not a finite number.
+        T2LError: ``strength`` is not a finite number, or so large that the result is not.
 
     Example:
         >>> from t2l import TextToLora
@@ -50,6 +50,7 @@ def scale(adapter: Adapter, strength: float) -> Adapter:
     weights = LoraWeights(
         dict(adapter.weights.a), {key: b_NLOR * strength for key, b_NLOR in adapter.weights.b.items()}
     )
+    _check_finite(weights)
     before = adapter.provenance.get("strength", 1.0)
     total = strength * (float(before) if isinstance(before, int | float) else 1.0)
     return Adapter(adapter.spec, weights, {**adapter.provenance, "strength": total})
@@ -77,7 +78,7 @@ def combine(
 
     Raises:
         BaseModelError: the adapters are for different bases.
-        T2LError: no adapters, not one weight for each, or a rank without effect.
+        T2LError: no adapters, not one weight for each, a rank without effect, or weights beyond float32's range.
 
     Example:
         >>> from t2l import TextToLora
@@ -98,9 +99,11 @@ def combine(
         spec, tensors = _factors(adapters, shares)
     else:
         spec, tensors = _concatenated(adapters, shares)
+        _check_finite(tensors)
         if method == "svd":
             spec, tensors, kept = reduce_rank(spec, tensors, rank or max(a.spec.rank for a in adapters))
             record["kept"] = round(kept, 6)
+    _check_finite(tensors)
     return Adapter(spec, tensors, {"base_model": spec.base_model, "composition": record})
 
 
@@ -144,6 +147,32 @@ def reduce_rank(spec: LoraSpec, weights: LoraWeights, rank: int) -> tuple[LoraSp
         kept += value_LS[:, :size].square().sum().item()
     smaller = replace(spec, rank=rank, alpha=float(rank), use_rslora=False)
     return smaller, LoraWeights(a, b), kept / whole if whole else 1.0
+
+
+def conform(adapter: Adapter, spec: LoraSpec) -> Adapter:
+    """The same weight change in the shapes of ``spec``: the scaling goes into B, ranks and modules it lacks are zero.
+
+    Raises:
+        BaseModelError: its rank is larger, or it adapts modules that ``spec`` does not.
+    """
+    if adapter.spec == spec:
+        return adapter
+    if adapter.spec.rank > spec.rank:
+        raise BaseModelError(f"The adapter has rank {adapter.spec.rank}; at most {spec.rank} fits.")
+    places = {path: (g.key, depth) for g in spec.groups for depth, path in enumerate(g.module_paths())}
+    a = {g.key: torch.zeros(1, len(g.layers), spec.rank, g.in_features) for g in spec.groups}
+    b = {g.key: torch.zeros(1, len(g.layers), g.out_features, spec.rank) for g in spec.groups}
+    factor = adapter.spec.scaling / spec.scaling
+    for group in adapter.spec.groups:
+        for depth, path in enumerate(group.module_paths()):
+            key, row = places.get(path, ("", 0))
+            shape = (group.in_features, group.out_features)
+            if not key or (a[key].shape[-1], b[key].shape[-2]) != shape:
+                raise BaseModelError(f"The adapter changes {path} ({shape[0]}x{shape[1]}), which is not adapted here.")
+            a[key][0, row, : adapter.spec.rank] = adapter.weights.a[group.key][0, depth]
+            b_OR = adapter.weights.b[group.key][0, depth].double() * factor
+            b[key][0, row, :, : adapter.spec.rank] = b_OR.float()
+    return Adapter(spec, LoraWeights(a, b), adapter.provenance)
 
 
 def _concatenated(adapters: Sequence[Adapter], shares: Sequence[float]) -> tuple[LoraSpec, LoraWeights]:
@@ -253,6 +282,11 @@ def _number(value: float, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise T2LError(f"The {name} is {value!r}; it must be a finite number.")
     return float(value)
+
+
+def _check_finite(weights: LoraWeights) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in [*weights.a.values(), *weights.b.values()]):
+        raise T2LError("The result has values that are not finite numbers.", "Use smaller weights.")
 
 
 def _padded(tensor: Tensor, size: int, dim: int) -> Tensor:

@@ -179,6 +179,29 @@ def save_heatmap(norms: NormTable, target: str | Path, *, title: str = "", force
     return target
 
 
+def cosine(first: Adapter, second: Adapter) -> float:
+    """The cosine between the weight changes of two adapters: 1 where they point the same way, 0 where one is zero.
+
+    ``<B_1 A_1, B_2 A_2> = sum((B_1^T B_2) * (A_1 A_2^T))``, so no O x I product is formed.
+
+    Raises:
+        T2LError: they adapt other modules.
+    """
+    if first.spec.groups != second.spec.groups:
+        raise T2LError("The adapters change other modules, so their changes cannot be compared.")
+
+    def inner(one: Adapter, other: Adapter) -> float:
+        total = 0.0
+        for key, a_NLRI in one.weights.a.items():
+            corner_b = one.weights.b[key].double().mT @ other.weights.b[key].double()
+            corner_a = a_NLRI.double() @ other.weights.a[key].double().mT
+            total += float((corner_b * corner_a).sum())
+        return total
+
+    norms = math.sqrt(max(inner(first, first), 0.0) * max(inner(second, second), 0.0))
+    return inner(first, second) / norms if norms else 0.0
+
+
 def _of_adapter(folder: Path) -> Report:
     adapter = Adapter.load(folder)
     ours = (folder / PROVENANCE_FILE).is_file()

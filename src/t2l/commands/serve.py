@@ -20,7 +20,7 @@ from t2l.errors import OutputError, T2LError
 if TYPE_CHECKING:
     from t2l.serving.engine import Engine
 
-_KEY = "T2L_API_KEY"
+KEY = "T2L_APIKEY"
 _MB = 1 << 20
 
 
@@ -55,7 +55,7 @@ def serve(
     ),
     api_key_file: Annotated[
         Path | None,
-        typer.Option("--api-key-file", metavar="FILE", help=f"API keys, one a line; {_KEY} in the environment is one."),
+        typer.Option("--api-key-file", metavar="FILE", help=f"API keys, one a line; {KEY} in the environment is one."),
     ] = None,
     rate_limit: Annotated[
         int, typer.Option("--rate-limit", min=0, help="Requests a minute for each key or address; 0 for no limit.")
@@ -73,9 +73,9 @@ def serve(
         ) from None
     from t2l.serving.engine import Engine, Limits
 
-    keys = _keys(api_key_file)
+    keys = api_keys(api_key_file)
     notes = Notes()
-    door = _listen(host, port)
+    door = listen(host, port)
     try:
         limits = Limits(slots, context, max_tokens, max_waiting, timeout, adapter_memory * _MB, store_size * _MB)
         with notes.of_warnings():
@@ -89,14 +89,21 @@ def serve(
             timeout_graceful_shutdown=int(options.drain_s) + 5,
             server_header=False,
         )
-        _say_where(engine, door, host, bool(keys), notes)
+        warn_of_openness(engine, door, host, bool(keys), notes)
+        where = f"http://{shown_address(door)}/v1"
+        say(f"Serving {engine.name} on {where} (docs: /docs; Ctrl-C stops).", "bold green")
         uvicorn.Server(config).run(sockets=[door])
     finally:
         door.close()
 
 
-def _keys(file: Path | None) -> list[str]:
-    keys = [key for key in (os.environ.get(_KEY, "").strip(),) if key]
+def api_keys(file: Path | None) -> list[str]:
+    """The keys of the environment and of a file.
+
+    Raises:
+        T2LError: the file cannot be read, or holds none.
+    """
+    keys = [key for key in (os.environ.get(KEY, "").strip(),) if key]
     if file is not None:
         try:
             lines = file.expanduser().read_text(encoding="utf-8").splitlines()
@@ -108,8 +115,12 @@ def _keys(file: Path | None) -> list[str]:
     return keys
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, before anything slow is loaded."""
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket, before anything slow is loaded.
+
+    Raises:
+        OutputError: nobody can listen there.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         door = socket.socket(family, kind, protocol)
@@ -126,16 +137,20 @@ def _listen(host: str, port: int) -> socket.socket:
     return door
 
 
-def _say_where(engine: Engine, door: socket.socket, host: str, keys: bool, notes: Notes) -> None:
+def shown_address(door: socket.socket) -> str:
+    """Host and port as a URL has them."""
     address, port = door.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def warn_of_openness(engine: Engine, door: socket.socket, host: str, keys: bool, notes: Notes) -> None:
+    """Notes about the base, about rounding, and about who can connect."""
     if engine.base.note:
         notes.add(engine.base.note)
     if not engine.exact:
         notes.add("On this machine an answer may differ by rounding with who else is served.")
-    if not keys and not ipaddress.ip_address(address).is_loopback:
+    if not keys and not ipaddress.ip_address(door.getsockname()[0]).is_loopback:
         notes.add(
             f"Anybody who can reach {host} may use this server: it listens beyond this machine and asks for no key. "
-            f"Set {_KEY}, or add --api-key-file."
+            f"Set {KEY}, or add --api-key-file."
         )
-    say(f"Serving {engine.name} on http://{shown}:{port}/v1 (docs: /docs; Ctrl-C stops).", "bold green")

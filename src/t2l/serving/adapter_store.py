@@ -13,10 +13,11 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from t2l.adapter import PROVENANCE_FILE, Adapter
 from t2l.errors import AdapterError, OutputError, T2LError
@@ -26,6 +27,7 @@ from t2l.storage import read_json
 
 ID_PREFIX = "t2l-"
 _ID_DIGITS = 24
+_ABANDONED_S = 3600.0
 _ID = re.compile(rf"{ID_PREFIX}[0-9a-f]{{{_ID_DIGITS}}}")
 
 
@@ -35,10 +37,13 @@ class Kept:
 
     Args:
         id: names it in requests.
-        description: of the task, as it was given.
+        description: of the task, as it was given; empty for one that was put together.
         size: bytes of its weights.
         created: Unix time.
         stored: whether it lies in the folder.
+        rank: of its matrices.
+        strength: by which it was scaled.
+        composition: how it was put together, where it was; see `t2l.composition.combine`.
     """
 
     id: str
@@ -46,6 +51,19 @@ class Kept:
     size: int
     created: float
     stored: bool
+    rank: int
+    strength: float = 1.0
+    composition: Mapping[str, Any] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is what its description alone gives."""
+        return bool(self.description) and self.strength == 1.0 and self.composition is None
+
+
+def is_id(text: str) -> bool:
+    """Whether ``text`` has the form of an adapter's id."""
+    return _ID.fullmatch(text) is not None
 
 
 class AdapterStore:
@@ -81,21 +99,29 @@ class AdapterStore:
 
     def add(self, adapter: Adapter) -> Kept:
         """Keeps an adapter; one that is there already stays as it was. A full disk only means it is in memory alone."""
-        name = ID_PREFIX + adapter.digest[:_ID_DIGITS]
+        name = _name(adapter)
         size = adapter.spec.num_parameters * 4
-        description = str(adapter.provenance.get("description", ""))
+        told = _told(adapter.provenance)
+        kept = Kept(name, size=size, created=time.time(), stored=False, rank=adapter.spec.rank, **told)
         with self._lock:
             if name in self._kept:
-                self._by_description.setdefault(self._key(description), name)
+                if kept.plain:
+                    self._by_description.setdefault(self._key(kept.description), name)
                 self._touch(name)
                 return self._kept[name]
-            kept = Kept(name, description, size, time.time(), stored=False)
             kept = replace(kept, stored=self._save(kept, adapter))
             self._kept[name] = kept
-            self._by_description[self._key(description)] = name
+            if kept.plain:
+                self._by_description[self._key(kept.description)] = name
             self._remember(name, adapter)
             self._trim_disk()
             return kept
+
+    def holds(self, adapter: Adapter) -> bool:
+        """Whether an adapter with this content is kept."""
+        name = _name(adapter)
+        with self._lock:
+            return name in self._kept
 
     def get(self, name: str) -> Adapter:
         """The adapter of this id.
@@ -221,19 +247,38 @@ class AdapterStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = sorted((path for path in folder.iterdir() if _ID.fullmatch(path.name)), key=_age)
+            for path in folder.glob(f".{ID_PREFIX}*.tmp"):  # half written when a process was killed
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:  # another process may be writing now
+                    shutil.rmtree(path, ignore_errors=True)
         except OSError as problem:
             raise OutputError(f"The adapter store '{folder}' cannot be used: {problem.strerror}.") from problem
         for path in found:
             try:
-                description = str(read_json(path / PROVENANCE_FILE, AdapterError)["provenance"].get("description", ""))
-                size = (path / TENSOR_FILE).stat().st_size
-                key = self._key(description)
-            except (T2LError, OSError, KeyError, AttributeError):
+                record = read_json(path / PROVENANCE_FILE, AdapterError)
+                told, rank = _told(record["provenance"]), int(record["spec"]["rank"])
+                size, created = (path / TENSOR_FILE).stat().st_size, path.stat().st_mtime
+                kept = Kept(path.name, size=size, created=created, stored=True, rank=rank, **told)
+                key = self._key(kept.description) if kept.plain else None
+            except (T2LError, OSError, KeyError, AttributeError, TypeError, ValueError):
                 self.store_errors += 1
                 continue
-            self._kept[path.name] = Kept(path.name, description, size, path.stat().st_mtime, stored=True)
-            self._by_description[key] = path.name
+            self._kept[path.name] = kept
+            if key is not None:
+                self._by_description[key] = path.name
         self._trim_disk()
+
+
+def _name(adapter: Adapter) -> str:
+    return ID_PREFIX + adapter.digest[:_ID_DIGITS]
+
+
+def _told(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Kept` says of the origin."""
+    return {
+        "description": str(provenance.get("description", "")),
+        "strength": float(provenance.get("strength", 1.0)),
+        "composition": provenance.get("composition"),
+    }
 
 
 def _age(path: Path) -> tuple[float, str]:

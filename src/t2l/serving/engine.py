@@ -6,6 +6,7 @@ knows no HTTP.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
@@ -24,8 +25,10 @@ from t2l.encoders import CachedEncoder
 from t2l.encoders.description import prepare
 from t2l.errors import BaseModelError, T2LError
 from t2l.guidance.guide import Guide, is_calibrated
+from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.serving.adapter_store import AdapterStore
+from t2l.serving.composer import Combination, Composer
 from t2l.serving.errors import BusyError, RequestError, StoppedError
 from t2l.serving.maker import AdapterMaker, Made
 from t2l.serving.passes import Passes
@@ -110,6 +113,7 @@ class Engine:
         self._pass_s = 0.05  # how long a pass takes, roughly
         self.guide = Guide.of(t2l) if is_calibrated(t2l) else None
         self._maker = AdapterMaker(t2l, self.adapters, guide=self.guide)
+        self._composer = Composer(t2l, self.adapters, self._maker)
         self._thread = threading.Thread(target=self._run, name="t2l-engine", daemon=True)
         self._thread.start()
 
@@ -171,12 +175,27 @@ class Engine:
         """
         return self._maker.order(descriptions)
 
+    def combine(self, wanted: Combination) -> Future[Made]:
+        """One adapter from several adapters or descriptions, or one made stronger or weaker.
+
+        Raises:
+            DescriptionError: a description that cannot be encoded.
+            UnknownModelError: an id that is not kept.
+            BusyError: too many are waiting.
+            StoppedError: the engine is closed.
+
+        Example:
+            >>> engine.combine(Combination(["Give the last word.", "Write in capital letters."], [0.5, 0.5])).result()
+        """
+        return self._composer.order(wanted)
+
     def submit(
         self,
         prompt: Sequence[int],
         sampling: Sampling | None = None,
         *,
         adapter: Adapter | None = None,
+        strength: float = 1.0,
         timeout_s: float | None = None,
     ) -> Stream:
         """Queues a request and gives its answer's stream at once.
@@ -184,6 +203,7 @@ class Engine:
         Args:
             prompt: tokens.
             adapter: made by this engine's checkpoint; the plain base by default.
+            strength: multiplies what the adapter changes: 0 is the base, 1 the adapter as it is.
             timeout_s: less than the limit's, where it is given.
 
         Raises:
@@ -194,11 +214,19 @@ class Engine:
         sampling = sampling or Sampling()
         tokens = check_tokens(self.base, prompt)
         max_tokens = room(len(tokens), sampling.max_tokens, self.context, self.limits.max_tokens)
+        if adapter is not None and _rank_only(adapter.spec, self.t2l.spec):
+            raise RequestError(
+                f"The adapter has rank {adapter.spec.rank}; up to {self.t2l.spec.rank} is served here.",
+                "Combine with method svd to get one that is served; this one can be downloaded.",
+                field="model",
+            )
         if adapter is not None and adapter.spec != self.t2l.spec:
             raise RequestError("The adapter is of another shape than those of this engine's checkpoint.")
+        if not math.isfinite(strength):
+            raise RequestError(f"The strength is {strength}; it must be a finite number.", field="strength")
         seconds = min(timeout_s or self.limits.timeout_s, self.limits.timeout_s)
         weights = None if adapter is None else adapter.weights
-        job = Job(tokens, max_tokens, sampling, weights, deadline=time.monotonic() + seconds)
+        job = Job(tokens, max_tokens, sampling, weights, deadline=time.monotonic() + seconds, strength=strength)
         with self._changed:
             if not self.running:
                 raise StoppedError("The server is shutting down.")
@@ -219,11 +247,12 @@ class Engine:
         sampling: Sampling | None = None,
         *,
         adapter: Adapter | None = None,
+        strength: float = 1.0,
         timeout_s: float | None = None,
     ) -> Completion:
         """The answer to one user message; waits for it. Raises what `submit` raises."""
         prompt = chat_tokens(self.base, [{"role": "user", "content": text}])
-        return self.submit(prompt, sampling, adapter=adapter, timeout_s=timeout_s).result()
+        return self.submit(prompt, sampling, adapter=adapter, strength=strength, timeout_s=timeout_s).result()
 
     def stats(self) -> dict[str, Any]:
         """Numbers for monitoring, by name."""
@@ -285,3 +314,8 @@ class Engine:
             if self._scheduler.idle:
                 with self._changed:
                     self._changed.notify_all()
+
+
+def _rank_only(spec: LoraSpec, served: LoraSpec) -> bool:
+    """Whether an adapter is for the same modules and only its rank is too large."""
+    return spec.groups == served.groups and spec.rank > served.rank

@@ -23,18 +23,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from t2l import composition
 from t2l.adapter import Adapter
 from t2l.errors import DescriptionError, T2LError
 from t2l.serving.access import App, Gate, Receive, Scope, Send
 from t2l.serving.adapter_store import ID_PREFIX, Kept
 from t2l.serving.engine import Engine
-from t2l.serving.errors import RequestError, UnknownModelError
+from t2l.serving.errors import OutOfTimeError, RequestError, UnknownModelError
 from t2l.serving.maker import Made
 from t2l.serving.metrics import Metrics
 from t2l.serving.openai_schema import (
     AdapterRequest,
     ChatRequest,
+    CombineRequest,
     CompletionRequest,
+    ErrorReply,
     Reply,
     error_body,
     error_of,
@@ -42,6 +45,10 @@ from t2l.serving.openai_schema import (
 )
 from t2l.serving.prompts import chat_tokens, text_tokens
 from t2l.serving.stream import Stream
+
+_STREAM: Any = {200: {"content": {"text/event-stream": {}}}}  # besides JSON; for the OpenAPI document
+_ZIP: Any = {200: {"content": {"application/zip": {}}}}
+_TEXT: Any = {200: {"content": {"text/plain": {}}}}
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class HttpOptions:
         max_body: bytes of a request.
         max_descriptions: in one request.
         max_prompts: in one request.
+        max_parts: of one combined adapter.
         body_timeout_s: in which a request must have arrived.
         drain_s: for those under way when the server stops.
     """
@@ -63,6 +71,7 @@ class HttpOptions:
     max_body: int = 1 << 20
     max_descriptions: int = 64
     max_prompts: int = 32
+    max_parts: int = 16
     body_timeout_s: float = 30.0
     drain_s: float = 20.0
 
@@ -103,6 +112,7 @@ def create_app(engine: Engine, options: HttpOptions | None = None) -> FastAPI:
         description="Describe a task in plain words; get answers under the LoRA adapter for it.",
         version="1",
         lifespan=lifespan,
+        responses={status: {"model": ErrorReply, "description": "What is wrong."} for status in ("4XX", "5XX")},
     )
     app.state.engine = engine
     app.add_middleware(
@@ -154,16 +164,17 @@ class _Events(StreamingResponse):
 
 
 def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
-    @app.post("/v1/chat/completions", tags=["completions"])
+    @app.post("/v1/chat/completions", tags=["completions"], responses=_STREAM)
     async def chat(body: ChatRequest, request: Request) -> Any:
         """A conversation's next message."""
         sampling = body.sampling(body.max_completion_tokens or body.max_tokens)
         prompt = chat_tokens(engine.base, [message.plain() for message in body.messages])
         chosen = await _choose(engine, body.model, body.task_description, request)
-        streams = [engine.submit(prompt, sampling, adapter=chosen.adapter)]
+        strength = _strength(body.strength, chosen)
+        streams = [engine.submit(prompt, sampling, adapter=chosen.adapter, strength=strength)]
         return await _reply(body, request, streams, Reply(chosen.name, chat=True, extra=chosen.extra))
 
-    @app.post("/v1/completions", tags=["completions"])
+    @app.post("/v1/completions", tags=["completions"], responses=_STREAM)
     async def complete(body: CompletionRequest, request: Request) -> Any:
         """What follows a text, or each of several texts."""
         sampling, prompts = body.sampling(body.max_tokens), body.prompts()
@@ -171,10 +182,11 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
             raise RequestError(f"There are {len(prompts)} prompts; {options.max_prompts} may be sent.", field="prompt")
         tokens = [text_tokens(engine.base, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         chosen = await _choose(engine, body.model, body.task_description, request)
+        strength = _strength(body.strength, chosen)
         streams: list[Stream] = []
         try:
             for prompt in tokens:
-                streams.append(engine.submit(prompt, sampling, adapter=chosen.adapter))
+                streams.append(engine.submit(prompt, sampling, adapter=chosen.adapter, strength=strength))
         except T2LError:
             for stream in streams:
                 stream.cancel()
@@ -203,6 +215,16 @@ async def _choose(engine: Engine, model: str, description: str | None, request: 
     return _Chosen(made.kept.id, made.adapter, made)
 
 
+def _strength(strength: float, chosen: _Chosen) -> float:
+    if strength != 1.0 and chosen.adapter is None:
+        raise RequestError(
+            "A strength has no effect on the base.",
+            "Name an adapter as model, or give a task_description.",
+            field="strength",
+        )
+    return strength
+
+
 def _named(engine: Engine, model: str) -> Adapter:
     if model.startswith(ID_PREFIX):
         return engine.adapters.get(model)
@@ -212,7 +234,11 @@ def _named(engine: Engine, model: str) -> Adapter:
 
 
 async def _await(engine: Engine, descriptions: Sequence[str]) -> list[Made]:
-    return await asyncio.wrap_future(engine.make(descriptions))
+    allowed = engine.limits.timeout_s
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(engine.make(descriptions)), allowed)
+    except asyncio.TimeoutError:
+        raise OutOfTimeError(f"The adapter was not made within {allowed:g} s.", "Try again later.") from None
 
 
 async def _reply(body: Any, request: Request, streams: list[Stream], reply: Reply) -> Any:
@@ -289,7 +315,9 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
     async def models() -> dict[str, Any]:
         """The base and every adapter that is kept."""
         base = {"id": engine.name, "object": "model", "created": int(started), "owned_by": "base"}
-        return {"object": "list", "data": [base, *(_model(kept, engine) for kept in engine.adapters.entries())]}
+        most = engine.t2l.spec.rank  # others can be downloaded, not asked
+        served = [kept for kept in engine.adapters.entries() if kept.rank <= most]
+        return {"object": "list", "data": [base, *(_model(kept, engine) for kept in served)]}
 
     @app.get("/v1/models/{model}", tags=["models"])
     async def model(model: str) -> dict[str, Any]:
@@ -313,6 +341,14 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
         milliseconds = round(1000 * (time.perf_counter() - begun), 3)
         return {"object": "list", "data": [_made(one) for one in made], "milliseconds": milliseconds}
 
+    @app.post("/v1/adapters/combine", status_code=201, tags=["adapters"])
+    async def combine(body: CombineRequest, request: Request) -> dict[str, Any]:
+        """One adapter from several adapters or descriptions: stronger, weaker, added, subtracted or blended."""
+        if len(body.parts) > options.max_parts:
+            raise RequestError(f"There are {len(body.parts)} parts; {options.max_parts} may be sent.", field="parts")
+        ordered = await asyncio.to_thread(engine.combine, body.wanted())
+        return _made(await _while_there(request, asyncio.wrap_future(ordered)))
+
     @app.get("/v1/adapters", tags=["adapters"])
     async def adapters(
         limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Annotated[int, Query(ge=0, le=2**31)] = 0
@@ -324,12 +360,18 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
     @app.get("/v1/adapters/{adapter}", tags=["adapters"])
     async def adapter(adapter: str) -> dict[str, Any]:
         """One adapter."""
-        return _kept(engine.adapters.entry(adapter))
+        kept = engine.adapters.entry(adapter)
+        return {**_kept(kept), "composition": kept.composition}
 
-    @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response)
-    async def download(adapter: str) -> Response:
-        """The PEFT folder of an adapter, as a zip file."""
-        data = await asyncio.to_thread(lambda: _zipped(engine.adapters.get(adapter), adapter))
+    @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response, responses=_ZIP)
+    async def download(adapter: str, strength: float = 1.0) -> Response:
+        """The PEFT folder of an adapter, as a zip file; another strength than 1 multiplies what it changes."""
+
+        def zipped() -> bytes:
+            whole = engine.adapters.get(adapter)
+            return _zipped(whole if strength == 1 else composition.scale(whole, strength), adapter)
+
+        data = await asyncio.to_thread(zipped)
         headers = {"Content-Disposition": f'attachment; filename="{adapter}.zip"'}  # an id that was found is harmless
         return Response(data, media_type="application/zip", headers=headers)
 
@@ -348,6 +390,8 @@ def _kept(kept: Kept) -> dict[str, Any]:
         "object": "adapter",
         "created": int(kept.created),
         "description": kept.description,
+        "rank": kept.rank,
+        "strength": kept.strength,
         "bytes": kept.size,
         "stored": kept.stored,
     }
@@ -356,7 +400,7 @@ def _kept(kept: Kept) -> dict[str, Any]:
 def _made(made: Made) -> dict[str, Any]:
     ran = {"cached": made.cached, "milliseconds": round(made.milliseconds, 3), "warnings": list(made.warnings)}
     ran["confidence"] = None if made.confidence is None else made.confidence.to_dict()
-    return {**_kept(made.kept), **ran}
+    return {**_kept(made.kept), "composition": made.kept.composition, **ran}
 
 
 def _model(kept: Kept, engine: Engine) -> dict[str, Any]:
@@ -383,7 +427,7 @@ def _add_monitoring(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         running = engine.running
         return JSONResponse({"status": "ok" if running else "stopping"}, 200 if running else 503)
 
-    @app.get("/metrics", tags=["monitoring"], response_class=Response)
+    @app.get("/metrics", tags=["monitoring"], response_class=Response, responses=_TEXT)
     async def numbers() -> Response:
         """For Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

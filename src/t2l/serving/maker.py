@@ -10,10 +10,11 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from t2l.adapter import Adapter
 from t2l.encoders.description import prepare
@@ -48,7 +49,12 @@ class Made:
 @dataclass(frozen=True, eq=False)
 class _Order:
     descriptions: list[str]
-    future: Future[list[Made]]
+    future: Future[Any]
+    finish: Callable[[list[Made]], Any] | None = None
+
+    @property
+    def size(self) -> int:
+        return max(1, len(self.descriptions))
 
 
 class AdapterMaker:
@@ -95,15 +101,13 @@ class AdapterMaker:
         if not descriptions:
             raise DescriptionError("There is no description.", "Give at least one.")
         prepare(descriptions)
-        with self._lock:
-            if self._stopped:
-                raise StoppedError("The server is shutting down.")
-            if self._waiting and self._waiting + len(descriptions) > self._max_waiting:
-                raise BusyError(f"{self._waiting} descriptions are waiting already; at most {self._max_waiting} may.")
-            self._waiting += len(descriptions)
-            order = _Order(list(descriptions), Future())
-            self._orders.put(order)
-        return order.future
+        return self._put(_Order(list(descriptions), Future()))
+
+    def order_and(self, descriptions: Sequence[str], finish: Callable[[list[Made]], Made]) -> Future[Made]:
+        """As `order`, then what ``finish`` makes of the adapters, in this thread; there may be no descriptions."""
+        if descriptions:
+            prepare(descriptions)
+        return self._put(_Order(list(descriptions), Future(), finish))
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Finishes what is under way, refuses what waits, and ends the thread."""
@@ -113,13 +117,23 @@ class AdapterMaker:
                 self._orders.put(None)
         self._thread.join(timeout_s)
 
+    def _put(self, order: _Order) -> Future[Any]:
+        with self._lock:
+            if self._stopped:
+                raise StoppedError("The server is shutting down.")
+            if self._waiting and self._waiting + order.size > self._max_waiting:
+                raise BusyError(f"{self._waiting} descriptions are waiting already; at most {self._max_waiting} may.")
+            self._waiting += order.size
+            self._orders.put(order)
+        return order.future
+
     def _run(self) -> None:
         open_ = True
         while open_:
             first = self._orders.get()
             orders = [] if first is None else [first]
             open_ = first is not None
-            while open_ and sum(len(order.descriptions) for order in orders) < self._most:
+            while open_ and sum(order.size for order in orders) < self._most:
                 try:
                     following = self._orders.get_nowait()
                 except queue.Empty:
@@ -146,7 +160,12 @@ class AdapterMaker:
             return
         for order, made in zip(orders, results, strict=True):
             self._leave(order)
-            order.future.set_result(made)
+            try:
+                result = made if order.finish is None else order.finish(made)
+            except Exception as problem:
+                order.future.set_exception(problem)
+            else:
+                order.future.set_result(result)
 
     def _make(self, orders: list[_Order]) -> list[list[Made]]:
         known: dict[str, Made] = {}
@@ -188,7 +207,7 @@ class AdapterMaker:
 
     def _leave(self, order: _Order) -> bool:
         with self._lock:
-            self._waiting -= len(order.descriptions)
+            self._waiting -= order.size
         return False
 
     def _refuse_the_rest(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from t2l.errors import DescriptionError, T2LError, did_you_mean
+from t2l.serving.composer import Combination
 from t2l.serving.errors import (
     BusyError,
     OutOfTimeError,
@@ -63,17 +64,22 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 class StreamOptions(BaseModel):
     """What a stream holds besides text."""
 
+    model_config = ConfigDict(strict=True)
+
     include_usage: bool = False
 
 
 class _SamplingRequest(BaseModel):
     """The fields that both kinds of completion share."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)  # "4" and true are no numbers, as the schema says
 
     model: str = Field("", max_length=256, description="The base or an adapter's id; the base where it is left out.")
     task_description: str | None = Field(
         None, description="Not in OpenAI's API: answer under the adapter for this task."
+    )
+    strength: float = Field(
+        1.0, description="Not in OpenAI's API: multiplies what the adapter changes; 0 is the base, 1 the adapter."
     )
     max_tokens: int | None = None
     temperature: float | None = Field(None, description="1 where it is left out, as in OpenAI's API; 0 is greedy.")
@@ -114,6 +120,8 @@ class _SamplingRequest(BaseModel):
 class TextPart(BaseModel):
     """A part of a message; only text is read."""
 
+    model_config = ConfigDict(strict=True)
+
     type: Literal["text"]
     text: str
 
@@ -121,7 +129,7 @@ class TextPart(BaseModel):
 class Message(BaseModel):
     """One message of a conversation."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     role: str = Field(max_length=64)
     content: str | list[TextPart]
@@ -162,10 +170,51 @@ class CompletionRequest(_SamplingRequest):
 class AdapterRequest(BaseModel):
     """POST /v1/adapters: one description or several."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     description: str | None = None
     descriptions: list[str] | None = None
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong, and with which field."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    """OpenAI's error JSON, for the OpenAPI document; `error_body` makes it."""
+
+    error: ErrorDetail
+
+
+class CombineRequest(BaseModel):
+    """POST /v1/adapters/combine: the words of ``t2l combine``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    parts: list[str] = Field(description="Ids of adapters that are kept, or descriptions.")
+    weights: list[float] | None = Field(
+        None, description="One for each part, negative ones subtract; 1 each by default, with 'features' 1/n each."
+    )
+    method: str = Field(
+        "svd",
+        max_length=40,
+        description="svd: the nearest to the sum that this server can run. cat: the exact sum, its rank the sum of the "
+        "ranks, for download. factors: A and B apart. features: descriptions mixed before there are weights.",
+    )
+    rank: int | None = Field(None, description="Of the result, with svd; the server's by default.")
+
+    def wanted(self) -> Combination:
+        """What is asked for, checked.
+
+        Raises:
+            RequestError: a value that makes no sense.
+        """
+        return Combination(self.parts, self.weights, self.method, self.rank)  # pyright: ignore[reportArgumentType]
 
 
 class Reply:

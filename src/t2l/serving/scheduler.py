@@ -33,6 +33,7 @@ class Job:
         max_tokens: how many may follow.
         weights: its adapter, N = 1; None for the plain base.
         deadline: on `time.monotonic`'s clock.
+        strength: multiplies what the adapter changes.
     """
 
     prompt: list[int]
@@ -40,6 +41,7 @@ class Job:
     sampling: Sampling
     weights: LoraWeights | None
     deadline: float
+    strength: float = 1.0
     stream: Stream = field(default_factory=Stream)
     begun: float = field(default_factory=time.monotonic)
 
@@ -158,7 +160,7 @@ class Scheduler:
 
     def _admit(self, job: Job) -> None:
         slot = heapq.heappop(self._free)
-        self.passes.load(slot, job.weights)
+        self.passes.load(slot, job.weights, job.strength)
         self._slots[slot] = _Slot(job, self._decode)
 
     def _release(self, slot: int) -> None:

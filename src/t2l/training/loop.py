@@ -7,7 +7,6 @@ the step number alone, so that nothing but this file's state is needed to go on.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2l.errors import OutputError, T2LError
+from t2l.errors import T2LError
+from t2l.training.state import afresh, read_state, write_state
 
 LossAt = Callable[[int], Tensor]
 """Step number -> the loss of that step's batch, with a graph."""
 Report = Callable[[int, int, float], None]
 """Called after each step with (steps done, steps in all, loss)."""
-_AFRESH = "Delete it to start afresh."
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,12 @@ def bfloat16_is_fast() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def printed_progress(name: str, every: int = 20) -> Report:
-    """A report that prints a line with the mean loss and the time left."""
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def printed_progress(name: str, every: int = 20, say: Callable[[str], None] = _print) -> Report:
+    """A report that says a line with the mean loss and the time left, on stdout by default."""
     begun: list[float] = []
     first: list[int] = []
     losses: list[float] = []
@@ -123,23 +126,19 @@ def printed_progress(name: str, every: int = 20) -> Report:
             rate = (time.monotonic() - begun[0]) / max(1, done - first[0])
             mean = sum(losses) / len(losses)
             left = rate * (steps - done) / 60
-            print(f"{name}: step {done}/{steps}, loss {mean:.3f}, {left:.1f} min left", flush=True)
+            say(f"{name}: step {done}/{steps}, loss {mean:.3f}, {left:.1f} min left")
             losses.clear()
 
     return report
 
 
 def _restore(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: LoopConfig) -> int:
-    if not path.exists():
+    state = read_state(path, ("step", "settings", "module", "optimizers"))
+    if state is None:
         return 0
-    try:
-        state = torch.load(path, weights_only=True)
-        settings = state["settings"]
-    except Exception as problem:  # torch and zipfile each raise their own kinds
-        raise T2LError(f"The training state '{path}' cannot be read: {problem}", _AFRESH) from problem
-    if settings != _settings(config):
+    if state["settings"] != _settings(config):
         raise T2LError(
-            f"The training state '{path}' is of a run with {settings}, not {_settings(config)}.",
+            f"The training state '{path}' is of a run with {state.get('settings')}, not {_settings(config)}.",
             "Delete it to start afresh, or use the same settings.",
         )
     try:
@@ -148,26 +147,19 @@ def _restore(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Opt
             optimizer.load_state_dict(saved)
         return int(state["step"])
     except (KeyError, TypeError, ValueError, RuntimeError) as problem:  # as torch reports another structure
-        raise T2LError(f"The training state '{path}' is not of this model: {problem}", _AFRESH) from problem
+        raise T2LError(f"The training state '{path}' is not of this model: {problem}", afresh(path)) from problem
 
 
 def _save(
     path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: LoopConfig, step: int
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     state = {
         "step": step,
         "settings": _settings(config),
         "module": module.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as problem:  # a full disk is a RuntimeError to torch
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"Cannot write the training state '{path}': {problem}.", "Free some space.") from problem
+    write_state(path, state)
 
 
 def _settings(config: LoopConfig) -> dict[str, float]:

@@ -1,0 +1,93 @@
+"""``t2l workbench``: the page on which descriptions are tried, on the same server as ``t2l serve``.
+
+Level 6.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from t2l.commands.options import Checkpoint, Device, checked_device
+from t2l.commands.serve import KEY, api_keys, listen, shown_address, warn_of_openness
+from t2l.commands.terminal import Notes, say
+from t2l.errors import T2LError
+
+_OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_RUN_HISTORY": "False"}
+
+
+def workbench(
+    checkpoint: Checkpoint = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the one the checkpoint is for."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; by default only this machine can connect.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8008,
+    device: Device = "cpu",
+    store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep adapters here, so that they survive a restart.")
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Requests that are decoded together.")] = 16,
+    context: Annotated[int, typer.Option(min=8, help="Longest prompt and answer together, in tokens.")] = 2048,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", metavar="FILE", help=f"API keys, one a line; {KEY} in the environment is one."),
+    ] = None,
+) -> None:
+    """Try descriptions in the browser: base and adapter side by side, heat maps, batches, adapters to download."""
+    os.environ.update(_OFFLINE)  # before Gradio is imported
+    try:
+        import gradio  # noqa: F401 - the package that is most often missing
+        import uvicorn
+
+        from t2l.serving.http import HttpOptions, create_app
+        from t2l.workbench.app import PATH, add_workbench
+    except ImportError as problem:
+        raise T2LError(
+            f"The workbench needs {problem.name}, which is not installed.", "pip install 't2l[workbench]'"
+        ) from None
+    from t2l.encoders import CachedEncoder, encoder_from_config
+    from t2l.serving.engine import Engine, Limits
+    from t2l.workbench.advice import NearestTasks
+    from t2l.workbench.gallery import known_tasks
+    from t2l.workbench.work import Workbench
+
+    keys = api_keys(api_key_file)
+    notes = Notes()
+    door = listen(host, port)
+    try:
+        limits = Limits(slots=slots, context=context)
+        with notes.of_warnings():
+            engine = Engine.from_pretrained(checkpoint, base, device=checked_device(device), limits=limits, store=store)
+            encoder = CachedEncoder(encoder_from_config(engine.t2l.encoder.to_config()))
+        tasks = known_tasks(engine.t2l.spec.base_model)
+        adviser = NearestTasks(encoder, tasks)
+        with tempfile.TemporaryDirectory(prefix="t2l-workbench-") as uploads:
+            os.environ["GRADIO_TEMP_DIR"] = uploads
+            app = create_app(engine, HttpOptions(keys))
+            add_workbench(app, Workbench(engine, adviser))
+            config = uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=3,
+                server_header=False,
+            )
+            warn_of_openness(engine, door, host, bool(keys), notes)
+            say(f"The workbench is on http://{shown_address(door)}{PATH} (Ctrl-C stops).", "bold green")
+            if keys:
+                say("The browser asks for a name and a password: any name, and an API key.")
+            uvicorn.Server(config).run(sockets=[door])
+        adviser.stop()
+    finally:
+        door.close()

@@ -1,0 +1,206 @@
+"""The page: which fields there are, and which of `Workbench`'s steps each of them sets off.
+
+Level 6. Layout and wiring alone; needs the extra ``workbench``. Gradio gives every visitor fields of their own, and
+nothing else is kept, so nobody sees what another one types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from t2l.errors import T2LError
+from t2l.workbench import cards, code, table
+from t2l.workbench.gallery import Example, gallery
+from t2l.workbench.work import NO_INPUT, NOTHING_YET, Asked, Workbench
+
+_MOST_CHARS = 8192
+_BARE: dict[str, Any] = {"padding": False, "apply_default_css": False}  # cards bring their own style
+_LIVE: dict[str, Any] = {
+    "show_progress": "hidden",
+    "trigger_mode": "always_last",
+    "concurrency_limit": None,
+    "api_visibility": "private",
+}
+
+
+def build(work: Workbench) -> gr.Blocks:
+    """The page as Gradio's blocks; nothing runs yet."""
+    engine = work.engine
+    spec = engine.t2l.spec
+    examples = gallery(spec.base_model)
+    modules = ", ".join(dict.fromkeys(group.key for group in spec.groups))
+    facts = [f"rank {spec.rank}", modules]
+    with gr.Blocks(title="t2l workbench", analytics_enabled=False, delete_cache=(600, 600), fill_width=True) as page:
+        gr.HTML(cards.header(engine.name, facts), **_BARE)
+        with gr.Tabs():
+            with gr.Tab("Try"):
+                _try(page, work, examples)
+            with gr.Tab("Compare"):
+                _compare(work, examples)
+            with gr.Tab("Batch"):
+                _batch(work)
+    page.queue(default_concurrency_limit=None, max_size=512, api_open=False)
+    return page
+
+
+def _try(page: gr.Blocks, work: Workbench, examples: Sequence[Example]) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            description = _description("Task description", "live-description")
+            with gr.Row(elem_classes="wb-gallery"):
+                chips = [gr.Button(example.title, size="sm") for example in examples]
+            about = gr.HTML(cards.hint(NOTHING_YET), **_BARE)
+        with gr.Column(scale=7, min_width=320):
+            text = gr.Textbox(label="Input", lines=1, max_lines=8, max_length=_MOST_CHARS, elem_id="live-input")
+            with gr.Row(equal_height=True):
+                strength = gr.Slider(
+                    -1, 3, value=1, step=0.05, label="Strength", info="0 is the base, 1 the adapter", scale=3
+                )
+                ask = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="read-input")
+            answers = gr.HTML(cards.hint(NO_INPUT), **_BARE, elem_id="answers")
+            with gr.Accordion("Sampling", open=False):
+                asked = _sampling(work)
+            norms = gr.HTML(cards.hint("No adapter yet."), **_BARE, elem_id="norms")
+            links = gr.HTML("", **_BARE)
+    with gr.Accordion("Use it from code", open=False), gr.Tabs():
+        with gr.Tab("Python"):
+            python = gr.Code(language="python", interactive=False, show_label=False)
+        with gr.Tab("curl"):
+            curl = gr.Code(language="shell", interactive=False, show_label=False)
+        with gr.Tab("Command line"):
+            shell = gr.Code(language="shell", interactive=False, show_label=False)
+    read = gr.Button("Read the description", elem_id="read-description", elem_classes="wb-unseen")
+
+    async def show(description: str, text: str, strength: float, request: gr.Request) -> tuple[str, ...]:
+        shown = await work.show(description, text, float(strength), _address(request))
+        return shown.about, shown.norms, shown.links, shown.python, shown.curl, shown.shell
+
+    async def answer(
+        description: str, text: str, strength: float, max_tokens: float, temperature: float
+    ) -> AsyncIterator[str]:
+        async for shown in work.answer(description, text, float(strength), Asked(int(max_tokens), temperature)):
+            yield shown
+
+    shown = {"fn": show, "inputs": [description, text, strength], "outputs": [about, norms, links, python, curl, shell]}
+    answered = {"fn": answer, "inputs": [description, text, strength, *asked], "outputs": answers}
+    triggers = [read.click, description.submit, text.submit, ask.click, strength.release]
+    gr.on(triggers, **shown, **_LIVE)
+    gr.on(triggers, **answered, **_LIVE)
+
+    def opened(request: gr.Request) -> tuple[str, str]:
+        """What the address asks for, or the first example."""
+        asked_for = dict(request.query_params)
+        first = examples[0]
+        if "description" not in asked_for:
+            return first.description, first.text
+        return asked_for["description"][:_MOST_CHARS], asked_for.get("input", "")[:_MOST_CHARS]
+
+    starts = [page.load(opened, None, [description, text], **_LIVE)]
+    for chip, example in zip(chips, examples, strict=True):
+        starts.append(chip.click(lambda e=example: (e.description, e.text), None, [description, text], **_LIVE))
+    for start in starts:
+        start.then(**shown, **_LIVE)
+        start.then(**answered, **_LIVE)
+
+
+def _compare(work: Workbench, examples: Sequence[Example]) -> None:
+    first, second = examples[1], examples[2]
+    with gr.Row():
+        one = _description("Description A", "compare-a", first.description)
+        two = _description("Description B", "compare-b", second.description)
+    text = gr.Textbox(label="Input", value=first.text, max_length=_MOST_CHARS, elem_id="compare-input")
+    with gr.Row(equal_height=True):
+        share = gr.Slider(0, 1, value=0.5, step=0.05, label="Between", info="0 is A, 1 is B", scale=3)
+        method = gr.Radio(
+            [("descriptions", "features"), ("weights", "svd")],
+            value="features",
+            label="Blend",
+            info="before or after there are weights",
+            scale=2,
+        )
+        run = gr.Button("Compare", variant="primary", scale=1, min_width=120)
+    with gr.Accordion("Sampling", open=False):
+        asked = _sampling(work)
+    answers = gr.HTML(cards.hint("Two descriptions, one input, and an adapter between them."), **_BARE)
+    below = gr.HTML("", **_BARE)
+
+    async def compare(
+        one: str, two: str, share: float, method: Any, text: str, max_tokens: float, temperature: float
+    ) -> AsyncIterator[tuple[str, str]]:
+        async for shown in work.compare(one, two, float(share), method, text, Asked(int(max_tokens), temperature)):
+            yield shown
+
+    triggers = [run.click, one.submit, two.submit, text.submit, share.release, method.input]
+    gr.on(triggers, compare, [one, two, share, method, text, *asked], [answers, below], **_LIVE)
+
+
+def _batch(work: Workbench) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            description = _description("Task description", "batch-description", "Add 3 to the number.")
+            text = gr.Textbox(
+                label="Inputs",
+                info="One a line, or CSV with a column 'input'. 'expected' is checked; 'description' is for its row.",
+                value="input,expected\n14,17\n39,42\n8,11\n57,60\n",
+                lines=8,
+                max_lines=16,
+                elem_id="batch-inputs",
+            )
+            strength = gr.Slider(-1, 3, value=1, step=0.05, label="Strength")
+            with gr.Row():
+                upload = gr.UploadButton("Load CSV", file_types=[".csv", ".tsv", ".txt"], type="binary", min_width=110)
+                stop = gr.Button("Stop", min_width=90)
+                run = gr.Button("Answer all", variant="primary", min_width=110)
+            with gr.Accordion("Sampling", open=False):
+                asked = _sampling(work)
+        with gr.Column(scale=7, min_width=320):
+            filled = gr.HTML(cards.hint("The answers of the base and of the adapter, row by row."), **_BARE)
+            link = gr.HTML("", **_BARE)
+
+    async def batch(
+        description: str, text: str, strength: float, max_tokens: float, temperature: float
+    ) -> AsyncIterator[tuple[str, str]]:
+        async for shown in work.batch(description, float(strength), text, Asked(int(max_tokens), temperature)):
+            yield shown
+
+    def load(data: bytes | None) -> tuple[Any, str]:
+        try:
+            return table.decoded(data or b""), ""
+        except T2LError as error:
+            return gr.skip(), cards.problem(error)
+
+    started = run.click(batch, [description, text, strength, *asked], [filled, link], **_LIVE)
+    stop.click(None, cancels=[started], api_visibility="private")
+    upload.upload(load, upload, [text, filled], **_LIVE)
+
+
+def _description(label: str, elem_id: str, value: str = "") -> gr.Textbox:
+    return gr.Textbox(
+        label=label,
+        value=value,
+        placeholder="Say what the model should do with its input.",
+        lines=2,
+        max_lines=10,
+        max_length=_MOST_CHARS,
+        elem_id=elem_id,
+    )
+
+
+def _sampling(work: Workbench) -> list[gr.Slider]:
+    most = min(work.engine.limits.max_tokens, max(16, work.engine.context - 32))
+    with gr.Row():
+        return [
+            gr.Slider(1, most, value=min(64, most), step=1, label="Longest answer", info="tokens"),
+            gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info="0 is greedy"),
+        ]
+
+
+def _address(request: gr.Request) -> str:
+    """As the browser names the server; loopback where it names nothing usable."""
+    try:
+        return code.address_of(request.url.scheme, request.headers.get("host", ""))
+    except T2LError:
+        return "http://127.0.0.1:8008"

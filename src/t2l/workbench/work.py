@@ -1,0 +1,277 @@
+"""What the page's buttons do: values of fields in, HTML out, step by step where answers stream.
+
+Level 6. This file knows the engine and no Gradio. It keeps nothing between calls: an adapter that somebody looked at is
+found again by its description, or made again where it had to make room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from t2l import composition, inspection
+from t2l.adapter import Adapter
+from t2l.errors import T2LError
+from t2l.serving.composer import Combination, Method
+from t2l.serving.engine import Engine
+from t2l.serving.errors import BusyError, RequestError
+from t2l.serving.maker import Made
+from t2l.serving.prompts import chat_tokens
+from t2l.serving.sampling import Sampling
+from t2l.serving.stream import Stream
+from t2l.workbench import cards, code, table
+from t2l.workbench.advice import Adviser
+from t2l.workbench.cards import Answer
+
+_SHOWN_EVERY_S = 0.06
+_TABLE_EVERY_S = 0.3
+NOTHING_YET = "Describe a task first."
+NO_INPUT = "Write an input to see the base and the adapted model answer it side by side."
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How an answer is drawn; the page's fields below the input.
+
+    Args:
+        max_tokens: at most; the engine's own limit bounds it.
+        temperature: 0 is greedy.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+
+    def sampling(self) -> Sampling:
+        """The same for the engine; one seed, so that two columns draw alike."""
+        return Sampling(max_tokens=int(self.max_tokens), temperature=float(self.temperature), seed=0)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is seen of an adapter as soon as its description is there."""
+
+    about: str
+    norms: str
+    links: str
+    python: str = ""
+    curl: str = ""
+    shell: str = ""
+
+
+class Workbench:
+    """The page's work on one engine; any number of visitors share it.
+
+    Args:
+        adviser: says what is known of a description.
+    """
+
+    def __init__(self, engine: Engine, adviser: Adviser) -> None:
+        self.engine, self.adviser = engine, adviser
+
+    async def show(self, description: str, text: str, strength: float, address: str) -> Shown:
+        """An adapter's figures, warnings, neighbours, heat map, and the code to use it."""
+        if not description.strip():
+            return Shown(cards.hint(NOTHING_YET), cards.hint("No adapter yet."), "")
+        try:
+            made = await self._made(description)
+            advice = await asyncio.to_thread(self.adviser.advise, description, made)
+            adapter = _scaled(made.adapter, strength)
+            norms = await asyncio.to_thread(inspection.NormTable.of, adapter)
+        except T2LError as error:
+            return Shown(cards.problem(error), cards.hint("No adapter."), "")
+        where = f"/v1/adapters/{made.kept.id}/download" + ("" if strength == 1 else f"?strength={strength:g}")
+        spec = self.engine.t2l.spec
+        size = f"rank {spec.rank}, {spec.num_parameters:,} parameters"
+        example = text.strip() or "your input"
+        return Shown(
+            cards.made(made, advice),
+            cards.heat_map(norms),
+            cards.links([(f"Download the adapter ({size})", where, f"{made.kept.id}.zip")]),
+            code.python(address, self.engine.name, description, example, strength),
+            code.curl(address, description, example, strength),
+            code.shell(description, example, strength),
+        )
+
+    async def answer(self, description: str, text: str, strength: float, asked: Asked) -> AsyncIterator[str]:
+        """The base and the adapted model, as they write."""
+        if not text.strip():
+            yield cards.hint(NO_INPUT)
+            return
+        columns = [Answer("Base")]
+        wanted: dict[int, tuple[Adapter | None, float]] = {0: (None, 1.0)}
+        if description.strip():
+            columns.append(Answer(_title("Adapted", strength), accent=True))
+            try:
+                wanted[1] = ((await self._made(description)).adapter, strength)
+            except T2LError as error:
+                columns[1] = replace(columns[1], error=error)
+        async for shown in self._streamed(columns, wanted, text, asked):
+            yield shown
+
+    async def compare(
+        self, first: str, second: str, share: float, method: Method, text: str, asked: Asked
+    ) -> AsyncIterator[tuple[str, str]]:
+        """Two descriptions and what lies between them: answers, then how alike the adapters are."""
+        if not (first.strip() and second.strip()):
+            yield cards.hint("Describe two tasks to compare."), ""
+            return
+        try:
+            one, two = await asyncio.wrap_future(self.engine.make([first, second]))
+            wanted = Combination([first, second], [1 - share, share], method)
+            between = await asyncio.wrap_future(await asyncio.to_thread(self.engine.combine, wanted))
+            below = await asyncio.to_thread(self._likeness, one, two, between)
+        except T2LError as error:
+            yield cards.problem(error), ""
+            return
+        if not text.strip():
+            yield cards.hint(NO_INPUT), below
+            return
+        names = ["Base", "A", f"{1 - share:.0%} A, {share:.0%} B", "B"]
+        columns = [Answer(name, accent=place == 2) for place, name in enumerate(names)]
+        adapters = [None, one.adapter, between.adapter, two.adapter]
+        ordered = {place: (adapter, 1.0) for place, adapter in enumerate(adapters)}
+        async for shown in self._streamed(columns, ordered, text, asked):
+            yield shown, below
+
+    async def batch(self, description: str, strength: float, text: str, asked: Asked) -> AsyncIterator[tuple[str, str]]:
+        """Every row of a table under the base and the adapter: figures and table as they fill, then the CSV."""
+        try:
+            given = table.read_table(text)
+            described = [row.get(table.DESCRIPTION, "").strip() or description.strip() for row in given.rows]
+            if not all(described):
+                raise T2LError(NOTHING_YET, "Or give each row its own in a column called 'description'.")
+            made = await asyncio.wrap_future(self.engine.make(described))
+        except T2LError as error:
+            yield cards.problem(error), ""
+            return
+        columns = [*given.columns, table.BASE, table.ADAPTED]
+        rows: list[dict[str, str | None]] = [{**row, table.BASE: None, table.ADAPTED: None} for row in given.rows]
+        failed: list[T2LError] = []
+        jobs = [
+            (row, column, None if column == table.BASE else one.adapter)
+            for row, one in zip(rows, made, strict=True)
+            for column in (table.BASE, table.ADAPTED)
+        ]
+        waiting = iter(jobs)
+
+        async def worker() -> None:
+            for row, column, adapter in waiting:
+                try:
+                    row[column] = await self._one(str(row[table.INPUT]), adapter, strength, asked)
+                except T2LError as error:
+                    row[column] = ""
+                    failed.append(error)
+
+        tasks = [asyncio.create_task(worker()) for _ in range(2 * self.engine.limits.slots)]
+        try:
+            pending = set(tasks)
+            while pending:
+                _, pending = await asyncio.wait(pending, timeout=_TABLE_EVERY_S)
+                if pending:
+                    yield _filled(rows, columns, given.checked, failed), ""
+            for task in tasks:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+        data = base64.b64encode(b"\xef\xbb\xbf" + table.write_table(columns, rows).encode()).decode()
+        link = cards.links([("Download as CSV", f"data:text/csv;charset=utf-8;base64,{data}", "answers.csv")])
+        yield _filled(rows, columns, given.checked, failed), link
+
+    async def _made(self, description: str) -> Made:
+        (made,) = await asyncio.wrap_future(self.engine.make([description]))
+        return made
+
+    def _submit(self, text: str, adapter: Adapter | None, strength: float, asked: Asked) -> Stream:
+        prompt = chat_tokens(self.engine.base, [{"role": "user", "content": text}])
+        return self.engine.submit(prompt, asked.sampling(), adapter=adapter, strength=strength)
+
+    async def _one(self, text: str, adapter: Adapter | None, strength: float, asked: Asked) -> str:
+        """One answer; waits while others are served first."""
+        while True:
+            try:
+                stream = self._submit(text, adapter, strength, asked)
+            except BusyError as busy:
+                await asyncio.sleep(min(busy.retry_after_s, 2.0))
+                continue
+            return (await stream.aresult()).text
+
+    async def _streamed(
+        self, columns: Sequence[Answer], wanted: Mapping[int, tuple[Adapter | None, float]], text: str, asked: Asked
+    ) -> AsyncIterator[str]:
+        """The columns as they fill; leaving early frees their slots."""
+        now, changed = list(columns), asyncio.Event()
+        streams: list[Stream] = []
+
+        async def follow(place: int, stream: Stream) -> None:
+            try:
+                async for piece in stream.apieces():
+                    now[place] = replace(now[place], text=now[place].text + piece)
+                    changed.set()
+                now[place] = replace(now[place], completion=await stream.aresult())
+            except T2LError as error:
+                now[place] = replace(now[place], error=error)
+
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            for place, (adapter, strength) in wanted.items():
+                try:
+                    streams.append(self._submit(text, adapter, strength, asked))
+                except T2LError as error:
+                    now[place] = replace(now[place], error=error)
+                else:
+                    tasks.append(asyncio.create_task(follow(place, streams[-1])))
+            pending = set(tasks)
+            while pending:
+                _, pending = await asyncio.wait(pending, timeout=_SHOWN_EVERY_S)
+                if pending and changed.is_set():
+                    changed.clear()
+                    yield cards.answers(now)
+            for task in tasks:
+                task.result()
+            yield cards.answers(now)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for stream in streams:
+                if not stream.done:
+                    stream.cancel()
+
+    def _likeness(self, one: Made, two: Made, between: Made) -> str:
+        tables = [inspection.NormTable.of(made.adapter) for made in (one, two)]
+        top = max((norm for norms in tables for row in norms.norm_LM for norm in row if norm is not None), default=0.0)
+        alike = inspection.cosine(one.adapter, two.adapter)
+        numbers = [(f"{alike:.2f}", "cosine of the two weight changes")]
+        numbers += [(f"{norms.total:.3g}", f"norm of {name}") for name, norms in zip("AB", tables, strict=True)]
+        numbers.append((f"{between.milliseconds:.0f} ms", "to make the one between"))
+        notes = "".join(f'<div class="note warn">{cards.escaped(text)}</div>' for text in between.warnings)
+        maps = [cards.heat_map(norms, top=top or None, title=name) for name, norms in zip("AB", tables, strict=True)]
+        where = f"/v1/adapters/{between.kept.id}/download"
+        link = cards.links([("Download the adapter between", where, f"{between.kept.id}.zip")])
+        return cards.figures(numbers) + notes + cards.side_by_side(maps) + link
+
+
+def _scaled(adapter: Adapter, strength: float) -> Adapter:
+    return adapter if strength == 1 else composition.scale(adapter, strength)
+
+
+def _title(name: str, strength: float) -> str:
+    return name if strength == 1 else f"{name}, strength {strength:g}"
+
+
+def _filled(
+    rows: Sequence[Mapping[str, str | None]], columns: Sequence[str], checked: bool, failed: Sequence[T2LError]
+) -> str:
+    answered = sum(row[column] is not None for row in rows for column in (table.BASE, table.ADAPTED))
+    numbers = [(f"{answered} of {2 * len(rows)}", "answers")]
+    rights = {}
+    if checked:
+        rights = {table.BASE: table.EXPECTED, table.ADAPTED: table.EXPECTED}
+        for column in rights:
+            told = [row for row in rows if row.get(table.EXPECTED) and row[column] is not None]
+            right = sum(str(row[column]).strip() == str(row[table.EXPECTED]).strip() for row in told)
+            numbers.append((f"{right} of {len(told)}", f"right, {column}"))
+    errors = cards.problem(RequestError(f"{len(failed)} without an answer: {failed[0].message}")) if failed else ""
+    return cards.figures(numbers) + errors + cards.batch_table(rows, columns, rights)
