@@ -97,7 +97,7 @@ def test_a_policy_needs_a_calibration(uncalibrated: Path) -> None:
     assert "t2l calibrate" in refused("generate", GOOD, "--fallback", "none", "--checkpoint", uncalibrated)
     found = document("generate", GOOD, "--checkpoint", uncalibrated)
     assert found["adapters"][0]["confidence"] is None
-    assert any("t2l calibrate" in note for note in found["notes"])
+    assert "t2l calibrate" in found["calibrate"]
 
 
 def test_generate_averages_rewordings() -> None:
