@@ -5,23 +5,28 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from t2l.serving.engine import Engine
 from t2l.serving.http import HttpOptions, create_app
 
 
 @contextmanager
-def live(engine: Engine, options: HttpOptions | None = None) -> Iterator[str]:
-    """A server in a thread, on a port of its own; its address."""
+def live(
+    engine: Engine, options: HttpOptions | None = None, extend: Callable[[FastAPI], object] | None = None
+) -> Iterator[str]:
+    """A server in a thread, on a port of its own; its address. ``extend`` adds to the application."""
     door = socket.socket()
     door.bind(("127.0.0.1", 0))
     app = create_app(engine, options or HttpOptions(drain_s=1))
+    if extend is not None:
+        extend(app)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
     thread.start()

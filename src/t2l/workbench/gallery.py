@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from t2l.bases import EMBEDDED_BASE
 
+_WORDINGS = 6  # of which the shortest stands for the task
+
 
 @dataclass(frozen=True)
 class Example:
@@ -51,4 +53,4 @@ def known_tasks(base: str | None) -> list[tuple[str, str]]:
     from t2l.world.tasks import tasks_of
     from t2l.world.wording import descriptions
 
-    return [(task.name, descriptions(task, 1, part="train", seed=0)[0]) for task in tasks_of("train")]
+    return [(task.name, min(descriptions(task, _WORDINGS, part="train"), key=len)) for task in tasks_of("train")]
