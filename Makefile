@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs docs-check format bench lock clean
+.PHONY: help demo test test-slow test-vllm test-llama check docs docs-check format bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,15 @@ test: $(STAMP) ## the fast tests, offline, on two cores
 
 test-slow: $(STAMP) ## the tests that take minutes
 	$(OFFLINE) $(BIN)/python -m pytest -q -n 2 -m slow
+
+test-vllm: $(STAMP) ## the plugin against vLLM's own classes: a wheel of 340 MB, below build/, without its dependencies
+	test -d build/vllm || $(PIP) --no-deps --target build/vllm vllm==0.33.0 msgspec cbor2 aiohttp aiosignal \
+	  aiohappyeyeballs frozenlist multidict propcache yarl attrs pyzmq openai_harmony
+	$(OFFLINE) PYTHONPATH=src:build/vllm $(BIN)/python -m pytest -q -rs -m slow tests/test_vllm_plugin.py
+
+test-llama: $(STAMP) ## exports against real llama.cpp: compiles llama-cpp-python below build/, ten minutes or more
+	test -d build/llama || $(PIP) --no-binary llama-cpp-python --no-deps --target build/llama llama-cpp-python==0.3.36 diskcache
+	$(OFFLINE) PYTHONPATH=src:build/llama $(BIN)/python -m pytest -q -rs -m slow tests/test_export_slow.py
 
 check: $(STAMP) docs-check ## lint, format, types, generated docs
 	$(BIN)/ruff check

@@ -1,6 +1,6 @@
 """Serving: clients with an adapter each, in shared batches against switching one PEFT adapter at a time.
 
-    python benchmarks/serve.py [--clients 1 4 16 64] [--tokens 32] [--repeats 7] [--device cuda] [--json]
+    python benchmarks/serve.py [--clients 1 4 16 64] [--tokens 32] [--repeats 7] [--device cuda] [--threads 1] [--json]
 
 The engine runs in this process, without HTTP. All ways give the same greedy tokens on the embedded base and take turns,
 and each figure is the median over rounds of a ratio within one round, so it holds on a busy machine; CPU seconds count
@@ -146,8 +146,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="of torch, for all ways alike; its own choice by default")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     report = measure(options)
     if options.json:
         print(json.dumps(report, indent=2))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from helpers import fill, random_weights, tiny_base, tiny_pair, tokens
 from t2l.adapter import Adapter
@@ -21,6 +22,7 @@ from t2l.errors import BaseModelError, DescriptionError, T2LError
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.model import TextToLora
 from t2l.serving.adapter_store import AdapterStore
+from t2l.serving.attention import rows_attention
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.errors import (
     BusyError,
@@ -134,6 +136,29 @@ def test_neighbours_change_no_bit_of_a_plain_request(kind: str) -> None:
     assert passes.exact
     for slot, others in ((4, [0, 1, 2, 3]), (2, [0, 1]), (1, [3]), (3, [])):
         assert torch.equal(logits(slot, others), alone), (slot, others)
+
+
+def test_attention_treats_all_rows_alike_in_several_threads() -> None:
+    """torch's own kernel does not: its second thread has a buffer that is aligned otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    query_SHTD = torch.randn(1, 4, 1, 8, generator=generator).expand(6, -1, -1, -1)
+    key_SGCD, value_SGCD = (torch.randn(1, 2, 64, 8, generator=generator).expand(6, -1, -1, -1) for _ in "kv")
+    mask_S11C = torch.zeros(6, 1, 1, 64).index_fill_(3, torch.arange(20, 64), torch.finfo(torch.float32).min)
+    module = torch.nn.Module()
+    module.num_key_value_groups = 2  # type: ignore[assignment]
+    module.is_causal = True  # type: ignore[assignment]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found, _ = rows_attention(module, query_SHTD, key_SGCD.contiguous(), value_SGCD.contiguous(), mask_S11C)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(row, found[0]) for row in found)
+    expected, _ = sdpa_attention_forward(module, query_SHTD, key_SGCD, value_SGCD, mask_S11C)
+    torch.testing.assert_close(found, expected)
+    wide = query_SHTD.expand(-1, -1, 3, -1)
+    both = [f(module, wide, key_SGCD, value_SGCD, mask_S11C)[0] for f in (rows_attention, sdpa_attention_forward)]
+    assert torch.equal(*both) and both[0].shape == (6, 3, 4, 8)
 
 
 def test_where_the_number_of_rows_changes_a_bit_decoding_has_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,8 +117,61 @@ def test_peft_folders_are_a_library(spec: LoraSpec, tmp_path: Path) -> None:
         torch.testing.assert_close(portable.adapter(name).delta(path), library.adapter(name).delta(path))
     with pytest.raises(OutputError, match="only read"):
         library.add({"three": (weights.select(0), {})})
-    with pytest.raises(AdapterError, match="another rank"):
-        Library.open(tmp_path, spec=replace(spec, rank=4)).weights(["one"])
+    with pytest.raises(AdapterError, match=r"(?s)2 of 2 adapters do not fit.*one: its rank is 2, above 1"):
+        Library.open(tmp_path, spec=replace(spec, rank=1))
+
+
+def test_a_lower_rank_and_another_scaling_change_no_delta(spec: LoraSpec, tmp_path: Path) -> None:
+    other = replace(spec, rank=1, alpha=3.0, use_rslora=False)
+    Adapter(other, random_weights(other)).save(tmp_path / "thin", form="rslora")
+    Adapter(spec, random_weights(spec, seed=1)).save(tmp_path / "wide", form="rslora", dtype="bfloat16")
+    library = Library.open(tmp_path)
+    assert library.spec.rank == 2 and library.spec.scaling == spec.scaling and library.spec.num_layers == 2
+    for name in library.names:
+        own = Adapter.load(tmp_path / name)
+        for path in spec.module_paths():
+            torch.testing.assert_close(library.adapter(name).delta(path), own.delta(path), rtol=1e-5, atol=1e-6)
+    assert library.weights(["thin", "wide"]).num_samples == 2
+
+
+def test_adapters_that_do_not_fit_are_named(spec: LoraSpec, tmp_path: Path) -> None:
+    spec = replace(spec, base_model="org/tiny-base")
+    for number in range(3):
+        Adapter(spec, random_weights(spec, seed=number)).save(tmp_path / f"good-{number}")
+    local = replace(spec, base_model="/models/tiny-base")  # a copy of the same base
+    Adapter(local, random_weights(local)).save(tmp_path / "local")
+    foreign = replace(spec, base_model="org/other-base")
+    Adapter(foreign, random_weights(foreign)).save(tmp_path / "foreign")
+    narrow = LoraSpec.from_base(tiny_config(), rank=2, target_modules=["q_proj"])
+    Adapter(narrow, random_weights(narrow)).save(tmp_path / "narrow")
+    larger = LoraSpec.from_base(tiny_config(hidden_size=48), rank=2)
+    Adapter(larger, random_weights(larger)).save(tmp_path / "larger")
+    Adapter(spec, random_weights(spec)).save(tmp_path / "torn")
+    (tmp_path / "torn" / "adapter_model.safetensors").write_bytes(b"torn")
+    with pytest.raises(AdapterError, match="4 of 8 adapters do not fit the others") as caught:
+        Library.open(tmp_path)
+    for words in ("foreign: it is for the base 'org/other-base', not 'org/tiny-base'", "narrow: it lacks", "skip_odd"):
+        assert words in str(caught.value)
+    assert "larger: model.layers.0.self_attn.q_proj is 48x48, not 24x24" in str(caught.value)
+    library = Library.open(tmp_path, skip_odd=True)
+    assert library.names == ["good-0", "good-1", "good-2", "local"]
+    assert list(library.odd) == ["foreign", "larger", "narrow", "torn"] and "truncated" not in library.odd["foreign"]
+
+
+def test_a_library_of_peft_folders_comes_back_exactly(spec: LoraSpec, tmp_path: Path) -> None:
+    weights = random_weights(spec, 2)
+    library = Library.create(tmp_path, spec, {"steps": 5}, peft=True)
+    library.add({"a": (weights.select(0), {"steps": 3}), "b/c": (weights.select(1), {})})
+    again = Library.open(tmp_path)
+    assert again.names == ["a", "b/c"] and again.record("a") == {"steps": 3} and again.settings == {"steps": 5}
+    assert same(again.weights(["a", "b/c"]), weights)
+    adapter = Adapter.load(tmp_path / "a")  # a whole artifact, its digest checked
+    assert adapter.provenance["task"] == "a" and adapter.provenance["record"] == {"steps": 3}
+    assert adapter.provenance["library"] == {"steps": 5} and adapter.spec.scaling == spec.scaling
+    before = again.fingerprint()
+    assert before == Library.open(tmp_path).fingerprint() != again.fingerprint(["a"])
+    again.add({"a": (weights.select(1), {})})
+    assert again.fingerprint() != before
 
 
 def test_what_is_no_library_is_refused(spec: LoraSpec, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from t2l.world.conditions import DescriptionTable
 from t2l.world.evaluate import Effort
 from t2l.world.studies import FEWEST_STEPS, STUDIES, Arm, Study, find_study
 from t2l.world.studies_figures import difference, rows_of
-from t2l.world.studies_inputs import StudyInputs, chosen, pooled, scrambled, shortest
+from t2l.world.studies_inputs import StudyInputs, chosen, scrambled, shortest
 from t2l.world.studies_run import finished, result_path, run_study, settings_of
 from t2l.world.tasks import find_task, tasks_of
 from t2l.world.wording import descriptions
@@ -100,7 +100,7 @@ def test_poolings_of_token_states_are_those_of_the_encoder(inputs: FewInputs) ->
     table = DescriptionTable.load(inputs.folder / "descriptions.safetensors")
     for pooling in ("mean", "layers"):
         expected_NE = MiniLmEncoder(pooling).encode(texts)
-        found_NE = torch.stack([pooled(table, pooling).get(1, row) for row in range(4)])
+        found_NE = torch.stack([table.pooled(pooling).get(1, row) for row in range(4)])
         torch.testing.assert_close(found_NE, expected_NE, atol=2e-2, rtol=1e-2)
 
 

@@ -128,7 +128,7 @@ def test_a_damaged_or_foreign_state_is_refused(tmp_path: Path) -> None:
     state = torch.load(path, weights_only=True)
     for damaged in (b"", b"garbage", whole[: len(whole) // 2]):
         path.write_bytes(damaged)
-        with pytest.raises(T2LError, match=r"(?s)state\.pt' cannot be read.*Delete it"):
+        with pytest.raises(T2LError, match=r"(?s)state\.pt' cannot be read.*Delete '"):
             toy_run(path)
         assert path.read_bytes() == damaged
     for foreign in (torch.ones(3), {"step": 3}, [1]):
@@ -182,6 +182,16 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert factors[80] == pytest.approx(0.5) and factors[99] == pytest.approx(1 / 40)
     assert min(factors) > 0
     assert LoopConfig(steps=4, warmup=0, decay=0.0).factor(3) == 1.0
+
+
+def test_a_restart_begins_the_schedule_anew_for_the_steps_that_are_left() -> None:
+    twice = LoopConfig(steps=160, warmup=10, decay=0.4, restart=100)
+    first, second = LoopConfig(steps=100, warmup=10, decay=0.4), LoopConfig(steps=60, warmup=10, decay=0.4)
+    assert [twice.factor(step) for step in range(100)] == [first.factor(step) for step in range(100)]
+    assert [twice.factor(step) for step in range(100, 160)] == [second.factor(step) for step in range(60)]
+    for wrong in (-1, 160):
+        with pytest.raises(T2LError, match="restart"):
+            LoopConfig(steps=160, restart=wrong)
 
 
 @pytest.mark.parametrize("change", [{"steps": 0}, {"warmup": -1}, {"save_every": 0}, {"decay": 1.5}, {"decay": -0.1}])

@@ -1,7 +1,7 @@
 """The vLLM plugin: ``t2l/<description>`` becomes an adapter on disk, once; what is not ours is left to others.
 
 The fast tests use stand-ins with the interface of vLLM 0.33 (`vllm.lora.resolver`, `vllm.lora.request`); the slow one
-uses vLLM itself where it is installed (its wheel with ``--no-deps`` and msgspec suffices).
+uses vLLM itself where it is installed: ``make test-vllm`` brings its wheel without what it needs to run a model.
 """
 
 from __future__ import annotations
@@ -265,6 +265,18 @@ def test_the_entry_point_leads_to_it() -> None:
         assert found[0].load() is register
 
 
+def test_the_ranges_of_dependencies_admit_what_vllm_asks_for() -> None:
+    from packaging.requirements import Requirement
+
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no reader for TOML")
+    project = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
+    ranges = [Requirement(text) for text in asked]
+    for name, versions in {"torch": ["2.14.0"], "transformers": ["5.16.1", "5.20.0"]}.items():  # vLLM 0.33
+        own = [one.specifier for one in ranges if one.name == name]
+        assert own and all(version in specifier for specifier in own for version in versions)
+
+
 def test_importing_it_and_registering_imports_neither_torch_nor_a_checkpoint() -> None:
     program = (
         "import sys, os; os.environ.pop('T2L_CHECKPOINT', None)\n"
@@ -280,7 +292,7 @@ def test_importing_it_and_registering_imports_neither_torch_nor_a_checkpoint() -
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what vLLM says on a machine without a GPU
 def test_with_vllms_own_classes(store: AdapterStore) -> None:
-    resolvers = pytest.importorskip("vllm.lora.resolver", reason="vLLM is not installed")
+    resolvers = pytest.importorskip("vllm.lora.resolver", reason="vLLM is not installed", exc_type=ImportError)
     from vllm.lora.request import LoRARequest as Request  # pyright: ignore[reportMissingImports]
 
     resolver = resolver_from(store, resolvers.LoRAResolver, Request)
@@ -291,8 +303,31 @@ def test_with_vllms_own_classes(store: AdapterStore) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+def test_vllms_own_registry_takes_and_gives_the_resolver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolvers = pytest.importorskip("vllm.lora.resolver", reason="vLLM is not installed", exc_type=ImportError)
+    registry = resolvers.LoRAResolverRegistry
+    monkeypatch.setattr(registry, "resolvers", {})
+    tiny_t2l().save_pretrained(tmp_path / "checkpoint")
+    monkeypatch.setenv("T2L_CHECKPOINT", str(tmp_path / "checkpoint"))
+    monkeypatch.setenv("T2L_VLLM_STORE", str(tmp_path / "store"))
+    register()
+    register()
+    assert list(registry.get_supported_resolvers()) == [vllm_plugin.RESOLVER]
+    resolver = registry.get_resolver(vllm_plugin.RESOLVER)
+    found = asyncio.run(resolver.resolve_lora(BASE, "t2l/add three"))
+    again = asyncio.run(resolver.resolve_lora(BASE, "t2l/add three"))
+    assert found == again and found.base_model_name == BASE and Path(found.path).parent == tmp_path / "store"
+    assert Adapter.load(found.path).digest == tiny_t2l().generate(["add three"])[0].digest
+    assert asyncio.run(resolver.resolve_lora("org/other", "t2l/add three")) is None
+    assert asyncio.run(resolver.resolve_lora(BASE, "sql-lora")) is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_vllm_would_scale_it_right(store: AdapterStore) -> None:
-    peft = pytest.importorskip("vllm.lora.peft_helper", reason="this part of vLLM needs more of its dependencies")
+    peft = pytest.importorskip(
+        "vllm.lora.peft_helper", reason="this part of vLLM needs more of its dependencies", exc_type=ImportError
+    )
     found = ask(store, "t2l/add three")
     assert found is not None
     helper = peft.PEFTHelper.from_dict(json.loads((Path(found.lora_path) / "adapter_config.json").read_text()))

@@ -13,9 +13,9 @@ import shlex
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,16 @@ from helpers import tiny_pair
 from live_server import live
 from t2l import cli
 from t2l.composition import combine, scale
-from t2l.encoders import OneHotEncoder
 from t2l.errors import T2LError
+from t2l.guidance.guide import Confidence, Neighbour
+from t2l.guidance.wording import findings
 from t2l.inspection import NormTable, cosine
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.http import HttpOptions
 from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Scheduler
 from t2l.workbench import cards, code, table
-from t2l.workbench.advice import Advice, Near, NearestTasks, NoAdvice
+from t2l.workbench.advice import UNCALIBRATED, Advice, Guidance, Near
 from t2l.workbench.work import NOTHING_YET, Asked, Workbench
 
 NASTY = "<img src=x onerror=alert(1)>\"'${alert(2)}{{ 7*7 }}</textarea><script>alert(3)</script>"
@@ -57,7 +58,7 @@ def engine(world: Any) -> Iterator[Engine]:
 
 @pytest.fixture
 def work(engine: Engine) -> Workbench:
-    return Workbench(engine, NoAdvice())
+    return Workbench(engine, Guidance())
 
 
 async def last(steps: AsyncIterator[Any]) -> Any:
@@ -189,7 +190,7 @@ def test_nothing_a_visitor_writes_becomes_markup(work: Workbench) -> None:
     pieces.append(asyncio.run(last(work.answer("bad " + NASTY, NASTY, 1.0, SHORT))))
     pieces += asyncio.run(last(work.compare(NASTY, "bad " + NASTY, 0.5, "svd", NASTY, SHORT)))
     pieces += asyncio.run(last(work.batch(NASTY, 1.0, f"input,{NASTY.replace(',', '')}\n{NASTY},{NASTY}", SHORT)))
-    near = Advice([Near(NASTY, NASTY, 0.5)], [NASTY], 0.7, NASTY)
+    near = Advice([Near(NASTY, NASTY, 0.5)], [NASTY], 0.7, 0.1, NASTY)
     (made,) = work.engine.make([NASTY]).result(30)
     pieces.append(cards.made(made, near))
     pieces.append(cards.answers([cards.Answer(NASTY, NASTY), cards.Answer("x", error=T2LError(NASTY, NASTY))]))
@@ -278,26 +279,17 @@ def test_tables_that_are_refused(text: str, part: str) -> None:
         table.decoded(b"\xff\xfe1")
 
 
-def test_neighbours_come_nearest_first_and_late_ones_are_announced(work: Workbench) -> None:
+def test_what_guidance_says_is_shown(work: Workbench) -> None:
     (made,) = work.engine.make([NAMES[0]]).result(30)
-    nearest = NearestTasks(OneHotEncoder(NAMES), [(f"t{number}", name) for number, name in enumerate(NAMES)], most=2)
-    assert nearest.wait(30)
-    advice = nearest.advise(NAMES[3], made)
-    assert (advice.nearest[0].name, advice.nearest[0].similarity) == ("t3", pytest.approx(1.0))
-    assert len(advice.nearest) == 2 and not advice.pending and "t3" in cards.made(made, advice)
-    held = threading.Event()
-
-    class Slow:
-        def encode(self, texts: Any) -> torch.Tensor:
-            held.wait(30)
-            return torch.ones(len(texts), 3)
-
-    slow = NearestTasks(Slow(), [("a", "b")])  # pyright: ignore[reportArgumentType]
-    assert "still being read" in slow.advise(NAMES[0], made).pending
-    slow.stop()
-    held.set()
-    assert slow.wait(30)
-    assert NearestTasks(OneHotEncoder(NAMES), []).advise(NAMES[0], made) == Advice()
+    assert made.confidence is None and UNCALIBRATED in cards.made(made, Guidance().advise(NAMES[0], made))
+    near = tuple(Neighbour(f"t{number}", f"says {number}", 0.9 - number / 10) for number in range(6))
+    sure = replace(made, confidence=Confidence(0.875, 0.5, {}, near), warnings=("Mind this.",))
+    advice = Guidance().advise("Do the task.", sure)
+    assert [one.name for one in advice.nearest] == ["t0", "t1", "t2", "t3"]
+    assert list(advice.tips) == [finding.advice for finding in findings("Do the task.")] and advice.tips
+    shown = cards.made(sure, advice)
+    assert "88%" in shown and "+50 points" in shown and "0.90" in shown and "Mind this." in shown
+    assert all(cards.escaped(tip) in shown for tip in advice.tips) and UNCALIBRATED not in shown
 
 
 def test_the_cosine_of_two_adapters_is_that_of_their_changes(engine: Engine) -> None:
@@ -310,8 +302,6 @@ def test_the_cosine_of_two_adapters_is_that_of_their_changes(engine: Engine) -> 
 
 
 def _other_modules(adapter: Any) -> Any:
-    from dataclasses import replace
-
     from t2l.adapter import Adapter
     from t2l.lora import LoraWeights
 
@@ -331,7 +321,7 @@ def page(world: Any) -> Iterator[httpx.Client]:
     engine = Engine(*world, Limits(slots=2, context=100))
     options = HttpOptions(drain_s=0, api_keys=["secret"])
     client = httpx.Client(auth=("me", "secret"), timeout=60, follow_redirects=True)
-    with client, live(engine, options, lambda app: add_workbench(app, Workbench(engine, NoAdvice()))) as address:
+    with client, live(engine, options, extend=lambda app: add_workbench(app, Workbench(engine, Guidance()))) as address:
         client.base_url = address
         yield client
 

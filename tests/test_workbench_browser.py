@@ -18,8 +18,8 @@ from t2l.adapter import Adapter
 from t2l.errors import T2LError
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.sampling import Sampling
-from t2l.workbench.advice import NearestTasks
-from t2l.workbench.gallery import gallery, known_tasks
+from t2l.workbench.advice import Guidance
+from t2l.workbench.gallery import gallery
 from t2l.workbench.work import Workbench
 
 pytestmark = pytest.mark.slow
@@ -38,14 +38,10 @@ def engine() -> Engine:
 @pytest.fixture(scope="module")
 def address(engine: Engine) -> Iterator[str]:
     pytest.importorskip("gradio", reason="needs the extra 'workbench'")
-    from t2l.encoders import encoder_from_config
     from t2l.workbench.app import PATH, add_workbench
 
-    few = known_tasks(engine.t2l.spec.base_model)[::40]
-    adviser = NearestTasks(encoder_from_config(engine.t2l.encoder.to_config()), few)
-    with live(engine, None, lambda app: add_workbench(app, Workbench(engine, adviser))) as host:
+    with live(engine, extend=lambda app: add_workbench(app, Workbench(engine, Guidance()))) as host:
         yield f"{host}{PATH}/"
-    adviser.stop()
 
 
 @pytest.fixture(scope="module")

@@ -31,5 +31,5 @@ def test_descriptions_never_seen_make_adapters_for_held_out_tasks() -> None:
     assert shares["matched"] >= 2 * shares["base"]
     assert shares["paraphrase"] >= 2 * shares["base"]
     for wrong in ("other-task", "vague", "junk"):
-        assert shares["matched"] >= shares[wrong] + 0.15  # the low end of the interval in docs/results.md
+        assert shares["matched"] >= shares[wrong] + 0.2
         assert shares["paraphrase"] > shares[wrong]

@@ -84,6 +84,7 @@ class BatchedLora:
         self.samples = _Samples.of(index, weights.num_samples, next(iter(weights.a.values())).device)
         self.dropout = dropout
         self._sites: dict[str, _Site] = {}
+        self._kept_sites: dict[str, _Site] = {}  # in inference mode, where a server enters often
         self._checkpoints: list[tuple[nn.Module, Callable[..., Any], Callable[..., Any]]] = []
 
     @property
@@ -92,25 +93,20 @@ class BatchedLora:
         return bool(self._sites)
 
     def __enter__(self) -> BatchedLora:
-        modules = {path: self.model.get_submodule(path) for path in self.spec.module_paths()}
-        taken = next((path for path, module in modules.items() if _site_of(module) is not None), None)
+        sites = (self._kept_sites if torch.is_inference_mode_enabled() else {}) or self._make_sites()
+        taken = next((path for path, site in sites.items() if _site_of(site.module) is not None), None)
         if taken is not None:
             raise T2LError(
                 f"Per-sample adapters are already applied to this model (at {taken}).",
                 "Leave the first context before entering another; to use several adapters in one batch, "
                 "stack them with LoraWeights.cat and give an index.",
             )
-        with torch.enable_grad():  # one unbind per group: its backward is one stack, not one scatter per layer
-            for group in self.spec.groups:
-                a_by_layer = self.weights.a[group.key].unbind(1)
-                b_by_layer = self.weights.b[group.key].unbind(1)
-                for path, a_NRI, b_NOR in zip(group.module_paths(), a_by_layer, b_by_layer, strict=True):
-                    site = _Site(path, modules[path], a_NRI, b_NOR, self.samples, self.spec.scaling, self.dropout)
-                    self._sites[path] = site
+        self._sites = sites
         try:
             for site in self._sites.values():
                 site.attach()
-            self._wrap_checkpoints()
+            if not torch.is_inference_mode_enabled():  # nothing is checkpointed there
+                self._wrap_checkpoints()
         except BaseException:
             self.__exit__()
             raise
@@ -129,6 +125,19 @@ class BatchedLora:
                 setattr(module, _CHECKPOINT, original)
         self._sites = {}
         self._checkpoints = []
+
+    def _make_sites(self) -> dict[str, _Site]:
+        sites = {}
+        with torch.enable_grad():  # one unbind per group: its backward is one stack, not one scatter per layer
+            for group in self.spec.groups:
+                a_by_layer = self.weights.a[group.key].unbind(1)
+                b_by_layer = self.weights.b[group.key].unbind(1)
+                for path, a_NRI, b_NOR in zip(group.module_paths(), a_by_layer, b_by_layer, strict=True):
+                    module = self.model.get_submodule(path)
+                    sites[path] = _Site(path, module, a_NRI, b_NOR, self.samples, self.spec.scaling, self.dropout)
+        if torch.is_inference_mode_enabled():  # elsewhere each backward needs an unbinding of its own
+            self._kept_sites = sites
+        return sites
 
     def _wrap_checkpoints(self) -> None:
         """Hands A and B to transformers' checkpointing as explicit inputs.
@@ -255,10 +264,12 @@ class _Site:
         self.scaling = scaling
         self.dropout = dropout
         self.attached = False
-        self.original = module.forward
-        self.shadowed = vars(module).get("forward")  # where another library has replaced it as well
+        self.original: Callable[..., Tensor] = module.forward
+        self.shadowed: Any = None
 
     def attach(self) -> None:
+        self.original = self.module.forward
+        self.shadowed = vars(self.module).get("forward")  # where another library has replaced it as well
         self.module.forward = self.forward
         self.attached = True
 
@@ -283,8 +294,8 @@ class _Site:
             return y_STO
         if self.dropout > 0 and self.module.training:
             x_STI = F.dropout(x_STI, self.dropout)
-        a_GRI = samples.gather(self.a_NRI).to(device=y_STO.device, dtype=y_STO.dtype)
-        b_GOR = samples.gather(self.b_NOR).to(device=y_STO.device, dtype=y_STO.dtype)
+        a_GRI = samples.gather(self.a_NRI).to(y_STO)
+        b_GOR = samples.gather(self.b_NOR).to(y_STO)
         return add_low_rank(y_STO, x_STI, a_GRI, b_GOR, self.scaling)
 
 

@@ -18,11 +18,18 @@ from typer.core import TyperGroup
 
 from t2l.commands.checkpoints import import_checkpoint, inspect
 from t2l.commands.combine import combine
+from t2l.commands.data import data
+from t2l.commands.evaluate import evaluate
 from t2l.commands.export import export
+from t2l.commands.flops import flops
 from t2l.commands.generate import generate
+from t2l.commands.guidance import calibrate, explain
+from t2l.commands.refine import refine
+from t2l.commands.report import report
 from t2l.commands.run import run
 from t2l.commands.serve import serve
 from t2l.commands.terminal import say, say_error
+from t2l.commands.train import recipes, train
 from t2l.commands.workbench import workbench
 from t2l.commands.world import demo, world
 from t2l.errors import T2LError
@@ -57,13 +64,22 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("generate")(generate)
+app.command("explain")(explain)
 app.command("run")(run)
+app.command("refine")(refine)
 app.command("combine")(combine)
 app.command("export")(export)
 app.command("serve")(serve)
 app.command("workbench")(workbench)
+app.command("evaluate")(evaluate)
+app.command("flops")(flops)
+app.command("report")(report)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
+app.command("calibrate")(calibrate)
+app.add_typer(train, name="train")
+app.add_typer(recipes, name="recipes")
+app.add_typer(data, name="data")
 app.add_typer(world, name="world")
 
 

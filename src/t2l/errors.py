@@ -42,6 +42,14 @@ class BaseModelError(T2LError):
     """A base model that cannot be found, or whose shapes do not fit."""
 
 
+class RecipeError(T2LError):
+    """A training recipe that does not exist, or a key or value in it that is not right."""
+
+
+class DataError(T2LError):
+    """Training data that cannot be found, read or used."""
+
+
 class OutputError(T2LError):
     """A result that cannot be written where it was asked for."""
 

@@ -28,6 +28,7 @@ from t2l.storage import new_folder, read_json, read_tensors, tensors_digest, wri
 
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
+_DOWNLOADED = [CONFIG_FILE, TENSOR_FILE, "calibration.*"]
 KIND = "t2l-checkpoint"
 FORMAT = 1
 DEFAULT_MEMORY = 1 << 30
@@ -65,6 +66,7 @@ class TextToLora:
         self.encoder = encoder
         self.hypernetwork = hypernetwork.eval()
         self.metadata = dict(metadata or {})
+        self.folder: Path | None = None  # where it was read from: what else lies there (a calibration) is not read here
 
     @property
     def spec(self) -> LoraSpec:
@@ -243,6 +245,7 @@ class TextToLora:
         tensors = read_tensors(folder / TENSOR_FILE, CheckpointError)
         hypernetwork = HyperNetwork.from_tensors(structure, tensors, source=folder / TENSOR_FILE)
         t2l = cls(encoder, hypernetwork, metadata)
+        t2l.folder = folder
         return t2l.to(device=device, dtype=dtype)
 
 
@@ -280,7 +283,7 @@ def _download(source: str, revision: str | None) -> Path:
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise CheckpointError(f"There is no folder '{source}'.", "Give a checkpoint folder or a hub id (org/name).")
     try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=[CONFIG_FILE, TENSOR_FILE]))
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_DOWNLOADED))
     except Exception as problem:  # the hub, the network and the disk each raise their own kinds
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise CheckpointError(

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -29,7 +29,11 @@ from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.errors import OutputError
 
 if TYPE_CHECKING:
+    from t2l.adapter import Adapter
     from t2l.commands.descriptions import Request
+    from t2l.commands.examples import Examples
+    from t2l.guidance.fallback import Policy
+    from t2l.guidance.guide import Guide
     from t2l.model import TextToLora
 
 DEFAULT_FOLDER = Path("adapters")
@@ -65,6 +69,36 @@ def generate(
         Form, typer.Option(help="portable: right in every runtime. rslora: the scaling is left to the runtime.")
     ] = Form.portable,
     strength: Strength = 1.0,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Average the description with rewordings of it, before generation.")
+    ] = False,
+    fallback: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY",
+            help="For a description that is not to be trusted. warn: generate all the same. none: no adapter. static: "
+            "the multi-task adapter. nearest: the adapter of the nearest training task. blend: the less strength the "
+            "lower the confidence.",
+        ),
+    ] = "warn",
+    threshold: Annotated[
+        float, typer.Option(help="Confidence, 0 to 1, below which a description is not trusted.")
+    ] = 0.5,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            "--examples",
+            metavar="FILE",
+            help="A few inputs, or inputs with outputs (JSON Lines or CSV): of the descriptions, their rewordings and "
+            "those of the nearest training tasks, the one that fits best is taken. Needs the base.",
+        ),
+    ] = None,
+    tune: Annotated[
+        int,
+        typer.Option(
+            "--tune-embedding", metavar="STEPS", help="With --examples: improve the description's embedding on them."
+        ),
+    ] = 0,
     device: Device = "cpu",
     force: Force = False,
     as_json: AsJson = False,
@@ -77,10 +111,35 @@ def generate(
     notes = Notes()
     strength = checked_strength(strength)
     requests = read_requests(descriptions or [], file, notes.add)
+    given = _read(examples, tune)
     if len(requests) == 1 and out is not None:
         check_place(out, force)  # before the checkpoint is read
     t2l = TextToLora.from_pretrained(checkpoint, device=checked_device(device))
     t2l.encoder = CachedEncoder(t2l.encoder)
+    guide = _guide(t2l, fallback, threshold, notes)
+    if given is not None:
+        from t2l.commands.from_examples import generate_from_examples
+
+        with notes.of_warnings():
+            found = generate_from_examples(
+                t2l,
+                guide,
+                requests,
+                given,
+                DEFAULT_FOLDER if out is None else out,
+                named=out is not None,
+                steps=tune,
+                strength=strength,
+                dtype=dtype.value,
+                form=form.value,
+                force=force,
+            )
+        found["notes"] = notes.texts
+        if as_json:
+            print_json(found)
+        else:
+            show_chosen(found)
+        return
     folders = _folders(requests, out, t2l.digest)
     for folder in folders:
         check_place(folder, force)
@@ -88,8 +147,16 @@ def generate(
         start = time.perf_counter()
         t2l.encoder.encode([request.description for request in requests])  # `stream` finds them in the cache
         encode_s = time.perf_counter() - start
+        source = _source(t2l, requests, ensemble)
         made, generate_s, write_s = _make(
-            t2l, requests, folders, strength, dtype=dtype.value, form=form.value, force=force
+            source,
+            requests,
+            folders,
+            lambda request, adapter: _guided(guide, request, adapter, fallback, threshold, notes),
+            strength,
+            dtype=dtype.value,
+            form=form.value,
+            force=force,
         )
     report = {
         "checkpoint": checkpoint,
@@ -110,8 +177,66 @@ def generate(
         _show(report)
 
 
+def _source(t2l: TextToLora, requests: Sequence[Request], together: bool) -> Iterator[Adapter]:
+    """The generated adapters, one after the other."""
+    texts = [request.description for request in requests]
+    if not together:
+        return t2l.stream(texts, memory=_MEMORY)
+    from t2l.guidance.ensemble import ensemble
+
+    return (adapter for text in texts for adapter in ensemble(t2l, [text]))
+
+
+def _guide(t2l: TextToLora, policy: str, threshold: float, notes: Notes) -> Guide | None:
+    """The checkpoint's guide; None, and a note, where it has not been calibrated."""
+    from t2l.guidance.fallback import check_policy
+    from t2l.guidance.guide import Guide, calibrate_command, is_calibrated
+
+    if policy == "warn" and not is_calibrated(t2l):
+        notes.add(f"The checkpoint is not calibrated, so nothing is said about trust: {calibrate_command(t2l)}")
+        return None
+    guide = Guide.of(t2l)
+    check_policy(guide, policy, threshold)
+    return guide
+
+
+def _guided(
+    guide: Guide | None, request: Request, adapter: Adapter, policy: str, threshold: float, notes: Notes
+) -> tuple[Adapter | None, dict[str, Any]]:
+    """What the policy makes of a generated adapter, and what is said of it."""
+    from t2l.guidance.fallback import guided
+
+    if guide is None:
+        return adapter, {"confidence": None, "action": "generated"}
+    (found,) = guided(guide, [request.description], cast("Policy", policy), threshold, adapters=[adapter])
+    if found.warning is not None:
+        notes.add(found.warning)
+    return found.adapter, {"confidence": found.confidence.to_dict(), "action": found.action}
+
+
+def _read(examples: Path | None, tune: int) -> Examples | None:
+    from t2l.commands.examples import read_examples
+    from t2l.commands.refine import check_steps
+    from t2l.errors import T2LError
+
+    check_steps(tune)
+    if examples is None:
+        if tune:
+            raise T2LError("--tune-embedding has no effect without --examples.", "Give a file of examples.")
+        return None
+    found = read_examples(examples)
+    if tune:
+        found.pairs()
+    return found
+
+
 def _make(
-    t2l: TextToLora, requests: Sequence[Request], folders: Sequence[Path], strength: float, **how_to_save: Any
+    adapters: Iterator[Adapter],
+    requests: Sequence[Request],
+    folders: Sequence[Path],
+    decide: Callable[[Request, Adapter], tuple[Adapter | None, dict[str, Any]]],
+    strength: float,
+    **how_to_save: Any,
 ) -> tuple[list[dict[str, Any]], float, float]:
     """Generates and writes the adapters one by one; what became of each, and the seconds for both."""
     from rich.progress import track
@@ -121,19 +246,20 @@ def _make(
     made: list[dict[str, Any]] = []
     generate_s = write_s = 0.0
     console = messages()
-    adapters = t2l.stream([request.description for request in requests], memory=_MEMORY)
     pairs = list(zip(requests, folders, strict=True))
     hidden = len(pairs) == 1 or not console.is_terminal
     try:
         for request, folder in track(pairs, "Generating", console=console, transient=True, disable=hidden):
             start = time.perf_counter()
-            adapter = next(adapters)
-            adapter = adapter if strength == 1 else scale(adapter, strength)
+            adapter, said = decide(request, next(adapters))
+            entry = {"description": request.description, "name": request.name, "folder": None, "digest": None, **said}
             generated = time.perf_counter()
-            adapter.save(folder, **how_to_save)
+            if adapter is not None:
+                adapter = adapter if strength == 1 else scale(adapter, strength)
+                adapter.save(folder, **how_to_save)
+                entry |= {"folder": str(folder), "digest": adapter.digest}
             generate_s, write_s = generate_s + generated - start, write_s + time.perf_counter() - generated
-            entry = {"description": request.description, "name": request.name, "folder": str(folder)}
-            made.append({**entry, "digest": adapter.digest})
+            made.append(entry)
     except BaseException:
         if len(pairs) > 1:
             say(f"{len(made)} of {len(pairs)} adapters were written, each whole.", "yellow")
@@ -168,9 +294,11 @@ def _show(report: dict[str, Any]) -> None:
 
     out, adapters, times = results(), report["adapters"], report["milliseconds"]
     for adapter in adapters:
-        say(adapter["folder"], "bold green", console=out)
-        if len(adapters) > 1:
+        folder = adapter["folder"]
+        say(folder or f"(no adapter for '{_shortened(adapter['description'])}')", "bold green", console=out)
+        if folder and len(adapters) > 1:
             say(f"  {_shortened(adapter['description'])}", "dim", console=out)
+        say_confidence(adapter)
     plural = "adapter" if len(adapters) == 1 else "adapters"
     each = f" ({times['generate_per_adapter']:.1f} ms each)" if len(adapters) > 1 else ""
     say(
@@ -178,7 +306,9 @@ def _show(report: dict[str, Any]) -> None:
         f"writing {times['write']:.0f} ms.",
         console=out,
     )
-    first, source = adapters[0], report["checkpoint"]
+    first, source = next((one for one in adapters if one["folder"]), None), report["checkpoint"]
+    if first is None:
+        return
     chosen = f" --checkpoint {shlex.quote(source)}" if source else ""
     base = report["base_model"] or "BASE_MODEL"
     say("\nNext, see it work:", "bold", console=out)
@@ -188,6 +318,35 @@ def _show(report: dict[str, Any]) -> None:
     say("or load it in Python:", "bold", console=out)
     say(f"  base = AutoModelForCausalLM.from_pretrained({base!r})", console=out)
     say(f"  model = PeftModel.from_pretrained(base, {first['folder']!r})", console=out)
+
+
+def say_confidence(entry: dict[str, Any]) -> None:
+    """A line about how far the description of an entry is to be trusted, where that is known."""
+    confidence, action = entry["confidence"], entry["action"]
+    if confidence is not None:
+        instead = "" if action == "generated" else f"; instead: {action}"
+        say(
+            f"  confidence {confidence['value']:.2f}, expected gain {100 * confidence['expected_gain']:+.0f} points"
+            f"{instead}",
+            "dim",
+            console=results(),
+        )
+
+
+def show_chosen(report: dict[str, Any]) -> None:
+    """What `generate_from_examples` reported, for people."""
+    out, chosen = results(), report["chosen"]
+    say(report["adapters"][0]["folder"], "bold green", console=out)
+    say(f"  {_shortened(chosen['description'])}", "dim", console=out)
+    say_confidence(report["adapters"][0])
+    better = "loss" if chosen["by"] == "loss" else "agreement"
+    say(
+        f"The best of {len(report['candidates'])} candidates by {better} on {report['examples']} examples: "
+        f"{chosen['score']:.3f}, against {chosen['first_score']:.3f} of the description as given.",
+        console=out,
+    )
+    if chosen["tuned_score"] is not None:
+        say(f"After {chosen['steps']} steps on its embedding: {chosen['tuned_score']:.3f}.", console=out)
 
 
 def _shortened(text: str) -> str:

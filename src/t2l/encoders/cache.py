@@ -113,6 +113,7 @@ class CachedEncoder(DescriptionEncoder):
     def __init__(self, encoder: DescriptionEncoder, cache: EmbeddingCache | None = None) -> None:
         self.encoder = encoder
         self.cache = cache or EmbeddingCache()
+        self.token_dim = encoder.token_dim
 
     @property
     def full_stop(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

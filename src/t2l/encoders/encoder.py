@@ -30,6 +30,8 @@ class DescriptionEncoder(ABC):
 
     full_stop: ClassVar[bool] = True
     """Whether a text that ends with a letter is closed with a full stop before it is embedded."""
+    token_dim: int | None = None
+    """W, where an embedding is the states of a description's tokens, one after the other; None where it is pooled."""
 
     @property
     @abstractmethod

@@ -93,6 +93,7 @@ class MiniLmEncoder(DescriptionEncoder):
         if pooling not in POOLINGS:
             raise EncoderError(f"MiniLM has no pooling called {pooling!r}.", did_you_mean(str(pooling), POOLINGS))
         self.pooling = pooling
+        self.token_dim = POOLINGS[pooling].token_dim
 
     @cached_property
     def identity(self) -> str:
@@ -101,11 +102,6 @@ class MiniLmEncoder(DescriptionEncoder):
     @property
     def dim(self) -> int:
         return POOLINGS[self.pooling].parts * _WIDTH
-
-    @property
-    def token_dim(self) -> int | None:
-        """W where an embedding is the states of tokens one after the other, each W wide; None where they are pooled."""
-        return POOLINGS[self.pooling].token_dim
 
     def to_config(self) -> dict[str, Any]:
         return {"kind": "minilm", "pooling": self.pooling}

@@ -27,6 +27,7 @@ from t2l.storage import read_json
 
 ID_PREFIX = "t2l-"
 _ID_DIGITS = 24
+_ABANDONED_S = 3600.0
 _ID = re.compile(rf"{ID_PREFIX}[0-9a-f]{{{_ID_DIGITS}}}")
 
 
@@ -246,6 +247,9 @@ class AdapterStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = sorted((path for path in folder.iterdir() if _ID.fullmatch(path.name)), key=_age)
+            for path in folder.glob(f".{ID_PREFIX}*.tmp"):  # half written when a process was killed
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:  # another process may be writing now
+                    shutil.rmtree(path, ignore_errors=True)
         except OSError as problem:
             raise OutputError(f"The adapter store '{folder}' cannot be used: {problem.strerror}.") from problem
         for path in found:

@@ -24,6 +24,7 @@ from t2l.bases import Base, load_base
 from t2l.encoders import CachedEncoder
 from t2l.encoders.description import prepare
 from t2l.errors import BaseModelError, T2LError
+from t2l.guidance.guide import Guide, is_calibrated
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.serving.adapter_store import AdapterStore
@@ -110,7 +111,8 @@ class Engine:
         self._inbox: deque[Job] = deque()
         self._draining = self._closed = False
         self._pass_s = 0.05  # how long a pass takes, roughly
-        self._maker = AdapterMaker(t2l, self.adapters)
+        self.guide = Guide.of(t2l) if is_calibrated(t2l) else None
+        self._maker = AdapterMaker(t2l, self.adapters, guide=self.guide)
         self._composer = Composer(t2l, self.adapters, self._maker)
         self._thread = threading.Thread(target=self._run, name="t2l-engine", daemon=True)
         self._thread.start()

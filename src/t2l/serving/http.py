@@ -29,7 +29,7 @@ from t2l.errors import DescriptionError, T2LError
 from t2l.serving.access import App, Gate, Receive, Scope, Send
 from t2l.serving.adapter_store import ID_PREFIX, Kept
 from t2l.serving.engine import Engine
-from t2l.serving.errors import RequestError, UnknownModelError
+from t2l.serving.errors import OutOfTimeError, RequestError, UnknownModelError
 from t2l.serving.maker import Made
 from t2l.serving.metrics import Metrics
 from t2l.serving.openai_schema import (
@@ -37,6 +37,7 @@ from t2l.serving.openai_schema import (
     ChatRequest,
     CombineRequest,
     CompletionRequest,
+    ErrorReply,
     Reply,
     error_body,
     error_of,
@@ -44,6 +45,10 @@ from t2l.serving.openai_schema import (
 )
 from t2l.serving.prompts import chat_tokens, text_tokens
 from t2l.serving.stream import Stream
+
+_STREAM: Any = {200: {"content": {"text/event-stream": {}}}}  # besides JSON; for the OpenAPI document
+_ZIP: Any = {200: {"content": {"application/zip": {}}}}
+_TEXT: Any = {200: {"content": {"text/plain": {}}}}
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ def create_app(engine: Engine, options: HttpOptions | None = None) -> FastAPI:
         description="Describe a task in plain words; get answers under the LoRA adapter for it.",
         version="1",
         lifespan=lifespan,
+        responses={status: {"model": ErrorReply, "description": "What is wrong."} for status in ("4XX", "5XX")},
     )
     app.state.engine = engine
     app.add_middleware(
@@ -158,7 +164,7 @@ class _Events(StreamingResponse):
 
 
 def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
-    @app.post("/v1/chat/completions", tags=["completions"])
+    @app.post("/v1/chat/completions", tags=["completions"], responses=_STREAM)
     async def chat(body: ChatRequest, request: Request) -> Any:
         """A conversation's next message."""
         sampling = body.sampling(body.max_completion_tokens or body.max_tokens)
@@ -168,7 +174,7 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
         streams = [engine.submit(prompt, sampling, adapter=chosen.adapter, strength=strength)]
         return await _reply(body, request, streams, Reply(chosen.name, chat=True, extra=chosen.extra))
 
-    @app.post("/v1/completions", tags=["completions"])
+    @app.post("/v1/completions", tags=["completions"], responses=_STREAM)
     async def complete(body: CompletionRequest, request: Request) -> Any:
         """What follows a text, or each of several texts."""
         sampling, prompts = body.sampling(body.max_tokens), body.prompts()
@@ -228,7 +234,11 @@ def _named(engine: Engine, model: str) -> Adapter:
 
 
 async def _await(engine: Engine, descriptions: Sequence[str]) -> list[Made]:
-    return await asyncio.wrap_future(engine.make(descriptions))
+    allowed = engine.limits.timeout_s
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(engine.make(descriptions)), allowed)
+    except asyncio.TimeoutError:
+        raise OutOfTimeError(f"The adapter was not made within {allowed:g} s.", "Try again later.") from None
 
 
 async def _reply(body: Any, request: Request, streams: list[Stream], reply: Reply) -> Any:
@@ -353,7 +363,7 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
         kept = engine.adapters.entry(adapter)
         return {**_kept(kept), "composition": kept.composition}
 
-    @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response)
+    @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response, responses=_ZIP)
     async def download(adapter: str, strength: float = 1.0) -> Response:
         """The PEFT folder of an adapter, as a zip file; another strength than 1 multiplies what it changes."""
 
@@ -389,6 +399,7 @@ def _kept(kept: Kept) -> dict[str, Any]:
 
 def _made(made: Made) -> dict[str, Any]:
     ran = {"cached": made.cached, "milliseconds": round(made.milliseconds, 3), "warnings": list(made.warnings)}
+    ran["confidence"] = None if made.confidence is None else made.confidence.to_dict()
     return {**_kept(made.kept), "composition": made.kept.composition, **ran}
 
 
@@ -416,7 +427,7 @@ def _add_monitoring(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         running = engine.running
         return JSONResponse({"status": "ok" if running else "stopping"}, 200 if running else 503)
 
-    @app.get("/metrics", tags=["monitoring"], response_class=Response)
+    @app.get("/metrics", tags=["monitoring"], response_class=Response, responses=_TEXT)
     async def numbers() -> Response:
         """For Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

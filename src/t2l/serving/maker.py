@@ -13,12 +13,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from t2l.adapter import Adapter
 from t2l.encoders.description import prepare
 from t2l.errors import DescriptionError, DescriptionWarning
+from t2l.guidance.guide import Confidence, Guide
 from t2l.model import TextToLora
 from t2l.serving.adapter_store import AdapterStore, Kept
 from t2l.serving.errors import BusyError, StoppedError, UnknownModelError
@@ -34,6 +35,7 @@ class Made:
         cached: it was there already.
         milliseconds: what encoding and generation took, together with those that were made in the same pass.
         warnings: what the asker should know about the description.
+        confidence: in the description; None where the checkpoint is not calibrated.
     """
 
     kept: Kept
@@ -41,6 +43,7 @@ class Made:
     cached: bool
     milliseconds: float
     warnings: tuple[str, ...]
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +63,19 @@ class AdapterMaker:
     Args:
         most: how many descriptions go into one batch.
         max_waiting: how many descriptions may wait.
+        guide: says how far each description is to be trusted.
     """
 
-    def __init__(self, t2l: TextToLora, store: AdapterStore, *, most: int = 64, max_waiting: int = 1024) -> None:
+    def __init__(
+        self,
+        t2l: TextToLora,
+        store: AdapterStore,
+        *,
+        most: int = 64,
+        max_waiting: int = 1024,
+        guide: Guide | None = None,
+    ) -> None:
+        self._guide = guide
         self._t2l, self._store, self._most, self._max_waiting = t2l, store, most, max_waiting
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -177,7 +190,20 @@ class AdapterMaker:
                 known[text] = Made(self._store.add(adapter), adapter, False, milliseconds, own)
             self.made += len(missing)
             self.batches += 1
+        if self._guide is not None:
+            known = self._assessed(self._guide, known)
         return [[known[text] for text in order.descriptions] for order in orders]
+
+    @staticmethod
+    def _assessed(guide: Guide, known: dict[str, Made]) -> dict[str, Made]:
+        """The same with the confidence in each description, and a warning where it is low."""
+        found = {}
+        confidences = guide.assess(list(known), [made.adapter for made in known.values()])
+        for (text, made), confidence in zip(known.items(), confidences, strict=True):
+            low = confidence.warning(text)
+            said = made.warnings if low is None else (*made.warnings, low)
+            found[text] = replace(made, warnings=said, confidence=confidence)
+        return found
 
     def _leave(self, order: _Order) -> bool:
         with self._lock:

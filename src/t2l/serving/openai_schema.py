@@ -64,13 +64,15 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 class StreamOptions(BaseModel):
     """What a stream holds besides text."""
 
+    model_config = ConfigDict(strict=True)
+
     include_usage: bool = False
 
 
 class _SamplingRequest(BaseModel):
     """The fields that both kinds of completion share."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)  # "4" and true are no numbers, as the schema says
 
     model: str = Field("", max_length=256, description="The base or an adapter's id; the base where it is left out.")
     task_description: str | None = Field(
@@ -118,6 +120,8 @@ class _SamplingRequest(BaseModel):
 class TextPart(BaseModel):
     """A part of a message; only text is read."""
 
+    model_config = ConfigDict(strict=True)
+
     type: Literal["text"]
     text: str
 
@@ -125,7 +129,7 @@ class TextPart(BaseModel):
 class Message(BaseModel):
     """One message of a conversation."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     role: str = Field(max_length=64)
     content: str | list[TextPart]
@@ -166,16 +170,31 @@ class CompletionRequest(_SamplingRequest):
 class AdapterRequest(BaseModel):
     """POST /v1/adapters: one description or several."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     description: str | None = None
     descriptions: list[str] | None = None
 
 
+class ErrorDetail(BaseModel):
+    """What is wrong, and with which field."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    """OpenAI's error JSON, for the OpenAPI document; `error_body` makes it."""
+
+    error: ErrorDetail
+
+
 class CombineRequest(BaseModel):
     """POST /v1/adapters/combine: the words of ``t2l combine``."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     parts: list[str] = Field(description="Ids of adapters that are kept, or descriptions.")
     weights: list[float] | None = Field(

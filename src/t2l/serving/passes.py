@@ -12,8 +12,8 @@ requests nor sampling nor text.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ _PREFILL_ROWS = 4
 _ROWS = 4  # decoding has 4, 8, 16, ... rows: odd ones at the end of a product are computed in another order
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 _GROWING_ROPE = {"dynamic", "longrope"}  # their angles depend on the longest request of a batch
+_SMALL = 1 << 25  # parameters: a pass over fewer is over before a second thread has begun, and that one only waits
 _TOLERANCE = {torch.float32: 2e-3}
 _HALF_TOLERANCE = 0.06
 
@@ -54,7 +55,8 @@ class Passes:
     """The base with its cache and the adapters of the slots.
 
     `exact` says whether, as tried at the start, the place of a request changes no bit of its logits here. That is a
-    matter of the matrix library; eager attention may not keep it, so ``sdpa`` is switched on where the base has it.
+    matter of the matrix library; eager attention may not keep it, nor ``sdpa`` in several threads, so
+    `t2l.serving.attention` is switched on where the base lets it be.
 
     Args:
         base: frozen; nobody else may run it at the same time.
@@ -68,12 +70,13 @@ class Passes:
     """
 
     def __init__(self, base: Base, spec: LoraSpec, *, slots: int, context: int) -> None:
+        from t2l.serving.attention import NAME as ATTENTION
         from t2l.serving.slot_cache import ALIGNED, SlotCache
 
         self.model = base.model
-        if getattr(self.model.config, "_attn_implementation", None) == "eager":
+        if getattr(self.model.config, "_attn_implementation", None) in ("eager", "sdpa"):
             with suppress(ValueError, ImportError):  # a base that has nothing else
-                self.model.set_attn_implementation("sdpa")
+                self.model.set_attn_implementation(ATTENTION)
         self.slots = slots
         self.prefill_rows = _PREFILL_ROWS
         self._rows = _step(slots, _ROWS)
@@ -91,6 +94,8 @@ class Passes:
         }
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self._all_columns = False
+        small = self.model.device.type == "cpu" and sum(part.numel() for part in self.model.parameters()) < _SMALL
+        self._threads = 1 if small else None
         self.exact = True
         self._prove(base.name)
 
@@ -172,11 +177,8 @@ class Passes:
         }
         if self._keeps:  # the vocabulary is the widest of all products, and one position a row is enough
             inputs["logits_to_keep"] = 1 if last_S is None else last_S
-        if lora is None:
+        with _threads(self._threads), lora or nullcontext():
             logits_STV = self.model(**inputs).logits
-        else:
-            with lora:
-                logits_STV = self.model(**inputs).logits
         if last_S is None:
             return logits_STV[:, -1]
         each_S = torch.arange(len(tokens), device=device)
@@ -270,6 +272,20 @@ def _empty_bank(spec: LoraSpec, rows: int, device: torch.device, dtype: torch.dt
         a[group.key] = torch.zeros(rows, depth, spec.rank, group.in_features, device=device, dtype=dtype)
         b[group.key] = torch.zeros(rows, depth, group.out_features, spec.rank, device=device, dtype=dtype)
     return LoraWeights(a, b)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Computes in so many threads inside the block; None for torch's own choice."""
+    before = torch.get_num_threads()
+    if number is None or number == before:
+        yield
+        return
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _step(size: int, least: int) -> int:

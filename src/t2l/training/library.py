@@ -2,15 +2,17 @@
 
 Axis letters: N adapters, L layers, R rank, I in-features, O out-features.
 
-Level 4. A folder holds ``index.json`` (the spec, and for each adapter its file and its record: scores, steps) and one
-safetensors file an adapter with the tensors ``a.<group>`` (L, R, I) and ``b.<group>`` (L, O, R). A plain folder of
-PEFT adapter folders opens as a library as well. This file does not know how an adapter was trained.
+Level 4. A folder holds ``index.json`` (the spec, and for each adapter its place and its record: scores, steps) and
+either one safetensors file an adapter with the tensors ``a.<group>`` (L, R, I) and ``b.<group>`` (L, O, R), or one PEFT
+folder an adapter with its provenance. A plain folder of PEFT adapter folders opens as a library as well. Files are
+memory-mapped: reading a few adapters takes memory for these alone. This file does not know how one was trained.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -22,8 +24,9 @@ from torch import Tensor
 from t2l.adapter import Adapter
 from t2l.errors import AdapterError, OutputError, T2LError, did_you_mean
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.peft_format import CONFIG_FILE
+from t2l.peft_format import CONFIG_FILE, TENSOR_FILE
 from t2l.storage import check_tensors, read_json, read_tensors, write_bytes, write_json
+from t2l.training.peft_folders import read_in_spec, survey
 
 INDEX_FILE = "index.json"
 _FORMAT = 1  # of index.json
@@ -53,10 +56,12 @@ class Library:
         *,
         settings: Mapping[str, Any] | None = None,
         peft: bool = False,
+        odd: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.spec = spec
         self.settings = dict(settings or {})
+        self.odd = dict(odd or {})  # adapters of the folder that do not fit and were left out: name -> why
         self._entries = dict(entries)
         self._peft = peft
 
@@ -106,26 +111,47 @@ class Library:
             T2LError: weights of other shapes, or more than one adapter under a name.
             OutputError: the library is a folder of PEFT adapters, or cannot be written.
         """
-        if self._peft:
+        if not (self.folder / INDEX_FILE).is_file():
             raise OutputError(f"'{self.folder}' is a folder of PEFT adapters, which is only read.", "Create a library.")
         entries = dict(self._entries)
         for name, (weights, record) in adapters.items():
             weights.check(self.spec)
             if weights.num_samples != 1:
                 raise T2LError(f"'{name}' is {weights.num_samples} adapters; give one for each name.")
-            file = _file_name(name)
-            tensors = {f"{factor}.{key}": tensor for factor, key, tensor in _flat(weights)}
-            write_bytes(self.folder / file, save(tensors, metadata={"format": "pt"}))
+            file = _plain_name(name) if self._peft else f"{_plain_name(name)}.safetensors"
+            if self._peft:  # A and B as they are, so that what is read is what was added
+                provenance = {"task": name, "record": dict(record), "library": self.settings}
+                Adapter(self.spec, weights, provenance).save(self.folder / file, form="rslora", force=True)
+            else:
+                tensors = {f"{factor}.{key}": tensor for factor, key, tensor in _flat(weights)}
+                write_bytes(self.folder / file, save(tensors, metadata={"format": "pt"}))
             entries[name] = _Entry(file, dict(record))
-        _write_index(self.folder, self.spec, entries, self.settings)
+        _write_index(self.folder, self.spec, entries, self.settings, self._peft)
         self._entries = entries
 
+    def fingerprint(self, names: Sequence[str] | None = None) -> str:
+        """Tells libraries apart without reading them: a digest of the spec, and of names, sizes and times of files.
+
+        Args:
+            names: those that count, in this order; all by default.
+        """
+        total = blake2b(json.dumps(self.spec.to_dict(), sort_keys=True).encode(), digest_size=16)
+        for name in self.names if names is None else names:
+            path = self.folder / self._entry(name).file
+            for file in (path / TENSOR_FILE, path / CONFIG_FILE) if self._peft else (path,):
+                found = file.stat() if file.is_file() else None
+                total.update(f"{name}\0{found and (found.st_size, found.st_mtime_ns)}\0".encode())
+        return total.hexdigest()
+
     @classmethod
-    def create(cls, folder: str | Path, spec: LoraSpec, settings: Mapping[str, Any] | None = None) -> Library:
+    def create(
+        cls, folder: str | Path, spec: LoraSpec, settings: Mapping[str, Any] | None = None, *, peft: bool = False
+    ) -> Library:
         """The library in ``folder``, begun where there is none.
 
         Args:
             settings: how its adapters are made, as plain JSON values; a library is of one kind.
+            peft: one PEFT folder an adapter, with its provenance, instead of one file.
 
         Raises:
             T2LError: there is one with another spec or other settings.
@@ -144,30 +170,34 @@ class Library:
             return library
         if folder.is_dir() and any(path.suffix != ".safetensors" for path in folder.glob("[!.]*")):
             raise OutputError(f"'{folder}' holds something else than a library.", "Choose another folder.")
-        _write_index(folder, spec, {}, settings or {})
-        return cls(folder, spec, {}, settings=settings)
+        _write_index(folder, spec, {}, settings or {}, peft)
+        return cls(folder, spec, {}, settings=settings, peft=peft)
 
     @classmethod
-    def open(cls, folder: str | Path, *, spec: LoraSpec | None = None) -> Library:
+    def open(cls, folder: str | Path, *, spec: LoraSpec | None = None, skip_odd: bool = False) -> Library:
         """The library in ``folder``: one of ours, or a folder of PEFT adapter folders (whose names become theirs).
 
         Args:
-            spec: the spec in which PEFT adapters are given, such as the base's own: same modules and rank, and B
-                rescaled where their scaling differs. By default that of the first adapter.
+            spec: the spec in which PEFT adapters are given, such as the base's own: same modules, a rank no lower,
+                and B rescaled where their scaling differs. By default that of most of them; see `survey`.
+            skip_odd: leave out PEFT adapters that do not fit (`odd` says why) instead of refusing the folder.
 
         Raises:
             T2LError: there is no library, or its index is damaged or of another format.
+            AdapterError: PEFT adapters of other bases, modules or shapes than the others; they are named.
         """
         folder = Path(folder).expanduser()
         if (folder / INDEX_FILE).is_file():
             return cls._open_own(folder, spec)
-        found = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
-        if not found:
+        if next(folder.glob(f"*/{CONFIG_FILE}"), None) is None:
             raise T2LError(
                 f"'{folder}' is no library of adapters: it has neither {INDEX_FILE} nor folders of PEFT adapters in it."
             )
-        entries = {name: _Entry(name, {}) for name in found}
-        return cls(folder, spec or Adapter.load(folder / found[0]).spec, entries, peft=True)
+        found = survey(folder, spec)
+        if not skip_odd or not found.names:
+            found.check()
+        entries = {name: _Entry(name, {}) for name in found.names}
+        return cls(folder, found.spec, entries, peft=True, odd=found.odd)
 
     @classmethod
     def _open_own(cls, folder: Path, spec: LoraSpec | None) -> Library:
@@ -181,12 +211,12 @@ class Library:
                 str(name): _Entry(_inside(str(entry["file"])), dict(entry["record"]))
                 for name, entry in index["adapters"].items()
             }
-            settings = dict(index["settings"])
+            settings, peft = dict(index["settings"]), index.get("form", "tensors") == "peft"
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise T2LError(f"'{where}' cannot be read as the index of a library: {problem}.") from problem
         if spec is not None and (not _same_shapes(own, spec) or own.scaling != spec.scaling):
             raise T2LError(f"The library in '{folder}' is for other modules, ranks or scaling than were asked for.")
-        return cls(folder, own, entries, settings=settings)
+        return cls(folder, own, entries, settings=settings, peft=peft)
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:
@@ -196,7 +226,7 @@ class Library:
     def _read(self, name: str) -> LoraWeights:
         path = self.folder / self._entry(name).file
         if self._peft:
-            return self._read_peft(path)
+            return read_in_spec(path, self.spec)
         tensors = read_tensors(path, AdapterError)
         expected: dict[str, tuple[int, ...]] = {}
         for group in self.spec.groups:
@@ -204,23 +234,9 @@ class Library:
             expected[f"a.{group.key}"] = (depth, self.spec.rank, group.in_features)
             expected[f"b.{group.key}"] = (depth, group.out_features, self.spec.rank)
         check_tensors(tensors, expected, source=path, error=AdapterError)
-        return self._stacked(lambda factor, key: tensors[f"{factor}.{key}"].unsqueeze(0).float())
-
-    def _read_peft(self, folder: Path) -> LoraWeights:
-        adapter = Adapter.load(folder)
-        if not _same_shapes(adapter.spec, self.spec):
-            raise AdapterError(
-                f"The adapter in '{folder}' adapts other modules, or has another rank, than the library's spec."
-            )
-        rescale = adapter.spec.scaling / self.spec.scaling
-        found = {"a": adapter.weights.a, "b": adapter.weights.b}
-        scale = {"a": 1.0, "b": rescale}
-        return self._stacked(lambda factor, key: found[factor][key].float() * scale[factor])
-
-    def _stacked(self, read: Callable[[str, str], Tensor]) -> LoraWeights:
         return LoraWeights(
-            {group.key: read("a", group.key) for group in self.spec.groups},
-            {group.key: read("b", group.key) for group in self.spec.groups},
+            {group.key: tensors[f"a.{group.key}"].unsqueeze(0).float() for group in self.spec.groups},
+            {group.key: tensors[f"b.{group.key}"].unsqueeze(0).float() for group in self.spec.groups},
         )
 
 
@@ -234,18 +250,20 @@ def _same_shapes(one: LoraSpec, other: LoraSpec) -> bool:
     return set(one.groups) == set(other.groups) and one.rank == other.rank
 
 
-def _write_index(folder: Path, spec: LoraSpec, entries: Mapping[str, _Entry], settings: Mapping[str, Any]) -> None:
+def _write_index(
+    folder: Path, spec: LoraSpec, entries: Mapping[str, _Entry], settings: Mapping[str, Any], peft: bool
+) -> None:
     adapters = {name: {"file": entry.file, "record": entry.record} for name, entry in entries.items()}
     index = {"format": _FORMAT, "spec": spec.to_dict(), "settings": dict(settings), "adapters": adapters}
-    write_json(folder / INDEX_FILE, index)
+    write_json(folder / INDEX_FILE, {**index, "form": "peft"} if peft else index)
 
 
-def _file_name(name: str) -> str:
+def _plain_name(name: str) -> str:
     """The name itself where it makes a plain file name; otherwise what is plain of it, and a digest."""
-    if _PLAIN_NAME.fullmatch(name):
-        return f"{name}.safetensors"
+    if _PLAIN_NAME.fullmatch(name) and name != INDEX_FILE:
+        return name
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60]
-    return f"{plain}.{blake2b(name.encode(), digest_size=6).hexdigest()}.safetensors"
+    return f"{plain}.{blake2b(name.encode(), digest_size=6).hexdigest()}"
 
 
 def _inside(file: str) -> str:

@@ -7,7 +7,6 @@ the step number alone, so that nothing but this file's state is needed to go on.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2l.errors import OutputError, T2LError
+from t2l.errors import T2LError
+from t2l.training.state import afresh, read_state, write_state
 
 LossAt = Callable[[int], Tensor]
 """Step number -> the loss of that step's batch, with a graph."""
 Report = Callable[[int, int, float], None]
 """Called after each step with (steps done, steps in all, loss)."""
-_AFRESH = "Delete it to start afresh."
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ class LoopConfig:
         clip: largest gradient norm.
         save_every: steps between saved states.
         seed: of dropout and of the data.
+        restart: step at which the schedule begins anew, warm-up and decay included, for the steps that are left (a warm
+            restart; SGDR, arXiv 1608.03983, section 3); 0: never.
     """
 
     steps: int
@@ -44,17 +45,21 @@ class LoopConfig:
     clip: float = 1.0
     save_every: int = 200
     seed: int = 0
+    restart: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.warmup < 0 or self.save_every < 1:
             raise T2LError(f"steps={self.steps}, warmup={self.warmup}, save_every={self.save_every} must be positive.")
         if not 0 <= self.decay <= 1:
             raise T2LError(f"decay is {self.decay}; it is a share of the steps, from 0 to 1.")
+        if not 0 <= self.restart < self.steps:
+            raise T2LError(f"restart is {self.restart}; it is a step before the last of {self.steps}, or 0 for none.")
 
     def factor(self, step: int) -> float:
         """What the peak learning rate is multiplied by in the given step (counted from 0)."""
-        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        left = (self.steps - step) / max(1.0, self.decay * self.steps)
+        begin, end = (self.restart, self.steps) if step >= self.restart else (0, self.restart)
+        rise = min(1.0, (step - begin + 1) / self.warmup) if self.warmup else 1.0
+        left = (end - step) / max(1.0, self.decay * (end - begin))
         return rise * min(1.0, left)
 
 
@@ -102,8 +107,12 @@ def bfloat16_is_fast() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def printed_progress(name: str, every: int = 20) -> Report:
-    """A report that prints a line with the mean loss and the time left."""
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def printed_progress(name: str, every: int = 20, say: Callable[[str], None] = _print) -> Report:
+    """A report that says a line with the mean loss and the time left, on stdout by default."""
     begun: list[float] = []
     first: list[int] = []
     losses: list[float] = []
@@ -117,23 +126,19 @@ def printed_progress(name: str, every: int = 20) -> Report:
             rate = (time.monotonic() - begun[0]) / max(1, done - first[0])
             mean = sum(losses) / len(losses)
             left = rate * (steps - done) / 60
-            print(f"{name}: step {done}/{steps}, loss {mean:.3f}, {left:.1f} min left", flush=True)
+            say(f"{name}: step {done}/{steps}, loss {mean:.3f}, {left:.1f} min left")
             losses.clear()
 
     return report
 
 
 def _restore(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: LoopConfig) -> int:
-    if not path.exists():
+    state = read_state(path, ("step", "settings", "module", "optimizers"))
+    if state is None:
         return 0
-    try:
-        state = torch.load(path, weights_only=True)
-        settings = state["settings"]
-    except Exception as problem:  # torch and zipfile each raise their own kinds
-        raise T2LError(f"The training state '{path}' cannot be read: {problem}", _AFRESH) from problem
-    if settings != _settings(config):
+    if state["settings"] != _settings(config):
         raise T2LError(
-            f"The training state '{path}' is of a run with {settings}, not {_settings(config)}.",
+            f"The training state '{path}' is of a run with {state.get('settings')}, not {_settings(config)}.",
             "Delete it to start afresh, or use the same settings.",
         )
     try:
@@ -142,28 +147,21 @@ def _restore(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Opt
             optimizer.load_state_dict(saved)
         return int(state["step"])
     except (KeyError, TypeError, ValueError, RuntimeError) as problem:  # as torch reports another structure
-        raise T2LError(f"The training state '{path}' is not of this model: {problem}", _AFRESH) from problem
+        raise T2LError(f"The training state '{path}' is not of this model: {problem}", afresh(path)) from problem
 
 
 def _save(
     path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: LoopConfig, step: int
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     state = {
         "step": step,
         "settings": _settings(config),
         "module": module.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as problem:  # a full disk is a RuntimeError to torch
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"Cannot write the training state '{path}': {problem}.", "Free some space.") from problem
+    write_state(path, state)
 
 
 def _settings(config: LoopConfig) -> dict[str, float]:
-    names = ("steps", "warmup", "decay", "clip", "seed")
+    names = ("steps", "warmup", "decay", "clip", "seed", "restart")
     return {name: getattr(config, name) for name in names}

@@ -1,7 +1,7 @@
 """Terms beside the SFT loss: distillation from a prompted teacher, and a contrast between tasks.
 
 Axis letters: C conditions, N tasks, S samples, K feature width (of features) or labelled positions (of logits),
-V vocabulary.
+W hidden width, V vocabulary.
 
 Level 4. Knows token ids, features and adapters; does not know tasks or texts.
 """
@@ -18,7 +18,8 @@ from torch import Tensor
 from t2l.batched import apply_batched
 from t2l.errors import T2LError
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.sft import Batch, labelled_logits
+from t2l.training.cross_entropy import LOGITS_AT_ONCE, chunked_loss
+from t2l.training.sft import Batch, labelled_hidden, logits_of, vocabulary
 
 TEMPERATURE = 0.1
 
@@ -39,20 +40,44 @@ def distillation_loss(
         T2LError: teacher and student do not score the same answers.
     """
     samples = sum(len(batch.ids_ST) for batch in batches)
-    total = torch.zeros(())
+    total = torch.zeros((), device=batches[0].ids_ST.device)
     for batch, teacher in zip(batches, teachers, strict=True):
         with torch.no_grad():
-            teacher_KV, teacher_target_K, _ = labelled_logits(base, teacher.ids_ST, teacher.labels_ST)
+            teacher_KW, teacher_target_K, _ = labelled_hidden(base, teacher.ids_ST, teacher.labels_ST)
         with apply_batched(base, spec, weights, batch.index_S):
-            student_KV, target_K, sample_K = labelled_logits(base, batch.ids_ST, batch.labels_ST)
+            hidden_KW, target_K, sample_K = labelled_hidden(base, batch.ids_ST, batch.labels_ST)
         if not torch.equal(target_K, teacher_target_K):
             raise T2LError("Teacher and student must score the same answers in the same order.")
-        log_student_KV = student_KV.float().log_softmax(dim=-1)
-        log_teacher_KV = teacher_KV.float().log_softmax(dim=-1)
-        divergence_K = F.kl_div(log_student_KV, log_teacher_KV, reduction="none", log_target=True).sum(dim=-1)
-        length_S = torch.bincount(sample_K, minlength=len(batch.ids_ST)).clamp_min(1)
-        total = total + (divergence_K / length_S[sample_K]).sum() / samples
+        count = len(batch.ids_ST)
+        total = total + mean_divergence(base, hidden_KW, teacher_KW, sample_K, count) * (count / samples)
     return total
+
+
+def mean_divergence(
+    base: Any,
+    hidden_KW: Tensor,
+    teacher_KW: Tensor,
+    sample_K: Tensor,
+    samples: int,
+    *,
+    at_once: int = LOGITS_AT_ONCE,
+) -> Tensor:
+    """KL divergence of the student's next tokens from the teacher's, averaged within each sample, then over samples.
+
+    Args:
+        hidden_KW: of the student, at labelled positions.
+        teacher_KW: of the teacher, at the same labels.
+    """
+    length_S = torch.bincount(sample_K, minlength=samples).clamp_min(1)
+
+    def loss_of(part_KW: Tensor, start: int, stop: int) -> Tensor:
+        log_student_KV = logits_of(base, part_KW).float().log_softmax(dim=-1)
+        with torch.no_grad():
+            log_teacher_KV = logits_of(base, teacher_KW[start:stop]).float().log_softmax(dim=-1)
+        divergence_K = F.kl_div(log_student_KV, log_teacher_KV, reduction="none", log_target=True).sum(dim=-1)
+        return (divergence_K / length_S[sample_K[start:stop]]).sum()
+
+    return chunked_loss(hidden_KW, loss_of, vocabulary(base), at_once=at_once) / samples
 
 
 def contrastive_loss(features_CK: Tensor, views: int, temperature: float = TEMPERATURE) -> Tensor:

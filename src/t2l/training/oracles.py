@@ -13,7 +13,6 @@ Level 4. Knows token ids and labels; does not know texts, or what a task is beyo
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -25,11 +24,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2l.batched import apply_batched
-from t2l.errors import OutputError, T2LError
+from t2l.errors import T2LError
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
+from t2l.training.cross_entropy import LOGITS_AT_ONCE
 from t2l.training.library import Library
 from t2l.training.loop import LoopConfig, Report
-from t2l.training.sft import IGNORED, Batch, SftConfig, labelled_logits, mean_squares
+from t2l.training.sft import (
+    IGNORED,
+    Batch,
+    SftConfig,
+    labelled_hidden,
+    logits_of,
+    mean_squares,
+    noisy_embeddings,
+    vocabulary,
+    weighted_cross_entropy,
+)
+from t2l.training.state import afresh, read_state, write_state
 
 Sample = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt with its answer, and the labels: -100 where nothing is predicted."""
@@ -46,11 +57,13 @@ class OracleTask:
         draw: the samples of one optimiser step; a function of the step's number alone, so that a killed run resumes
             exactly and no task depends on another.
         validation: what early stopping measures.
+        record: what else is noted with the adapter, as plain JSON values.
     """
 
     name: str
     draw: Callable[[int], Sequence[Sample]]
     validation: Sequence[Sample]
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,7 @@ class OracleConfig:
         patience: measurements in a row without a better loss after which an adapter stops.
         chunk: adapters trained at once; memory grows with it, results do not depend on it.
         max_samples: most samples in one forward pass.
+        max_tokens: most tokens in one forward pass, padding included; a longer sample goes alone. 0: no limit.
         bfloat16: compute the base in bfloat16 (autocast).
         sft: the terms of the loss.
     """
@@ -76,6 +90,7 @@ class OracleConfig:
     patience: int = 4
     chunk: int = 64
     max_samples: int = 48
+    max_tokens: int = 0
     bfloat16: bool = False
     sft: SftConfig = field(default_factory=SftConfig)
 
@@ -83,13 +98,17 @@ class OracleConfig:
         for name in ("check_every", "patience", "chunk", "max_samples"):
             if getattr(self, name) < 1:
                 raise T2LError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.max_tokens < 0:
+            raise T2LError(f"max_tokens is {self.max_tokens}; it must be positive, or 0 for no limit.")
 
     def settings(self) -> dict[str, Any]:
         """What determines an adapter (how it is computed aside), as plain JSON values."""
         values = asdict(self)
-        for name in ("chunk", "max_samples", "bfloat16"):
+        for name in ("chunk", "max_samples", "max_tokens", "bfloat16"):
             del values[name]
         del values["loop"]["save_every"]
+        if not self.sft.neftune:  # libraries from before there was such a term stay what they are
+            del values["sft"]["neftune"]
         return values
 
 
@@ -160,14 +179,14 @@ class AdapterTable(LoraSource):
 def train_oracles(
     base: Any,
     spec: LoraSpec,
-    folder: str | Path,
+    target: Library | str | Path,
     tasks: Sequence[OracleTask],
     config: OracleConfig,
     *,
     settings: Mapping[str, Any] | None = None,
     report: Report,
 ) -> Library:
-    """A library in ``folder`` with an adapter for each task; those that are there already are not trained again.
+    """A library with an adapter for each task; those that are there already are not trained again.
 
     An adapter's record has its best ``validation_loss``, the step ``best_step`` it was reached at (0: the base itself
     was best), the ``steps`` trained, and ``stopped``: "patience", "steps" or "diverged" (its gradient was no longer
@@ -175,8 +194,9 @@ def train_oracles(
 
     Args:
         base: frozen causal LM.
-        settings: what else determines the adapters, such as the base and how samples are drawn, as plain JSON values;
-            the library notes it, and adapters made otherwise are not mixed in.
+        target: the library, or the folder of one.
+        settings: of the library of a folder: what else determines the adapters, such as the base and how samples are
+            drawn, as plain JSON values; the library notes it, and adapters made otherwise are not mixed in.
         report: called after each step with (steps done, steps in all, mean loss of the rows); steps that early
             stopping saves are reported as done.
 
@@ -192,7 +212,10 @@ def train_oracles(
     unmeasured = next((task.name for task in tasks if not task.validation), None)
     if unmeasured is not None:
         raise T2LError(f"The task '{unmeasured}' has no validation samples, which early stopping needs.")
-    library = Library.create(folder, spec, {**config.settings(), **(settings or {})})
+    if isinstance(target, Library):
+        library = target
+    else:
+        library = Library.create(target, spec, {**config.settings(), **(settings or {})})
     state_path = library.folder / STATE_FILE
     missing = [task for task in tasks if task.name not in library]
     if not missing:
@@ -233,12 +256,23 @@ def row_losses(
     return total_N / count_N.to(total_N.device)
 
 
-def collate(samples: Sequence[tuple[int, Sample]], most: int) -> list[Batch]:
-    """(row, sample) pairs in right-padded batches of at most ``most`` samples of similar length, by row within."""
+def collate(samples: Sequence[tuple[int, Sample]], most: int, tokens: int = 0) -> list[Batch]:
+    """(row, sample) pairs in right-padded batches of samples of similar length, by row within.
+
+    Args:
+        most: samples in a batch at most.
+        tokens: in a batch at most, padding included; a longer sample is a batch of its own. 0: no limit.
+    """
     ordered = sorted(samples, key=lambda pair: len(pair[1][0]))
+    parts: list[list[tuple[int, Sample]]] = []
+    for pair in ordered:
+        room = len(parts[-1]) + 1 if parts else 0
+        if not room or room > most or (tokens and room * len(pair[1][0]) > tokens):
+            parts.append([])
+        parts[-1].append(pair)
     batches = []
-    for start in range(0, len(ordered), most):
-        part = sorted(ordered[start : start + most], key=lambda pair: pair[0])
+    for part in parts:
+        part.sort(key=lambda pair: pair[0])
         width = max(len(ids) for _, (ids, _) in part)
         ids_ST = torch.full((len(part), width), _PAD)
         labels_ST = torch.full((len(part), width), IGNORED)
@@ -250,8 +284,13 @@ def collate(samples: Sequence[tuple[int, Sample]], most: int) -> list[Batch]:
 
 
 def _sample_losses(base: Any, batch: Batch, label_smoothing: float) -> Tensor:
-    logits_KV, targets_K, sample_K = labelled_logits(base, batch.ids_ST, batch.labels_ST)
-    loss_K = F.cross_entropy(logits_KV.float(), targets_K, reduction="none", label_smoothing=label_smoothing)
+    hidden_KW, targets_K, sample_K = labelled_hidden(base, batch.ids_ST, batch.labels_ST)
+    rows = len(hidden_KW) if torch.is_grad_enabled() else max(1, LOGITS_AT_ONCE // vocabulary(base))
+    losses = [
+        F.cross_entropy(logits_of(base, part_KW).float(), part_K, reduction="none", label_smoothing=label_smoothing)
+        for part_KW, part_K in zip(hidden_KW.split(max(1, rows)), targets_K.split(max(1, rows)), strict=True)
+    ]
+    loss_K = torch.cat(losses)
     length_S = torch.bincount(sample_K, minlength=len(batch.ids_ST)).clamp_min(1)
     return torch.zeros_like(length_S, dtype=loss_K.dtype).index_add(0, sample_K, loss_K) / length_S
 
@@ -300,7 +339,7 @@ class _Run:
         """The best weights of every row, with its record."""
         found = {}
         for row, (task, record) in enumerate(zip(self.tasks, self.records, strict=True)):
-            noted = {name: value for name, value in record.items() if name != "misses"}
+            noted = {**task.record, **{name: value for name, value in record.items() if name != "misses"}}
             found[task.name] = (self.best.select(row).to("cpu"), noted)
         return found
 
@@ -308,22 +347,25 @@ class _Run:
         """Gradients of the sum of the rows' losses, a forward pass at a time; gives the mean loss."""
         drawn = [(row, sample) for row in self.active for sample in self.tasks[row].draw(self.steps)]
         count_N = torch.bincount(torch.tensor([row for row, _ in drawn]), minlength=len(self.tasks)).clamp_min(1)
-        value = 0.0
-        for batch in collate(drawn, self.config.max_samples):
+        value, sft = 0.0, self.config.sft
+        for batch in collate(drawn, self.config.max_samples, self.config.max_tokens):
             used, place_S = batch.index_S.unique(return_inverse=True)
             weights = self.table.rows(used)
             on_device = Batch(batch.ids_ST.to(self.device), batch.labels_ST.to(self.device), place_S)
+            share_S = (1 / count_N[batch.index_S]).to(self.device)
+            lengths_S = on_device.lengths_S if sft.neftune else share_S
             with (
                 self._autocast(),
-                apply_batched(self.base, self.spec, weights, place_S, dropout=self.config.sft.lora_dropout),
+                apply_batched(self.base, self.spec, weights, place_S, dropout=sft.lora_dropout),
             ):
-                loss_S = _sample_losses(self.base, on_device, self.config.sft.label_smoothing)
-                loss = (loss_S / count_N[batch.index_S].to(self.device)).sum()
+                with noisy_embeddings(self.base, lengths_S, sft.neftune):
+                    hidden = labelled_hidden(self.base, on_device.ids_ST, on_device.labels_ST)
+                loss = weighted_cross_entropy(self.base, *hidden, share_S, sft.label_smoothing)
                 loss.backward()
             value += loss.item()
-        if self.config.sft.weight_penalty:
+        if sft.weight_penalty:
             weights = self.table.rows(torch.tensor(self.active))
-            (self.config.sft.weight_penalty * len(self.active) * mean_squares(weights)).backward()
+            (sft.weight_penalty * len(self.active) * mean_squares(weights)).backward()
         return value / len(self.active)
 
     @torch.no_grad()
@@ -345,10 +387,13 @@ class _Run:
         samples = [(place, sample) for place, row in enumerate(rows) for sample in self.tasks[row].validation]
         batches = [
             Batch(batch.ids_ST.to(self.device), batch.labels_ST.to(self.device), batch.index_S)
-            for batch in collate(samples, self.config.max_samples)
+            for batch in collate(samples, self.config.max_samples, self.config.max_tokens)
         ]
+        training = self.base.training
+        self.base.eval()
         with self._autocast():
             losses = row_losses(self.base, self.spec, self.table.rows(torch.tensor(rows)), batches).tolist()
+        self.base.train(training)
         table = self.table.table()
         for row, loss in zip(rows, losses, strict=True):
             record = self.records[row]
@@ -383,35 +428,27 @@ class _Run:
             "best": {"a": self.best.a, "b": self.best.b},
             "optimizer": self.optimizer.state_dict(),
         }
-        temporary = path.with_suffix(".tmp")
-        try:
-            torch.save(state, temporary)
-            os.replace(temporary, path)
-        except (OSError, RuntimeError) as problem:  # a full disk is a RuntimeError to torch
-            temporary.unlink(missing_ok=True)
-            raise OutputError(f"Cannot write the training state '{path}': {problem}.", "Free some space.") from problem
+        write_state(path, state)
 
     def restore(self, path: Path, library: Library) -> None:
         """Goes on from a saved state, where there is one."""
-        if not path.exists():
+        state = read_state(path, ("names", "settings"), device=self.device)
+        if state is None:
             return
-        afresh = f"Delete '{path}' to start afresh."
-        try:
-            state = torch.load(path, weights_only=True, map_location=self.device)
-            names, settings = list(state["names"]), state["settings"]
-        except Exception as problem:  # torch and zipfile each raise their own kinds
-            raise T2LError(f"The training state '{path}' cannot be read: {problem}", afresh) from problem
+        names, settings = list(state["names"]), state["settings"]
         if all(name in library for name in names):  # killed after the chunk was stored
             return
         if names != [task.name for task in self.tasks] or settings != self.config.settings():
             raise T2LError(
                 f"The training state '{path}' is of a run with other tasks or settings.",
-                f"Use the same tasks, in the same order, and the same settings; or: {afresh}",
+                f"Use the same tasks, in the same order, and the same settings; or: {afresh(path)}",
             )
         try:
             self._load(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as problem:  # as torch reports another structure
-            raise T2LError(f"The training state '{path}' is not of these adapters: {problem}", afresh) from problem
+            raise T2LError(
+                f"The training state '{path}' is not of these adapters: {problem}", afresh(path)
+            ) from problem
 
     def _load(self, state: Mapping[str, Any]) -> None:
         best = LoraWeights(dict(state["best"]["a"]), dict(state["best"]["b"]))

@@ -8,7 +8,8 @@ labels; it does not know tasks, texts or where batches come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from t2l.batched import apply_batched
 from t2l.errors import T2LError
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
+from t2l.training.cross_entropy import LOGITS_AT_ONCE, chunked_loss
 
 IGNORED = -100
 """Label of positions that are not predicted."""
@@ -32,11 +34,13 @@ class SftConfig:
         label_smoothing: 0.1 in the paper's runs.
         weight_penalty: times the mean square of A plus that of B, per module group; 1e-3 in the paper's runs.
         lora_dropout: chance of dropping an input of the LoRA branch.
+        neftune: alpha of the noise on the input embeddings; 5 in the paper's runs.
     """
 
     label_smoothing: float = 0.0
     weight_penalty: float = 1e-3
     lora_dropout: float = 0.0
+    neftune: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("label_smoothing", self.label_smoothing), ("lora_dropout", self.lora_dropout)):
@@ -57,6 +61,12 @@ class Batch:
     ids_ST: Tensor
     labels_ST: Tensor
     index_S: Tensor
+
+    @property
+    def lengths_S(self) -> Tensor:
+        """Tokens of each sample up to its last label: all of it but the padding."""
+        places_T = torch.arange(1, self.labels_ST.shape[1] + 1, device=self.labels_ST.device)
+        return ((self.labels_ST != IGNORED) * places_T).amax(dim=1).clamp_min(1)
 
 
 def sft_loss(
@@ -79,32 +89,114 @@ def adapted_loss(
     samples = sum(len(batch.ids_ST) for batch in batches)
     total = config.weight_penalty * mean_squares(weights)
     for batch in batches:
-        with apply_batched(base, spec, weights, batch.index_S, dropout=config.lora_dropout):
+        lengths_S = batch.lengths_S if config.neftune else batch.index_S
+        with (
+            apply_batched(base, spec, weights, batch.index_S, dropout=config.lora_dropout),
+            noisy_embeddings(base, lengths_S, config.neftune),
+        ):
             loss = answer_loss(base, batch.ids_ST, batch.labels_ST, config.label_smoothing)
         total = total + loss * (len(batch.ids_ST) / samples)
     return total
 
 
-def answer_loss(base: Any, ids_ST: Tensor, labels_ST: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def answer_loss(
+    base: Any, ids_ST: Tensor, labels_ST: Tensor, label_smoothing: float = 0.0, *, at_once: int = LOGITS_AT_ONCE
+) -> Tensor:
     """Next-token cross-entropy on labelled positions, averaged within each sample, then over samples.
 
-    Logits are computed for labelled positions alone.
+    Logits are computed for labelled positions alone, ``at_once`` of them at a time.
     """
-    logits_KV, targets_K, sample_K = labelled_logits(base, ids_ST, labels_ST)
-    loss_K = F.cross_entropy(logits_KV.float(), targets_K, reduction="none", label_smoothing=label_smoothing)
-    length_S = torch.bincount(sample_K, minlength=len(ids_ST)).clamp_min(1)
-    return (loss_K / length_S[sample_K]).sum() / len(ids_ST)
+    hidden_KW, targets_K, sample_K = labelled_hidden(base, ids_ST, labels_ST)
+    return mean_cross_entropy(base, hidden_KW, targets_K, sample_K, len(ids_ST), label_smoothing, at_once=at_once)
+
+
+def mean_cross_entropy(
+    base: Any,
+    hidden_KW: Tensor,
+    targets_K: Tensor,
+    sample_K: Tensor,
+    samples: int,
+    label_smoothing: float = 0.0,
+    *,
+    at_once: int = LOGITS_AT_ONCE,
+) -> Tensor:
+    """Cross-entropy from hidden states at labelled positions, averaged within each sample, then over samples."""
+    weight_S = torch.ones(samples, device=hidden_KW.device)
+    total = weighted_cross_entropy(base, hidden_KW, targets_K, sample_K, weight_S, label_smoothing, at_once=at_once)
+    return total / samples
+
+
+def weighted_cross_entropy(
+    base: Any,
+    hidden_KW: Tensor,
+    targets_K: Tensor,
+    sample_K: Tensor,
+    weight_S: Tensor,
+    label_smoothing: float = 0.0,
+    *,
+    at_once: int = LOGITS_AT_ONCE,
+) -> Tensor:
+    """Cross-entropy averaged within each sample; the sum over samples of these times ``weight_S``."""
+    length_S = torch.bincount(sample_K, minlength=len(weight_S)).clamp_min(1)
+
+    def loss_of(part_KW: Tensor, start: int, stop: int) -> Tensor:
+        logits_KV = logits_of(base, part_KW)
+        loss_K = F.cross_entropy(
+            logits_KV.float(), targets_K[start:stop], reduction="none", label_smoothing=label_smoothing
+        )
+        part_K = sample_K[start:stop]
+        return (weight_S[part_K] * loss_K / length_S[part_K]).sum()
+
+    return chunked_loss(hidden_KW, loss_of, vocabulary(base), at_once=at_once)
+
+
+def vocabulary(base: Any) -> int:
+    """V, as the config tells it."""
+    return int(base.config.get_text_config().vocab_size)
 
 
 def labelled_logits(base: Any, ids_ST: Tensor, labels_ST: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits where a label follows: logits_KV, targets_K, and the sample that each position belongs to."""
-    hidden_STW = base.base_model(input_ids=ids_ST).last_hidden_state[:, :-1]
+    hidden_KW, targets_K, sample_K = labelled_hidden(base, ids_ST, labels_ST)
+    return logits_of(base, hidden_KW), targets_K, sample_K
+
+
+def labelled_hidden(base: Any, ids_ST: Tensor, labels_ST: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `labelled_logits`, before the output layer: hidden_KW, targets_K, sample_K."""
+    hidden_STW = base.base_model(input_ids=ids_ST, use_cache=False).last_hidden_state[:, :-1]
     wanted_ST = labels_ST[:, 1:] != IGNORED
-    logits_KV = base.get_output_embeddings()(hidden_STW[wanted_ST])
-    softcap = getattr(base.config, "final_logit_softcapping", None)  # Gemma 2
-    if softcap:
-        logits_KV = softcap * torch.tanh(logits_KV / softcap)
-    return logits_KV, labels_ST[:, 1:][wanted_ST], wanted_ST.nonzero()[:, 0]
+    return hidden_STW[wanted_ST], labels_ST[:, 1:][wanted_ST], wanted_ST.nonzero()[:, 0]
+
+
+def logits_of(base: Any, hidden_KW: Tensor) -> Tensor:
+    """The output layer, with the soft cap that Gemma 2 has after it."""
+    logits_KV = base.get_output_embeddings()(hidden_KW)
+    softcap = getattr(base.config, "final_logit_softcapping", None)
+    return softcap * torch.tanh(logits_KV / softcap) if softcap else logits_KV
+
+
+@contextmanager
+def noisy_embeddings(base: Any, lengths_S: Tensor, alpha: float) -> Iterator[None]:
+    """NEFTune (arXiv 2310.05914, algorithm 1): uniform noise within alpha / sqrt(T W) on the input embeddings.
+
+    Args:
+        lengths_S: T, tokens of each sample without its padding.
+        alpha: 5 in the paper's runs; with 0 nothing is done.
+    """
+    if alpha == 0:
+        yield
+        return
+
+    def add_noise(module: Any, args: Any, embedding_STW: Tensor) -> Tensor:
+        bound_S = alpha / (lengths_S.to(embedding_STW.device) * embedding_STW.shape[-1]).sqrt()
+        noise_STW = torch.empty_like(embedding_STW).uniform_(-1, 1)
+        return embedding_STW + noise_STW * bound_S.view(-1, 1, 1).to(embedding_STW.dtype)
+
+    handle = base.get_input_embeddings().register_forward_hook(add_noise)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def mean_squares(weights: LoraWeights) -> Tensor:

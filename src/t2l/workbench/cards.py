@@ -103,12 +103,12 @@ def made(one: Made, advice: Advice) -> str:
         f'<div class="wb-made"><div class="wb-big">{escaped(big)}<small>{unit}</small></div>'
         f'<div><div class="wb-how">{how}</div><code class="wb-id">{escaped(one.kept.id)}</code></div></div>'
     ]
-    parts += [f'<div class="wb-note wb-warn">{escaped(text)}</div>' for text in (*one.warnings, *advice.notes)]
+    parts += [f'<div class="wb-note wb-warn">{escaped(text)}</div>' for text in one.warnings]
     if advice.confidence is not None:
         share = min(max(advice.confidence, 0.0), 1.0)
-        parts.append(
-            f'<div class="wb-row"><span>Confidence</span>{_bar(share)}<span class="wb-num">{share:.0%}</span></div>'
-        )
+        told = f"Confidence <small>({100 * advice.expected_gain:+.0f} points expected)</small>"
+        number = f'<span class="wb-num">{share:.0%}</span>'
+        parts.append(f'<div class="wb-row"><span>{told}</span>{_bar(share)}{number}</div>')
     if advice.nearest:
         parts.append("<h4>Nearest known tasks</h4>")
         for near in advice.nearest:
@@ -116,8 +116,11 @@ def made(one: Made, advice: Advice) -> str:
             words = f'<span class="wb-text">{escaped(near.description)}</span>'
             bar = _bar(max(near.similarity, 0.0))
             parts.append(f'<div class="wb-row wb-near" title="{escaped(near.name)}">{words}{bar}{number}</div>')
-    if advice.pending:
-        parts.append(hint(advice.pending))
+    if advice.tips:
+        told = "".join(f"<li>{escaped(tip)}</li>" for tip in advice.tips)
+        parts.append(f'<h4>To make it clearer</h4><ul class="wb-tips">{told}</ul>')
+    if advice.missing:
+        parts.append(hint(advice.missing))
     return f'<div class="wb-card" role="status">{"".join(parts)}</div>'
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from t2l.bases import EMBEDDED_BASE
 
-_WORDINGS = 6  # of which the shortest stands for the task
-
 
 @dataclass(frozen=True)
 class Example:
@@ -44,13 +42,3 @@ _ANY = (
 def gallery(base: str | None) -> Sequence[Example]:
     """Examples that suit a base."""
     return _EMBEDDED if base == EMBEDDED_BASE else _ANY
-
-
-def known_tasks(base: str | None) -> list[tuple[str, str]]:
-    """(name, description) of the tasks that the embedded checkpoint was trained on; none are known of another."""
-    if base != EMBEDDED_BASE:
-        return []
-    from t2l.world.tasks import tasks_of
-    from t2l.world.wording import descriptions
-
-    return [(task.name, min(descriptions(task, _WORDINGS, part="train"), key=len)) for task in tasks_of("train")]

@@ -8,39 +8,34 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.encoders import MiniLmEncoder
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.storage import new_folder
 from t2l.training.library import Library
 from t2l.training.loop import LoopConfig, printed_progress
 from t2l.training.reconstruction import ReconstructionConfig, train_reconstruction
 from t2l.training.standardization import Standardization
-from t2l.world.base import base_config
 from t2l.world.comparators import ComparatorConfig, train_hyperdecoder, train_library, train_multi_task
 from t2l.world.conditions import DescriptionTable
 from t2l.world.pretrain import pretrain
 from t2l.world.sft import SftRecipe, build_hypernetwork, train_hypernetwork
-from t2l.world.studies_inputs import pooled
 from t2l.world.tasks import SPLITS, tasks_of
 from t2l.world.wording import descriptions
+from t2l.world.workfolder import DESCRIPTIONS, built_base, built_token_states, embedded_encoder, embedded_spec
 
 Stage = Literal["base", "descriptions", "sft", "library", "recon", "comparators", "assets"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 SHIPPED: tuple[Stage, ...] = ("base", "descriptions", "sft", "assets")
 """The stages that the shipped assets come from; the others are for comparisons."""
-SFT = SftRecipe(LoopConfig(steps=3500, warmup=200, decay=0.8, save_every=100))
+SFT = SftRecipe(LoopConfig(steps=6300, restart=3500, warmup=200, decay=0.8, save_every=100))
 RECONSTRUCTION = ReconstructionConfig(LoopConfig(steps=6000, warmup=300, save_every=500), tasks=64, learning_rate=8e-4)
-DESCRIPTIONS = 64
-"""Training descriptions of each task."""
 
 
 def build(folder: Path, stages: Sequence[Stage] = SHIPPED, *, install: bool = False) -> Path:
@@ -73,18 +68,6 @@ def build(folder: Path, stages: Sequence[Stage] = SHIPPED, *, install: bool = Fa
     return folder / "assets"
 
 
-def embedded_spec() -> LoraSpec:
-    """What the embedded adapters adapt: q_proj and v_proj of the tiny Llama, rank 8, as in the paper."""
-    config = base_config()
-    config._name_or_path = EMBEDDED_BASE
-    return LoraSpec.from_base(config)
-
-
-def embedded_encoder() -> MiniLmEncoder:
-    """The encoder of the embedded checkpoint."""
-    return MiniLmEncoder(pooling="layers")
-
-
 def _base(folder: Path) -> None:
     if not (folder / "base" / "config.json").is_file():
         pretrain(folder, printed_progress("base"))
@@ -108,7 +91,7 @@ def _descriptions(folder: Path) -> None:
 def _sft(folder: Path) -> None:
     if (folder / "checkpoint").is_dir():
         return
-    table, base = _table(folder), _loaded_base(folder)
+    table, base = _table(folder), built_base(folder)
     hypernetwork = train_hypernetwork(
         SFT,
         base,
@@ -124,7 +107,7 @@ def _sft(folder: Path) -> None:
 
 
 def _library(folder: Path) -> None:
-    train_library(_loaded_base(folder), folder / "library", tasks_of("train"), ComparatorConfig().library)
+    train_library(built_base(folder), folder / "library", tasks_of("train"), ComparatorConfig().library)
 
 
 def _recon(folder: Path) -> None:
@@ -156,7 +139,7 @@ def _recon(folder: Path) -> None:
 
 
 def _comparators(folder: Path) -> None:
-    base, config = _loaded_base(folder), ComparatorConfig()
+    base, config = built_base(folder), ComparatorConfig()
     held_out = [task for split in SPLITS if split != "train" for task in tasks_of(split)]
     train_library(base, folder / "oracle", held_out, config.oracle)
     train_multi_task(base, folder / "multi-task", config.multi_task)
@@ -172,15 +155,7 @@ def _assets(folder: Path) -> None:
 
 
 def _table(folder: Path) -> DescriptionTable:
-    return pooled(DescriptionTable.load(folder / "descriptions.safetensors"), embedded_encoder().pooling)
-
-
-def _loaded_base(folder: Path) -> Any:
-    if not (folder / "base" / "config.json").is_file():
-        raise T2LError(f"There is no base in '{folder}'.", "Build it first: t2l world build --stage base")
-    model = load_base(folder / "base", dtype=torch.float32).model
-    model.set_attn_implementation("eager")  # on such short sequences faster than torch's fused attention
-    return model
+    return built_token_states(folder).pooled(embedded_encoder().pooling)
 
 
 def _install(assets: Path) -> None:

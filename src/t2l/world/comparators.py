@@ -263,7 +263,7 @@ class _Exam:
 
 def _pooled(encoder: DescriptionEncoder, texts: Sequence[str]) -> Tensor:
     """One vector a text: the encoder's own, or the mean of the states of its tokens where it gives those."""
-    token_dim = getattr(encoder, "token_dim", None)
+    token_dim = encoder.token_dim
     parts = []
     for start in range(0, len(texts), _TEXTS_AT_A_TIME):
         embedding_NE = encoder.encode(texts[start : start + _TEXTS_AT_A_TIME])

@@ -1,6 +1,7 @@
 """Embeddings of the training descriptions of many tasks: what a hypernetwork is conditioned on in training.
 
-Axis letters: N tasks, D descriptions a task, E embedding width, W width of one token's state, K tokens in all.
+Axis letters: N tasks, D descriptions a task, E embedding width, W width of one token's state, K tokens in all, T tokens
+of a description, L kept layers.
 
 This file knows encoders and texts; it knows no hypernetwork and no loss.
 """
@@ -12,13 +13,16 @@ from pathlib import Path
 from random import Random
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from t2l.encoders import DescriptionEncoder
+from t2l.encoders.encoder import to_sphere
 from t2l.errors import T2LError
 from t2l.storage import read_tensors, write_tensors
 
 _TEXTS_AT_A_TIME = 512
+_MINILM_WIDTH = 384
 
 
 class DescriptionTable:
@@ -47,7 +51,7 @@ class DescriptionTable:
             report: called with (texts done, texts in all).
         """
         flat = [text for some in texts for text in some]
-        token_dim = getattr(encoder, "token_dim", None) or encoder.dim
+        token_dim = encoder.token_dim or encoder.dim
         parts, start = [], [0]
         for begin in range(0, len(flat), _TEXTS_AT_A_TIME):
             embedding_NE = encoder.encode(flat[begin : begin + _TEXTS_AT_A_TIME])
@@ -90,6 +94,15 @@ class DescriptionTable:
             raise T2LError("Token states do not stack into one tensor.", "Use a pooled encoder.")
         return self.state_KW.view(len(self), self.count, self.width)
 
+    def pooled(self, pooling: str) -> DescriptionTable:
+        """MiniLM's pooling ``"mean"`` or ``"layers"`` of a table of its token states, without running it again."""
+        rows = []
+        for begin, end in zip(self.start, self.start[1:], strict=False):
+            state_TLW = self.state_KW[begin:end].float().unflatten(-1, (-1, _MINILM_WIDTH))
+            rows.append(_pooled_row(state_TLW, pooling))
+        state_KE = to_sphere(torch.stack(rows)).half()
+        return DescriptionTable(state_KE, range(len(state_KE) + 1), self.count, state_KE.shape[1])
+
     def save(self, path: Path) -> None:
         """Writes the table, whole or not at all."""
         tensors = {
@@ -111,3 +124,11 @@ class DescriptionTable:
         tensors = read_tensors(path, T2LError)
         count, width = tensors["shape"].tolist()
         return cls(tensors["state_KW"], tensors["start"].tolist(), count, width)
+
+
+def _pooled_row(state_TLW: Tensor, pooling: str) -> Tensor:
+    if pooling == "mean":
+        return state_TLW[:, -1].mean(dim=0)
+    words_TLW = state_TLW[1:-1]  # without the special tokens
+    means = [words_TLW[:, layer].mean(dim=0) for layer in range(words_TLW.shape[1])]
+    return torch.cat([F.normalize(part_W, dim=-1) for part_W in (*means, words_TLW[:, -1].amax(dim=0))])

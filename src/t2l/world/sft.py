@@ -107,7 +107,7 @@ def train_hypernetwork(
         state_path: where the state from which a killed run resumes is kept.
     """
     hypernetwork = build_hypernetwork(recipe, spec, encoder)
-    standardize = None if _reads_tokens(encoder) else Standardization.of(table.rows_NDE().flatten(0, 1))
+    standardize = None if encoder.token_dim is not None else Standardization.of(table.rows_NDE().flatten(0, 1))
     chosen = list(range(len(tasks)))
     if recipe.train_tasks is not None:
         chosen = sorted(Random(f"train tasks/{recipe.loop.seed}").sample(chosen, min(recipe.train_tasks, len(chosen))))
@@ -171,8 +171,8 @@ def build_hypernetwork(
         recipe.variant,
         trunk_dim=recipe.trunk_dim,
         head_dim=recipe.head_dim,
-        task_encoder="tokens" if _reads_tokens(encoder) else "linear",
-        token_dim=getattr(encoder, "token_dim", None),
+        task_encoder="linear" if encoder.token_dim is None else "tokens",
+        token_dim=encoder.token_dim,
         head_init=head_init,
         output_gain=output_affine,
         output_shift=output_affine,
@@ -195,10 +195,6 @@ def example_batches(rng: Random, tasks: Sequence[MicroTask], samples: int, views
         ids_ST, labels_ST = encode_runs([[example] for example, _ in part])
         batches.append(Batch(ids_ST, labels_ST, torch.tensor([row for _, row in part])))
     return batches
-
-
-def _reads_tokens(encoder: DescriptionEncoder) -> bool:
-    return getattr(encoder, "token_dim", None) is not None
 
 
 def _conditions(

@@ -2,8 +2,6 @@
 
 They lie in the folder of ``t2l world build``: ``base/`` and ``descriptions.safetensors`` (token states) are the work of
 its stages, ``tables/`` holds what other arms need. Poolings of MiniLM are computed from its token states, in seconds.
-
-Axis letters: T tokens, L kept layers, W width of the model, E embedding width.
 """
 
 from __future__ import annotations
@@ -14,25 +12,18 @@ from random import Random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.encoders import BaseModelEncoder, DescriptionEncoder, MiniLmEncoder, OneHotEncoder
-from t2l.encoders.encoder import to_sphere
 from t2l.errors import T2LError
 from t2l.lora import LoraSpec
-from t2l.world.base import base_config
 from t2l.world.conditions import DescriptionTable
 from t2l.world.studies import Arm
 from t2l.world.tasks import MicroTask, tasks_of
 from t2l.world.wording import descriptions
+from t2l.world.workfolder import DESCRIPTIONS, built_base, built_token_states, embedded_spec
 
-DESCRIPTIONS = 64
-"""A task, in every table."""
 FEW_DESCRIPTIONS = 16
 """A task, in tables of other quality than natural."""
-_MINILM_WIDTH = 384
 _DROPPED_WORDS = 0.25
 
 
@@ -55,18 +46,11 @@ class StudyInputs:
         Raises:
             T2LError: it has not been built.
         """
-        if not (self.folder / "base" / "config.json").is_file():
-            raise T2LError(
-                f"There is no base in '{self.folder}'.",
-                f"Build it first: t2l world build --stage base --dir {self.folder}",
-            )
-        return load_base(self.folder / "base", dtype=torch.float32).model
+        return built_base(self.folder)
 
     def spec(self, arm: Arm) -> LoraSpec:
         """What the adapters of an arm adapt."""
-        config = base_config()
-        config._name_or_path = EMBEDDED_BASE
-        return LoraSpec.from_base(config, target_modules=list(arm.targets), rank=arm.rank)
+        return embedded_spec(arm.targets, arm.rank)
 
     def encoder(self, arm: Arm) -> DescriptionEncoder:
         """What turns a description into the condition of an arm's hypernetwork."""
@@ -92,7 +76,7 @@ class StudyInputs:
             table = self._token_states()
             if arm.quality == "terse":
                 table = chosen(table, [shortest(self._texts(task)) for task in self.tasks])
-            return table if arm.encoder == "tokens" else pooled(table, arm.encoder)
+            return table if arm.encoder == "tokens" else table.pooled(arm.encoder)
         path = self.folder / "tables" / f"{name}.safetensors"
         if path.is_file():
             return self._checked(DescriptionTable.load(path), path)
@@ -109,16 +93,7 @@ class StudyInputs:
         return table
 
     def _token_states(self) -> DescriptionTable:
-        path = self.folder / "descriptions.safetensors"
-        if not path.is_file():
-            raise T2LError(
-                f"There are no embedded descriptions in '{self.folder}'.",
-                f"Build them first: t2l world build --stage descriptions --dir {self.folder}",
-            )
-        table = self._checked(DescriptionTable.load(path), path)
-        if table.width != MiniLmEncoder("tokens").dim:
-            raise T2LError(f"'{path}' holds no token states.", "Delete it and build the stage 'descriptions' again.")
-        return table
+        return self._checked(built_token_states(self.folder), self.folder / "descriptions.safetensors")
 
     def _checked(self, table: DescriptionTable, path: Path) -> DescriptionTable:
         if len(table) != len(self.tasks):
@@ -129,24 +104,6 @@ class StudyInputs:
 
     def _texts(self, task: MicroTask) -> list[str]:
         return descriptions(task, DESCRIPTIONS, part="train")
-
-
-def pooled(table: DescriptionTable, pooling: str) -> DescriptionTable:
-    """MiniLM's pooling ``"mean"`` or ``"layers"`` of a table of its token states, without running it again."""
-    rows = []
-    for begin, end in zip(table.start, table.start[1:], strict=False):
-        state_TLW = table.state_KW[begin:end].float().unflatten(-1, (-1, _MINILM_WIDTH))
-        rows.append(_pooled_row(state_TLW, pooling))
-    state_KE = to_sphere(torch.stack(rows)).half()
-    return DescriptionTable(state_KE, range(len(state_KE) + 1), table.count, state_KE.shape[1])
-
-
-def _pooled_row(state_TLW: Tensor, pooling: str) -> Tensor:
-    if pooling == "mean":
-        return state_TLW[:, -1].mean(dim=0)
-    words_TLW = state_TLW[1:-1]  # without the special tokens
-    means = [words_TLW[:, layer].mean(dim=0) for layer in range(words_TLW.shape[1])]
-    return torch.cat([F.normalize(part_W, dim=-1) for part_W in (*means, words_TLW[:, -1].amax(dim=0))])
 
 
 def chosen(table: DescriptionTable, places: Sequence[Sequence[int]]) -> DescriptionTable:

@@ -1,0 +1,357 @@
+"""``t2l evaluate``: benchmarks, comparators and the description gate, on any base and checkpoint.
+
+Level 6. `t2l.evaluation` does the work; this file opens what the options name, and prints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from t2l.commands.options import AsJson, Checkpoint, Device, checked_device
+from t2l.commands.terminal import Notes, print_json, results, say
+from t2l.errors import BaseModelError, T2LError, did_you_mean
+
+if TYPE_CHECKING:
+    from t2l.model import TextToLora
+
+RUNS = Path("t2l-runs")
+
+
+class ProtocolName(str, Enum):
+    """How the paper's benchmarks are scored."""
+
+    paper = "paper"
+    loglikelihood = "loglikelihood"
+
+
+def evaluate(
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tasks", "-t", metavar="NAME,...", help="Tasks of lm-evaluation-harness, paper10, or all that --data has."
+        ),
+    ] = None,
+    checkpoint: Checkpoint = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the one the checkpoint is for."
+        ),
+    ] = None,
+    protocol: Annotated[
+        ProtocolName,
+        typer.Option(help="paper: greedy generation, first matching choice; loglikelihood: the harness's own."),
+    ] = ProtocolName.paper,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FOLDER", help="Local copies, FOLDER/TASK/SPLIT.jsonl; no hub.")
+    ] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Does the description do the work? Seven conditions.")] = False,
+    rows: Annotated[
+        str | None,
+        typer.Option("--rows", metavar="NAME,...", help="Which rows; by default all that have what they need."),
+    ] = None,
+    shots: Annotated[
+        int, typer.Option("--shots", min=0, help="Examples in the few-shot row's prompt; 0: no such row.")
+    ] = 3,
+    library: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="PEFT adapters of training tasks: average, nearest, Arrow.")
+    ] = None,
+    multi_task: Annotated[
+        Path | None, typer.Option("--multi-task", metavar="FOLDER", help="One PEFT adapter trained on all tasks.")
+    ] = None,
+    task_adapters: Annotated[
+        Path | None, typer.Option("--task-adapters", metavar="FOLDER", help="PEFT adapters named as the tasks.")
+    ] = None,
+    hyperdecoder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A hyperdecoder, as 'world build' leaves it.")
+    ] = None,
+    descriptions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="Descriptions: matched: {TASK: [TEXT, ...]}, paraphrase: ..."),
+    ] = None,
+    wordings: Annotated[int, typer.Option(min=1, help="Descriptions a task, each with its own adapter.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items a task; all by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="The run's folder; the same one goes on.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget the answers that the folder has.")] = False,
+    run_code: Annotated[
+        bool,
+        typer.Option("--run-generated-code", help="HumanEval and MBPP: run what the model wrote, on this machine."),
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Bounds every answer.")] = 512,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="The base's chat template; by default where it has one and the protocol is the paper's.",
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Requests in one forward pass.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of descriptions, examples shown and resampling.")] = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Score a checkpoint on benchmarks beside what it has to beat, and ask whether the description does the work."""
+    from t2l.bases import load_base
+    from t2l.evaluation.benchmarks import load_tasks, read_wordings
+    from t2l.evaluation.gate import gate_of
+    from t2l.evaluation.rows import ROWS, Bench
+    from t2l.evaluation.runs import document, fingerprint, open_answers, run_variants, save_run
+    from t2l.evaluation.wording import GATE
+
+    notes = Notes()
+    texts = {} if descriptions is None else read_wordings(descriptions)
+    loaded = load_tasks(
+        tasks or (["all"] if data is not None else ["paper10"]),
+        protocol=protocol.value,
+        data=data,
+        run_code=run_code,
+        wordings=texts,
+    )
+    device = checked_device(device)
+    t2l = _checkpoint(checkpoint, device)
+    name = base or t2l.spec.base_model
+    if name is None:
+        raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
+    model = load_base(name, device=device)
+    t2l.spec.check_base(model.model)
+    wanted = _wanted(rows, gate, shots, [library, multi_task, task_adapters, hyperdecoder])
+    bench = Bench(loaded, wordings=wordings, seed=seed)
+    special: list[tuple[str, Any]] = []
+    with notes.of_warnings():
+        if gate:
+            static = None if multi_task is None else _adapter(multi_task)
+            for line in bench.gate(t2l, static):
+                notes.add(f"Not measured: {line}")
+        for row in wanted:
+            if row == "base" and not gate:
+                bench.base()
+            elif row == "description-in-prompt":
+                bench.described_prompt()
+            elif row == "shots" and shots:
+                bench.shots(shots)
+            elif row == "t2l" and not gate:
+                bench.described(t2l)
+            elif row == "multi-task":
+                bench.static(_adapter(_given(row, multi_task)), "multi-task")
+            elif row == "average":
+                bench.average(_library(_given(row, library)))
+            elif row == "nearest":
+                bench.nearest(_library(_given(row, library)), t2l, {n: w.matched for n, w in texts.items()})
+            elif row == "task-specific":
+                bench.own(_library(_given(row, task_adapters)))
+            elif row in ("arrow", "hyperdecoder"):
+                special.append((row, _given(row, library if row == "arrow" else hyperdecoder)))
+    for adapter in bench.adapters:
+        adapter.spec.check_base(model.model)
+    use_chat = (model.has_chat_template and protocol is ProtocolName.paper) if chat is None else chat
+    settings = {
+        "tasks": [task.name for task in loaded],
+        "protocol": protocol.value,
+        "data": None if data is None else str(data),
+        "checkpoint": t2l.digest,
+        "base": name,
+        "base_fingerprint": fingerprint(model),
+        "rows": list(dict.fromkeys([v.row for v in bench.variants] + [row for row, _ in special])),
+        "adapters": [adapter.digest for adapter in bench.adapters],
+        "shots": shots,
+        "wordings": wordings,
+        "limit": limit,
+        "max_new_tokens": max_new_tokens,
+        "chat": use_chat,
+        "seed": seed,
+    }
+    key = sha256(json.dumps(settings).encode()).hexdigest()[:10]
+    folder = out or RUNS / f"{'gate' if gate else 'evaluate'}-{key}"
+    answers = open_answers(folder, settings, restart=restart)
+    if len(answers):
+        notes.add(f"{len(answers)} answers of an earlier, interrupted run in '{folder}' are used.")
+    given = {
+        "answers": answers,
+        "limit": limit,
+        "chat": use_chat,
+        "run_code": run_code,
+        "max_new_tokens": max_new_tokens,
+        "batch": batch,
+        "seed": seed,
+        "report": _progress(),
+    }
+    items = run_variants(model, bench.adapters, loaded, bench.variants, **given)
+    for row, place in special:
+        more, variants = _special(row, place, model, loaded, given)
+        items += more
+        bench.variants += variants
+    found = gate_of(items, seed, first="matched" if gate else "t2l")
+    names = {**ROWS, **GATE, f"{shots}-shot": f"base, {shots} examples in the prompt"}
+    used = list(dict.fromkeys(variant.row for variant in bench.variants))
+    run = document(
+        settings=settings,
+        tasks=loaded,
+        variants=bench.variants,
+        rows={row: names[row] for row in used},
+        items=items,
+        more={
+            "gate": gate,
+            "training_tasks": t2l.metadata.get("training_tasks"),
+            "findings": found.to_dict(),
+            "map": _map(t2l, bench),
+            "notes": notes.texts,
+        },
+    )
+    file = save_run(folder, run)
+    if as_json:
+        print_json({name: value for name, value in run.items() if name != "items"} | {"file": str(file)})
+        return
+    _show(run, folder)
+
+
+def _wanted(rows: str | None, gate: bool, shots: int, folders: Sequence[Path | None]) -> list[str]:
+    """The rows to measure, in the order of a table."""
+    from t2l.evaluation.rows import ROWS
+
+    if rows is not None:
+        asked = rows.replace(",", " ").split()
+        for name in asked:
+            if name not in ROWS:
+                raise T2LError(f"No row is called '{name}'.", did_you_mean(name, ROWS))
+        return [name for name in ROWS if name in asked]
+    library, multi_task, task_adapters, hyperdecoder = (folder is not None for folder in folders)
+    free = [] if gate else ["base", "description-in-prompt", "t2l", *(["shots"] if shots else [])]
+    found = {
+        "average": library,
+        "nearest": library,
+        "arrow": library,
+        "multi-task": multi_task,
+        "hyperdecoder": hyperdecoder,
+        "task-specific": task_adapters,
+    }
+    return [name for name in ROWS if name in free or found.get(name)]
+
+
+def _given(row: str, folder: Path | None) -> Path:
+    from t2l.evaluation.rows import NEEDS, ROWS
+
+    if folder is None:
+        raise T2LError(f"The row '{row}' ({ROWS[row]}) needs {NEEDS[row]} FOLDER.")
+    return folder
+
+
+def _checkpoint(source: str | None, device: str) -> TextToLora:
+    """A checkpoint of ours, or one of the reference implementation."""
+    from t2l.encoders import CachedEncoder
+    from t2l.inspection import REFERENCE, kind_of
+    from t2l.model import TextToLora
+    from t2l.sakana import import_checkpoint
+
+    reference = source is not None and Path(source).expanduser().is_dir() and kind_of(source) == REFERENCE
+    t2l = (
+        import_checkpoint(source).to(device=device)
+        if reference and source
+        else TextToLora.from_pretrained(source, device=device)
+    )
+    t2l.encoder = CachedEncoder(t2l.encoder)
+    return t2l
+
+
+def _adapter(folder: Path) -> Any:
+    """One adapter: a PEFT folder, or the only one of a library."""
+    from t2l.adapter import Adapter
+    from t2l.training.library import INDEX_FILE
+
+    if (folder / INDEX_FILE).is_file():
+        library = _library(folder)
+        if len(library) != 1:
+            raise T2LError(f"'{folder}' holds {len(library)} adapters; one for all tasks is needed.")
+        return library.adapter(library.names[0])
+    return Adapter.load(folder)
+
+
+def _library(folder: Path) -> Any:
+    from t2l.training.library import Library
+
+    return Library.open(folder)
+
+
+def _special(row: str, place: Path, model: Any, loaded: Any, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Items of a row that is no list of adapters: Arrow routes inside the base, a hyperdecoder reads each input."""
+    from t2l.baselines.arrow import arrow_model
+    from t2l.bases import Base
+    from t2l.evaluation.rows import Variant
+    from t2l.evaluation.runs import run_variants
+    from t2l.hypernet import HyperNetwork
+    from t2l.storage import read_json, read_tensors, tensors_digest
+
+    variants = [Variant(row, task.name) for task in loaded]
+    if row == "arrow":
+        library = _library(place)
+        routed = Base(arrow_model(model.model, library), model.tokenizer, model.name)
+        identity = f"arrow/{'/'.join(library.adapter(name).digest for name in library.names)}"
+        return run_variants(routed, [], loaded, variants, identity=identity, **given), variants
+    structure = read_json(place / "config.json", T2LError).get("structure", {})
+    tensors = read_tensors(place / "model.safetensors", T2LError)
+    source = HyperNetwork.from_tensors(structure, tensors, source=place).eval().requires_grad_(False)
+    source.spec.check_base(model.model)
+    return run_variants(
+        model, [], loaded, variants, source=source, identity=f"hyperdecoder/{tensors_digest(tensors)}", **given
+    ), variants
+
+
+def _map(t2l: TextToLora, bench: Any) -> dict[str, Any]:
+    """Embeddings of the matched descriptions in the hypernetwork's task features, for the report's map of tasks."""
+    import torch
+
+    named = [(task, text) for task in bench.tasks if task.wording for text in task.wording.matched[: bench.wordings]]
+    if not named:
+        return {}
+    with torch.inference_mode():
+        embedding_NE = t2l.encoder.encode([text for _, text in named])
+        task_NK = t2l.hypernetwork.encode(embedding_NE)
+    return {
+        "tasks": [task.name for task, _ in named],
+        "families": [task.family or task.name for task, _ in named],
+        "features": [[round(value, 5) for value in row] for row in task_NK.flatten(1).tolist()],
+    }
+
+
+def _progress() -> Any:
+    stream = sys.stderr
+
+    def report(done: int, total: int) -> None:
+        end = "\n" if done == total else ""
+        print(f"\r{done} of {total} answers{end}", end="", file=stream, flush=True)
+
+    return report if stream.isatty() else (lambda done, total: None)
+
+
+def _show(run: dict[str, Any], folder: Path) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console, accuracy = results(), run["findings"]["accuracy"]
+    tasks = [*run["tasks"], ""]
+    how = "paper's protocol" if run["settings"]["protocol"] == "paper" else "log-likelihood"
+    shown = tasks if len(tasks) <= 11 else [""]
+    table = Table(title=f"Accuracy, % (95% interval), {how}")
+    table.add_column("")
+    for row in run["rows"]:
+        table.add_column(Text(row), justify="right")
+    for task in shown:
+        cells = [accuracy[row].get(task) for row in run["rows"]]
+        words = ["" if c is None else f"{c['mean']:.1f} ({c['low']:.0f}-{c['high']:.0f})" for c in cells]
+        table.add_row(Text(task or f"all {len(run['tasks'])} tasks", "" if task else "bold"), *words)
+    console.print(table)
+    for line in run["findings"]["verdict"]:
+        say(line, console=console)
+    cut = sum(1 for item in run["items"] if item.get("cut"))
+    if cut:
+        say(f"{cut} of {len(run['items'])} answers reached their bound of tokens and were cut.", console=console)
+    say(f"Run: {folder}. Read it: t2l report {folder}", console=console)

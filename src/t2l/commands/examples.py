@@ -1,0 +1,158 @@
+"""Examples as a user gives them: inputs, or inputs with outputs, as JSON Lines or CSV; and what they are used for.
+
+Level 6. Every complaint says where the example stands.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2l.errors import T2LError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from t2l.bases import Base
+    from t2l.lora import LoraWeights
+    from t2l.model import TextToLora
+
+_FIELDS = ("input", "output")
+_FORM = 'JSON Lines such as {"input": "b a", "output": "a b"}, or CSV with the columns input and output'
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a file of examples holds.
+
+    Args:
+        inputs: at least one, none empty.
+        outputs: one for each input; None where the file has inputs alone.
+        digest: SHA-256 of the pairs, for a provenance.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...] | None
+    digest: str
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(input, output) of each.
+
+        Raises:
+            T2LError: there are no outputs.
+        """
+        if self.outputs is None:
+            raise T2LError("The examples have inputs alone; their outputs are needed here.", f"Give {_FORM}.")
+        return list(zip(self.inputs, self.outputs, strict=True))
+
+
+def read_examples(path: Path) -> Examples:
+    """The examples in a file: CSV where its name ends in .csv, else JSON Lines.
+
+    Raises:
+        T2LError: the file cannot be read, holds no example, or one that is not whole; some with an output and some
+            without count as not whole.
+    """
+    try:
+        text = path.expanduser().read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as problem:
+        raise T2LError(f"The examples in '{path}' cannot be read: {problem}.", f"They are {_FORM}.") from problem
+    records = _from_csv(text, path) if path.suffix.lower() == ".csv" else _from_lines(text, path)
+    if not records:
+        raise T2LError(f"'{path}' holds no example.", f"Give {_FORM}.")
+    with_output = [output is not None for _, output, _ in records]
+    if any(with_output) and not all(with_output):
+        place = records[with_output.index(False)][2]
+        raise T2LError(f"{place} has no output, though others have.", "Give all outputs, or none.")
+    inputs = tuple(question for question, _, _ in records)
+    outputs = tuple(str(output) for _, output, _ in records) if all(with_output) else None
+    digest = hashlib.sha256(json.dumps([inputs, outputs]).encode()).hexdigest()
+    return Examples(inputs, outputs, digest)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of several descriptions fits the examples best.
+
+    Args:
+        place: of the chosen one.
+        scores: of each: the loss of its adapter on the outputs (lower is better), or, for inputs alone, the share of
+            answers on which it agrees with most of the others (higher is better).
+        by: ``"loss"`` or ``"agreement"``.
+    """
+
+    place: int
+    scores: tuple[float, ...]
+    by: str
+
+
+def choose(base: Base, t2l: TextToLora, embedding_NE: Tensor, examples: Examples) -> Choice:
+    """The best of N description embeddings by the examples; of equally good ones the first."""
+    from t2l.guidance.choosing import agreement, answer_samples
+    from t2l.training.refinement import fit_losses
+
+    weights = _weights(t2l, embedding_NE)
+    if examples.outputs is not None:
+        losses = fit_losses(base.model, t2l.spec, weights, answer_samples(base, examples.pairs())).tolist()
+        return Choice(losses.index(min(losses)), tuple(round(loss, 6) for loss in losses), "loss")
+    shares = agreement(base, t2l.spec, weights, examples.inputs)
+    return Choice(shares.index(max(shares)), tuple(round(share, 6) for share in shares), "agreement")
+
+
+def _weights(t2l: TextToLora, embedding_NE: Tensor) -> LoraWeights:
+    import torch
+
+    with torch.no_grad():
+        return t2l.hypernetwork(embedding_NE).detach()
+
+
+def _from_csv(text: str, path: Path) -> list[tuple[str, str | None, str]]:
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as problem:
+        raise T2LError(f"'{path}' is not CSV: {problem}.", f"Give {_FORM}.") from problem
+    rows = [row for row in rows if row]
+    names = [name.strip().lower() for name in rows[0]] if rows else []
+    if "input" not in names:
+        raise T2LError(f"The first line of '{path}' names no column 'input'.", f"Give {_FORM}.")
+    found = []
+    for number, row in enumerate(rows[1:], start=2):
+        place = f"Row {number} of {path}"
+        if len(row) != len(names):
+            raise T2LError(f"{place} has {len(row)} columns; the first has {len(names)}.")
+        record = dict(zip(names, row, strict=True))
+        found.append(_checked(record, place))
+    return found
+
+
+def _from_lines(text: str, path: Path) -> list[tuple[str, str | None, str]]:
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"Line {number} of {path}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as problem:
+            raise T2LError(f"{place} is not JSON: {problem}.", f"Give {_FORM}.") from problem
+        if not isinstance(record, dict):
+            raise T2LError(f"{place} is not a JSON object.", f"Give {_FORM}.")
+        unknown = next((name for name in record if name not in _FIELDS), None)
+        if unknown is not None:
+            raise T2LError(f"{place}: there is no field '{str(unknown)[:40]}'.", did_you_mean(str(unknown), _FIELDS))
+        found.append(_checked(record, place))
+    return found
+
+
+def _checked(record: dict[str, Any], place: str) -> tuple[str, str | None, str]:
+    question, answer = record.get("input"), record.get("output")
+    if not isinstance(question, str) or not question.strip():
+        raise T2LError(f"{place} has no input.", f"Give {_FORM}.")
+    if answer is not None and not isinstance(answer, str):
+        raise T2LError(f"{place}: the output is {json.dumps(answer)[:40]}, not text.")
+    return question, answer, place

@@ -1,0 +1,176 @@
+"""The items of the ten benchmarks, from files in their own schemas or from the hub.
+
+Level 3. JSON Lines, JSON and Parquet are read, in the forms that the hub and the benchmarks' authors publish. This file
+takes an item's text apart from its answer's letter; it scores nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2l.errors import DataError, did_you_mean
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The texts of a benchmark's items: question and choices, passages left out where many items share one."""
+
+    name: str
+    items: tuple[str, ...]
+
+
+def _choices(row: Row) -> str:
+    """The texts of multiple choices, in the hub's form or in that of the authors' files."""
+    question = row.get("question")
+    choices = row.get("choices", question.get("choices", []) if isinstance(question, dict) else [])
+    if isinstance(choices, dict):
+        return " ".join(choices["text"])
+    return " ".join(choice["text"] for choice in choices)
+
+
+def _stem(row: Row) -> str:
+    question = row.get("question_stem", row.get("question"))
+    return question["stem"] if isinstance(question, dict) else question or ""
+
+
+def _science(row: Row) -> str:
+    return f"{_stem(row)} {_choices(row)}"
+
+
+_READERS: dict[str, Callable[[Row], str]] = {
+    "arc_challenge": _science,
+    "arc_easy": _science,
+    "openbookqa": _science,
+    "boolq": lambda row: f"{row['question']} {row['passage']}",
+    "gsm8k": lambda row: row["question"],
+    "hellaswag": lambda row: f"{row['ctx']} {row['endings'][int(row['label'] or 0)]}",
+    "piqa": lambda row: f"{row['goal']} {row['sol1']} {row['sol2']}",
+    "winogrande": lambda row: row["sentence"],
+    "humaneval": lambda row: row["prompt"],
+    "mbpp": lambda row: row.get("text") or row["prompt"],
+}
+BENCHMARKS = tuple(_READERS)
+"""Names of the benchmarks, as options and reports write them."""
+
+_HUB = {
+    "arc_challenge": ("allenai/ai2_arc", "ARC-Challenge", "test"),
+    "arc_easy": ("allenai/ai2_arc", "ARC-Easy", "test"),
+    "boolq": ("google/boolq", None, "validation"),
+    "gsm8k": ("openai/gsm8k", "main", "test"),
+    "hellaswag": ("Rowan/hellaswag", None, "validation"),
+    "openbookqa": ("allenai/openbookqa", "main", "test"),
+    "piqa": ("baber/piqa", None, "validation"),
+    "winogrande": ("allenai/winogrande", "winogrande_debiased", "validation"),
+    "humaneval": ("openai/openai_humaneval", None, "test"),
+    "mbpp": ("google-research-datasets/mbpp", "full", "test"),
+}
+_ALIASES = {"arc": "arc_challenge", "arc_c": "arc_challenge", "arc_e": "arc_easy", "obqa": "openbookqa"}
+_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+
+
+def benchmark_name(text: str) -> str:
+    """``ARC-Challenge`` or ``arc_challenge`` as this file writes it.
+
+    Raises:
+        DataError: it is none of the ten.
+    """
+    plain = text.strip().lower().replace("-", "_").replace(" ", "_")
+    plain = _ALIASES.get(plain, plain)
+    if plain not in _READERS:
+        raise DataError(f"There is no benchmark '{text}'.", did_you_mean(plain, BENCHMARKS))
+    return plain
+
+
+def read_benchmark(name: str, file: str | Path) -> Benchmark:
+    """The items of a local file.
+
+    Raises:
+        DataError: the file cannot be read, or its rows are not of this benchmark; the row is named.
+    """
+    name, path = benchmark_name(name), Path(file).expanduser()
+    return Benchmark(name, tuple(_items(name, _rows(path), str(path))))
+
+
+def find_benchmarks(folder: str | Path) -> list[Benchmark]:
+    """Benchmarks in files, or folders of files, that are named after them: ``arc_easy.jsonl``, ``gsm8k/test.parquet``.
+
+    Raises:
+        DataError: there is none.
+    """
+    root, found = Path(folder).expanduser(), {}
+    for place in sorted(root.iterdir()) if root.is_dir() else []:
+        try:
+            name = benchmark_name(place.stem if place.is_file() else place.name)
+        except DataError:
+            continue
+        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+        items = [
+            item for file in files if file.suffix.lower() in _SUFFIXES for item in _items(name, _rows(file), str(file))
+        ]
+        found[name] = (*found.get(name, ()), *items)
+    if not any(found.values()):
+        raise DataError(
+            f"'{root}' holds no file named after a benchmark.",
+            f"Name them so: {', '.join(f'{n}.jsonl' for n in BENCHMARKS[:3])}.",
+        )
+    return [Benchmark(name, items) for name, items in found.items() if items]
+
+
+def fetch_benchmark(name: str) -> Benchmark:
+    """The items that the paper scores, from the hub or from the cache of `datasets`.
+
+    Raises:
+        DataError: it cannot be had; offline is said.
+    """
+    name = benchmark_name(name)
+    place, config, split = _HUB[name]
+    try:
+        import datasets
+    except ImportError as problem:
+        raise DataError("The hub needs the package datasets.", "Install it: pip install 't2l[data]'") from problem
+    try:
+        datasets.disable_progress_bars()
+        rows: Any = datasets.load_dataset(place, config, split=split)
+    except Exception as problem:  # the hub, the network and the cache each raise their own kinds
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise DataError(f"The benchmark {name} ('{place}') cannot be had from the hub: {reason}") from problem
+    return Benchmark(name, tuple(_items(name, rows, place)))
+
+
+def _items(name: str, rows: Iterable[Row], place: str) -> Iterable[str]:
+    reader = _READERS[name]
+    for number, row in enumerate(rows, start=1):
+        try:
+            text = reader(row)
+            if not isinstance(text, str):
+                raise TypeError("no text")
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as problem:
+            have = ", ".join(list(row)[:8]) if isinstance(row, Mapping) else type(row).__name__
+            raise DataError(
+                f"Row {number} of '{place}' is not one of {name}: {type(problem).__name__} {problem}; it has {have}."
+            ) from problem
+        if text.strip():
+            yield text
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        if path.suffix.lower() == ".parquet":
+            try:
+                import pyarrow.parquet as parquet
+            except ImportError as problem:
+                raise DataError("Parquet needs pyarrow.", "Install it: pip install 't2l[data]'") from problem
+            return parquet.read_table(path).to_pylist()
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+            return json.loads(text)
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (OSError, ValueError, RecursionError) as problem:  # Arrow's errors are kinds of ValueError and OSError
+        reason = getattr(problem, "strerror", None) or problem
+        raise DataError(f"The benchmark file '{path}' cannot be read: {reason}.") from problem

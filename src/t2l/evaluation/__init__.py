@@ -1,0 +1,1 @@
+"""Evidence: benchmarks through lm-evaluation-harness, comparators, the description gate, costs and reports."""

@@ -1,0 +1,310 @@
+"""Which tasks there are and where their data lies: the harness's own, the paper's ten by two protocols, and folders.
+
+Level 5. Every task becomes one of lm-evaluation-harness. Local copies (``--data DIR``) lie in ``DIR/TASK`` as jsonl,
+json or parquet files named by their split, in the benchmark's own schema; nothing but the place of the data differs
+from the hub. A folder with a ``task.json`` is a task of its own: inputs, outputs and descriptions. This file knows no
+model.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from t2l.encoders.cache import default_cache_folder
+from t2l.errors import T2LError, did_you_mean
+from t2l.evaluation.paper_protocol import code_config, configs
+from t2l.evaluation.wording import Wording, paper_wording
+from t2l.storage import read_json
+
+Protocol = Literal["loglikelihood", "paper"]
+"""``loglikelihood``: the harness's own way. ``paper``: greedy generation, first matching choice. Never in one table."""
+GROUP = "paper10"
+PAPER10 = (
+    "arc_challenge",
+    "arc_easy",
+    "boolq",
+    "gsm8k",
+    "hellaswag",
+    "openbookqa",
+    "piqa",
+    "winogrande",
+    "humaneval",
+    "mbpp",
+)
+_FOLDERS = {"arc_challenge": "arc", "arc_easy": "arc", "boolq": "super_glue/boolq"}  # in the harness; others: as named
+CODE = ("humaneval", "mbpp")
+"""Benchmarks that are scored by running what the model wrote."""
+TASK_FILE = "task.json"
+_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_HARNESS = (
+    "Evaluation on benchmarks needs lm-evaluation-harness: {}.",
+    "pip install 't2l[eval]'",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationTask:
+    """A task of the harness with what is known about it.
+
+    Args:
+        name: as in the run.
+        harness: the harness's task, loaded; copies of it are run.
+        metric: the figure that counts, as the harness names it: (metric, filter).
+        wording: how it is described; None where nobody has said.
+        family: what it is coloured by on the map of tasks.
+        runs_code: whether scoring runs what the model wrote.
+    """
+
+    name: str
+    harness: Any
+    metric: tuple[str, str]
+    wording: Wording | None = None
+    family: str | None = None
+    runs_code: bool = False
+
+    def variant(self, alias: str, *, shots: int | None = None, prefix: str = "", seed: int = 0) -> Any:
+        """A copy for one run of the task under another name, its data shared.
+
+        Args:
+            shots: examples in the prompt; the task's own number by default.
+            prefix: text before the prompt.
+
+        Raises:
+            T2LError: examples are asked for and the task has none to show.
+        """
+        one = copy.copy(self.harness)
+        one._config = copy.copy(self.harness._config)
+        one._instances = None
+        one._config.task = alias
+        own = one.get_config("num_fewshot") or 0
+        one.set_config(key="num_fewshot", value=own if shots is None else shots)
+        if shots and not self.can_show:
+            raise T2LError(
+                f"The task '{self.name}' has no examples to show ({shots} asked for).",
+                "Leave --shots away, or give it a train split.",
+            )
+        if prefix:
+            one.set_config(key="description", value=f"{prefix.strip()}\n\n")
+        if hasattr(one, "sampler"):
+            one.sampler = copy.copy(one.sampler)
+            one.set_fewshot_seed(seed=seed)
+        return one
+
+    @cached_property
+    def can_show(self) -> bool:
+        """Whether there are examples for a few-shot prompt that are not the questions themselves."""
+        config = self.harness.config
+        shown = config.fewshot_split or config.training_split or config.validation_split
+        own = bool(config.fewshot_config and config.fewshot_config.samples)
+        asked = config.test_split or config.validation_split
+        return own or (bool(shown) and shown != asked and len(self.harness.dataset[shown]) > 0)
+
+
+def names_of(asked: Sequence[str]) -> list[str]:
+    """Task names with the group spelled out, each once."""
+    names = [name for word in asked for name in word.replace(",", " ").split()]
+    return list(dict.fromkeys(one for name in names for one in (PAPER10 if name == GROUP else [name])))
+
+
+def load_tasks(
+    asked: Sequence[str],
+    *,
+    protocol: Protocol = "paper",
+    data: Path | None = None,
+    run_code: bool = False,
+    wordings: Mapping[str, Wording] | None = None,
+) -> list[EvaluationTask]:
+    """The tasks, their data read.
+
+    Args:
+        asked: names of tasks, comma-separated or not; `GROUP` for the paper's ten, ``all`` for every task in ``data``.
+        protocol: how the paper's benchmarks are scored. Any other task of the harness has its own way.
+        data: folder of local copies; without it the hub is asked.
+        run_code: leave to run programs that the model wrote (HumanEval, MBPP).
+        wordings: descriptions by task, before those that ship.
+
+    Raises:
+        T2LError: an unknown task or protocol, data that is missing (with the command that fetches it), a task that
+            runs generated code without leave, or lm-evaluation-harness is not installed.
+    """
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as problem:
+        raise T2LError(_HARNESS[0].format(problem), _HARNESS[1]) from problem
+    if protocol not in get_args(Protocol):
+        raise T2LError(f"There is no protocol '{protocol}'.", did_you_mean(protocol, get_args(Protocol)))
+    if data is not None and not data.is_dir():
+        raise T2LError(f"There is no folder '{data}' to read data from.")
+    local = _folders(data)
+    names = [one for name in names_of(asked) for one in (local if name == "all" else [name])]
+    if not names:
+        raise T2LError("No task was named.", f"--tasks {GROUP}, or --tasks all with --data FOLDER")
+    paper = configs() if protocol == "paper" else {name: code_config(name) for name in CODE}
+    manager: Any = None
+    found = []
+    for name in names:
+        if data is not None and (data / name / TASK_FILE).is_file():
+            found.append(_own_task(data / name, wordings))
+            continue
+        if name not in PAPER10:
+            manager = manager or TaskManager()
+            if name not in manager.all_tasks:
+                raise T2LError(
+                    f"No task is called '{name}'.", did_you_mean(name, [*PAPER10, GROUP, *local, *manager.all_tasks])
+                )
+        if name in CODE and not run_code:
+            raise T2LError(
+                f"'{name}' is scored by running programs that the model wrote, on this machine.",
+                "If you want that, add --run-generated-code; each runs in a process of its own for 10 seconds at most.",
+            )
+        config = {**paper[name], "task": name} if name in paper else _registered(manager or _few(), name)
+        found.append(_loaded(name, config, data, (wordings or {}).get(name) or paper_wording(name)))
+    return found
+
+
+def fetch_command(name: str, config: Mapping[str, Any], data: Path | None) -> str:
+    """The command that brings a benchmark's data where `load_tasks` looks for it."""
+    folder = shlex.quote(str((data or Path("benchmarks-data")) / name))
+    inside = f" --include '{config['dataset_name']}/*'" if config.get("dataset_name") else ""
+    return f"hf download {config['dataset_path']} --repo-type dataset{inside} --local-dir {folder}"
+
+
+def _few() -> Any:
+    """The harness's index of the paper's benchmarks alone: that of all its tasks takes seconds to read."""
+    import lm_eval.tasks
+
+    place = Path(str(lm_eval.tasks.__file__)).parent
+    folders = [place / _FOLDERS.get(name, name) for name in PAPER10 if name not in CODE]
+    return lm_eval.tasks.TaskManager(include_path=list(dict.fromkeys(folders)), include_defaults=False)
+
+
+def _registered(manager: Any, name: str) -> dict[str, Any]:
+    """The harness's own config of a task, as it would load it."""
+    entry = manager.task_index[name]
+    config = dict(manager._factory._load_full_config(entry, None))
+    for key in ("tag", "group", "task_list"):
+        config.pop(key, None)
+    return config
+
+
+def _loaded(name: str, config: dict[str, Any], data: Path | None, wording: Wording | None) -> EvaluationTask:
+    from lm_eval.api.task import ConfigurableTask
+
+    hub = fetch_command(name, config, data)
+    if data is not None:
+        config = config | _local_data(name, config, data, hub)
+    try:
+        with redirect_stderr(io.StringIO()):
+            harness = ConfigurableTask(config=config)
+    except T2LError:
+        raise
+    except KeyError as problem:
+        raise T2LError(
+            f"The data of '{name}' lacks {problem}; it must be in the benchmark's own schema.", f"Fetch it: {hub}"
+        ) from problem
+    except Exception as problem:  # the hub, the disk, the data and the harness each raise their own kinds
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise T2LError(f"The data of '{name}' cannot be read: {reason}", f"Fetch it: {hub} and add --data") from problem
+    return EvaluationTask(name, harness, _metric(harness), wording, runs_code=name in CODE)
+
+
+def _metric(harness: Any) -> tuple[str, str]:
+    """Accuracy where there is one, and the most lenient filter, which the harness lists last."""
+    metrics = list(harness._metric_fn_list)
+    filters = [one.name for one in harness._filters]
+    return ("acc" if "acc" in metrics else metrics[0]), filters[-1]
+
+
+def _local_data(name: str, config: Mapping[str, Any], data: Path, hub: str) -> dict[str, Any]:
+    """The part of a config that says where the data lies."""
+    wanted = [config.get(key) for key in ("test_split", "validation_split", "training_split", "fewshot_split")]
+    splits = list(dict.fromkeys(split for split in wanted if split))
+    files: dict[str, list[str]] = {}
+    for split in splits:
+        places = [path for path in sorted((data / name).rglob("*")) if path.suffix in _KINDS and _is_split(path, split)]
+        if config.get("dataset_name") and any(config["dataset_name"] in path.parts for path in places):
+            places = [path for path in places if config["dataset_name"] in path.parts]
+        if places:
+            files[split] = [str(path) for path in places if path.suffix == places[0].suffix]
+    asked = config.get("test_split") or config.get("validation_split")
+    if asked not in files:
+        raise T2LError(
+            f"There is no data for '{name}': no {data / name}/{asked}.jsonl (or .json, .parquet).", f"Fetch it: {hub}"
+        )
+    changes: dict[str, Any] = {
+        "dataset_path": _KINDS[Path(files[asked][0]).suffix],
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": files, "cache_dir": str(default_cache_folder() / "datasets")},
+    }
+    for key in ("training_split", "validation_split", "fewshot_split"):
+        if config.get(key) and config[key] not in files:
+            changes[key] = None
+    return changes
+
+
+def _is_split(path: Path, split: str) -> bool:
+    """``test.jsonl`` and ``test-00000-of-00001.parquet``."""
+    return path.stem == split or path.stem.startswith((f"{split}-", f"{split}_", f"{split}."))
+
+
+def _folders(data: Path | None) -> list[str]:
+    if data is None:
+        return []
+    inside = [path.name for path in sorted(data.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    return inside
+
+
+def _own_task(folder: Path, wordings: Mapping[str, Wording] | None) -> EvaluationTask:
+    """A task that is a folder: exact match of the answer's first line with ``output``."""
+    about = read_json(folder / TASK_FILE, T2LError)
+    name = folder.name
+    config = {
+        "task": name,
+        "dataset_path": "json",
+        "output_type": "generate_until",
+        "test_split": "test",
+        "fewshot_split": "train",
+        "doc_to_text": lambda doc: f"{doc['input']}{about.get('separator', '')}",
+        "doc_to_target": lambda doc: doc["output"],
+        "process_results": lambda doc, results: {"acc": float(results[0].strip() == doc["output"].strip())},
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "generation_kwargs": {
+            "until": list(about.get("until", ["\n"])),
+            "max_gen_toks": int(about.get("max_new_tokens", 64)),
+            "do_sample": False,
+        },
+        "target_delimiter": "",
+        "fewshot_delimiter": str(about.get("until", ["\n"])[0]),
+        "metadata": {"version": 1.0},
+    }
+    own = Wording(name, tuple(about.get("descriptions", ())), tuple(about.get("paraphrases", ())))
+    loaded = _loaded(name, config, folder.parent, (wordings or {}).get(name) or own)
+    return EvaluationTask(name, loaded.harness, loaded.metric, loaded.wording, about.get("family"))
+
+
+def read_wordings(file: Path) -> dict[str, Wording]:
+    """Descriptions by task from a YAML file: ``matched: {TASK: [...]}``, and ``paraphrase`` in the same way.
+
+    Raises:
+        T2LError: it cannot be read or has another form.
+    """
+    import yaml
+
+    try:
+        texts = yaml.safe_load(file.read_text(encoding="utf-8"))
+        matched = {str(name): tuple(map(str, some)) for name, some in texts["matched"].items()}
+        other = {str(name): tuple(map(str, some)) for name, some in (texts.get("paraphrase") or {}).items()}
+    except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as problem:
+        raise T2LError(
+            f"'{file}' cannot be read as descriptions: {str(problem).splitlines()[0]}",
+            "It is YAML: matched: {TASK: [TEXT, ...]}",
+        ) from problem
+    return {name: Wording(name, some, other.get(name, ())) for name, some in matched.items()}

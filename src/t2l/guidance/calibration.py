@@ -1,0 +1,260 @@
+"""From signals to a confidence and an expected gain: a small model, fitted on validation tasks, kept with a checkpoint.
+
+Axis letters: N descriptions, F signals, B steps of the gain.
+
+Level 5. A logistic regression tells descriptions of tasks from vague, senseless and foreign ones; the gain that
+adapters brought, as a function of that score, is made monotone by isotonic regression. About thirty numbers in all,
+and what is kept of the training tasks (`t2l.guidance.signals.Known`). Files: ``calibration.json`` and
+``calibration.safetensors`` in the checkpoint's folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t2l.errors import CheckpointError, T2LError
+from t2l.guidance.familiarity import TaskSpace
+from t2l.guidance.signals import SIGNALS, Known
+from t2l.lora import LoraSpec, LoraWeights
+from t2l.storage import new_file, read_json, read_tensors, tensors_digest, write_json, write_tensors
+
+JSON_FILE, TENSOR_FILE = "calibration.json", "calibration.safetensors"
+THRESHOLD = 0.5
+KIND, FORMAT = "t2l-calibration", 1
+_PENALTY = 0.01  # on the weights of standardised signals
+_STEPS = 8  # of the gain, before neighbours that fall are joined
+_SMALLEST_SPREAD = 1e-6
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The small model.
+
+    Args:
+        mean: of each signal.
+        spread: standard deviation of each.
+        weight: of each signal, standardised.
+        bias: added.
+        score: B scores, rising.
+        gain: the expected gain at each, not falling; between them it is interpolated.
+    """
+
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    weight: tuple[float, ...]
+    bias: float
+    score: tuple[float, ...]
+    gain: tuple[float, ...]
+
+    def confidence(self, signal_NF: Tensor) -> Tensor:
+        """(N,) between 0 and 1: is this the description of a task of the kind that the checkpoint was trained on."""
+        standard_NF = (signal_NF.double() - torch.tensor(self.mean).double()) / torch.tensor(self.spread).double()
+        return torch.sigmoid(standard_NF @ torch.tensor(self.weight).double() + self.bias)
+
+    def expected_gain(self, confidence: float) -> float:
+        """Points of exact match (a share, -1 to 1) that the adapter adds to the base, by this confidence."""
+        if confidence <= self.score[0]:
+            return self.gain[0]
+        for low, high, below, above in zip(self.score, self.score[1:], self.gain, self.gain[1:], strict=False):
+            if confidence <= high:
+                return below + (above - below) * (confidence - low) / max(high - low, 1e-12)
+        return self.gain[-1]
+
+
+def fit_scale(signal_NF: Tensor, trusted: Sequence[bool], gain: Sequence[float]) -> Scale:
+    """The small model of N descriptions with known gains; the two kinds weigh the same, however many there are.
+
+    A signal may speak in its own direction alone (see `SIGNALS`): a distance never raises the confidence.
+
+    Args:
+        trusted: whether each describes a task of the kind that the checkpoint was trained on.
+        gain: what its adapter added to the base, as a share.
+
+    Raises:
+        T2LError: one of the two kinds is missing.
+    """
+    label_N = torch.tensor(trusted, dtype=torch.float64)
+    if not 0 < float(label_N.sum()) < len(label_N):
+        raise T2LError("A calibration needs descriptions of both kinds: of tasks, and such that name none.")
+    signal_NF = signal_NF.double()
+    mean_F, spread_F = signal_NF.mean(dim=0), signal_NF.std(dim=0).clamp_min(_SMALLEST_SPREAD)
+    standard_NF = (signal_NF - mean_F) / spread_F
+    share_N = torch.where(label_N > 0, 0.5 / label_N.sum(), 0.5 / (1 - label_N).sum())
+    weight_F, bias = _signed_logistic(standard_NF, label_N, share_N, torch.tensor([*SIGNALS.values()]).double())
+    scale = Scale(_numbers(mean_F), _numbers(spread_F), _numbers(weight_F), bias, (0.0,), (0.0,))
+    score, steps = _isotonic(scale.confidence(signal_NF).tolist(), gain)
+    return Scale(scale.mean, scale.spread, scale.weight, scale.bias, score, steps)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """All that a calibrated checkpoint knows of itself.
+
+    Args:
+        checkpoint: digest of the hypernetwork that it was made for.
+        encoder: identity of the encoder.
+        known: the training tasks.
+        scale: the small model.
+        static: a multi-task adapter (N = 1) to fall back on, where there is one.
+        facts: plain JSON values: on what it was fitted.
+    """
+
+    checkpoint: str
+    encoder: str
+    known: Known
+    scale: Scale
+    static: LoraWeights | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Writes both files; the JSON, which alone counts, last.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        tensors = {**self.known.embedding.tensors("embedding"), **self.known.encoding.tensors("encoding")}
+        for prefix, weights in (("mean", self.known.mean), ("static", self.static)):
+            if weights is not None:
+                tensors |= {f"{prefix}.a.{key}": value[0].half() for key, value in weights.a.items()}
+                tensors |= {f"{prefix}.b.{key}": value[0].half() for key, value in weights.b.items()}
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        with new_file(folder / TENSOR_FILE, force=True) as path:
+            write_tensors(path, tensors)
+        value = {
+            "kind": KIND,
+            "format": FORMAT,
+            "checkpoint": self.checkpoint,
+            "encoder": self.encoder,
+            "tensors": tensors_digest(tensors),
+            "signals": list(SIGNALS),
+            "scale": {name: _plain(getattr(self.scale, name)) for name in Scale.__dataclass_fields__},
+            "facts": self.facts,
+            "tasks": [[name, text] for name, text in zip(self.known.names, self.known.descriptions, strict=True)],
+        }
+        write_json(folder / JSON_FILE, value)
+
+    @classmethod
+    def load(cls, folder: Path, *, checkpoint: str, encoder: str, spec: LoraSpec) -> Calibration:
+        """The calibration of the checkpoint in ``folder``.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or it was made for other parameters.
+        """
+        again = f"Calibrate again: t2l calibrate --checkpoint {folder}"
+        value = read_json(folder / JSON_FILE, CheckpointError)
+        if value.get("kind") != KIND or value.get("format") != FORMAT or value.get("signals") != list(SIGNALS):
+            raise CheckpointError(f"'{folder / JSON_FILE}' is not a calibration that this version reads.", again)
+        if value.get("checkpoint") != checkpoint or value.get("encoder") != encoder:
+            raise CheckpointError(f"The calibration in '{folder}' was made for another checkpoint or encoder.", again)
+        tensors = read_tensors(folder / TENSOR_FILE, CheckpointError)
+        if tensors_digest(tensors) != value.get("tensors"):
+            raise CheckpointError(f"'{folder / TENSOR_FILE}' is not what {JSON_FILE} was written for.", again)
+        try:
+            names, texts = zip(*((str(name), str(text)) for name, text in value["tasks"]), strict=True)
+            scale = _scale(value["scale"])
+            embedding = TaskSpace.from_tensors(tensors, "embedding")
+            encoding = TaskSpace.from_tensors(tensors, "encoding")
+            mean = _weights(tensors, "mean", spec)
+            static = _weights(tensors, "static", spec) if any(name.startswith("static.") for name in tensors) else None
+            if not len(names) == len(embedding.place_MK) == len(encoding.place_MK):
+                raise CheckpointError("there are not as many tasks as places")
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            reason = problem.message if isinstance(problem, T2LError) else f"{type(problem).__name__}: {problem}"
+            raise CheckpointError(f"The calibration in '{folder}' cannot be used: {reason}", again) from problem
+        return cls(
+            checkpoint, encoder, Known(names, texts, embedding, encoding, mean), scale, static, dict(value["facts"])
+        )
+
+
+def _signed_logistic(standard_NF: Tensor, label_N: Tensor, share_N: Tensor, sign_F: Tensor) -> tuple[Tensor, float]:
+    """As `_logistic`, without the signals whose weight would have the wrong sign, left out one by one, worst first."""
+    kept = torch.ones(len(sign_F), dtype=torch.bool)
+    while True:
+        some_F, bias = _logistic(standard_NF[:, kept], label_N, share_N)
+        weight_F = torch.zeros(len(sign_F), dtype=torch.float64)
+        weight_F[kept] = some_F
+        wrong_F = -weight_F * sign_F
+        if float(wrong_F.max()) <= 0:
+            return weight_F, bias
+        kept[int(wrong_F.argmax())] = False
+
+
+def _logistic(standard_NF: Tensor, label_N: Tensor, share_N: Tensor) -> tuple[Tensor, float]:
+    """Weights and bias by Newton's method, with a quadratic penalty on the weights."""
+    design = torch.cat([standard_NF, torch.ones(len(standard_NF), 1, dtype=torch.float64)], dim=1)
+    penalty = torch.full((design.shape[1],), _PENALTY, dtype=torch.float64)
+    penalty[-1] = 1e-6
+    solution = torch.zeros(design.shape[1], dtype=torch.float64)
+
+    def loss(point: Tensor) -> Tensor:
+        each_N = F.binary_cross_entropy_with_logits(design @ point, label_N, reduction="none")
+        return (share_N * each_N).sum() + (penalty * point.square()).sum()
+
+    for _ in range(50):
+        chance_N = torch.sigmoid(design @ solution)
+        gradient = design.T @ (share_N * (chance_N - label_N)) + 2 * penalty * solution
+        curvature = (design * (share_N * chance_N * (1 - chance_N))[:, None]).T @ design + 2 * torch.diag(penalty)
+        step = torch.linalg.solve(curvature, gradient)
+        length = 1.0
+        while length > 1e-4 and loss(solution - length * step) > loss(solution):
+            length /= 2
+        solution = solution - length * step
+        if float(step.abs().max()) * length < 1e-9:
+            break
+    return solution[:-1], float(solution[-1])
+
+
+def _isotonic(score: Sequence[float], gain: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean score and mean gain of equally large groups by score; groups whose gain falls are joined (PAV)."""
+    pairs = sorted(zip(score, gain, strict=True))
+    groups = min(_STEPS, len(pairs))
+    blocks: list[list[float]] = []  # sum of scores, sum of gains, count
+    for group in range(groups):
+        part = pairs[group * len(pairs) // groups : (group + 1) * len(pairs) // groups]
+        blocks.append([sum(s for s, _ in part), sum(g for _, g in part), float(len(part))])
+        while len(blocks) > 1 and blocks[-2][1] / blocks[-2][2] >= blocks[-1][1] / blocks[-1][2]:
+            last = blocks.pop()
+            blocks[-1] = [one + other for one, other in zip(blocks[-1], last, strict=True)]
+    return (
+        tuple(round(scores / count, 6) for scores, _, count in blocks),
+        tuple(round(gains / count, 6) for _, gains, count in blocks),
+    )
+
+
+def _weights(tensors: Mapping[str, Tensor], prefix: str, spec: LoraSpec) -> LoraWeights:
+    weights = LoraWeights(
+        {group.key: tensors[f"{prefix}.a.{group.key}"].float().unsqueeze(0) for group in spec.groups},
+        {group.key: tensors[f"{prefix}.b.{group.key}"].float().unsqueeze(0) for group in spec.groups},
+    )
+    weights.check(spec)
+    return weights
+
+
+def _scale(value: Mapping[str, Any]) -> Scale:
+    numbers = {
+        name: tuple(float(number) for number in value[name]) for name in Scale.__dataclass_fields__ if name != "bias"
+    }
+    bias = float(value["bias"])
+    if any(len(numbers[name]) != len(SIGNALS) for name in ("mean", "spread", "weight")):
+        raise ValueError("not one number for each signal")
+    if not numbers["score"] or len(numbers["score"]) != len(numbers["gain"]):
+        raise ValueError("not one gain for each score")
+    if not all(math.isfinite(number) for some in (*numbers.values(), (bias,)) for number in some):
+        raise ValueError("numbers that are not finite")
+    return Scale(bias=bias, **numbers)
+
+
+def _plain(value: Any) -> Any:
+    return [round(number, 8) for number in value] if isinstance(value, tuple) else round(value, 8)
+
+
+def _numbers(tensor: Tensor) -> tuple[float, ...]:
+    return tuple(tensor.tolist())

@@ -1,0 +1,262 @@
+"""The sections of a recipe: every setting of a training run, with its default and what it means.
+
+Level 4. Plain frozen dataclasses; `t2l.training.recipes` reads and checks them. A field added here is at once a key of
+recipes and of the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Quantization = Literal["none", "8bit", "4bit"]
+Attention = Literal["auto", "sdpa", "flash_attention_2", "eager"]
+Tracker = Literal["trackio", "wandb"]
+
+
+@dataclass(frozen=True)
+class BaseSection:
+    """The frozen base model.
+
+    Args:
+        model: a folder, a hub id, or the embedded base's name.
+        revision: branch, tag or commit on the hub.
+        dtype: in which its weights are held and it computes.
+        quantization: of its linear layers, through bitsandbytes.
+        attention: "auto" takes FlashAttention where it is installed and fits, else torch's own fused attention.
+        activation_checkpointing: recompute each layer's activations in backward instead of keeping them.
+        compile: compile the layers with torch.compile.
+        shard: spread its weights over the processes (FSDP), for bases that do not fit on one device.
+    """
+
+    model: str = "t2l-embedded-base"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    quantization: Quantization = "none"
+    attention: Attention = "auto"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    shard: bool = False
+
+
+@dataclass(frozen=True)
+class LoraSection:
+    """Which modules are adapted, and how; see `t2l.lora.LoraSpec.from_base`."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    rslora: bool = True
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HypernetworkSection:
+    """The hypernetwork; see `t2l.hypernet.HyperNetwork`.
+
+    Args:
+        standardize: train on embeddings with mean 0 and variance 1; the map is folded into the finished checkpoint.
+        start: a checkpoint folder whose hypernetwork training begins from (a reconstruction-trained one, say).
+    """
+
+    variant: Literal["L", "M", "S"] = "L"
+    trunk_dim: int = 128
+    head_dim: int = 512
+    dropout: float = 0.05
+    standardize: bool = True
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """What is trained on.
+
+    Args:
+        store: a folder that ``t2l data prepare`` made.
+        tasks: only these training tasks; all of the store's by default.
+        samples_per_task: samples of one task that come together and share one adapter.
+        descriptions_per_task: how many of each task's descriptions are used; all by default.
+        max_length: longest sample in tokens; the prompt of a longer one is cut at its beginning. The store has limits
+            of its own (``t2l data prepare``); this one only ever shortens.
+    """
+
+    store: str | None = None
+    tasks: tuple[str, ...] = ()
+    samples_per_task: int = 1
+    descriptions_per_task: int | None = None
+    max_length: int = 1024
+
+
+@dataclass(frozen=True)
+class LossSection:
+    """The terms of the SFT loss.
+
+    Args:
+        label_smoothing: 0.1 in the paper's runs.
+        neftune: alpha of the noise on the input embeddings (arXiv 2310.05914); 5 in the paper's runs, 0 for none.
+        weight_penalty: times mean A^2 + mean B^2, per module group.
+        contrast: weight of the term that draws the features of one task's descriptions together and tasks apart.
+        views: descriptions of each task in a batch, each with an adapter of its own; 2 or more for the contrast.
+        distill: weight of distillation from the base with examples in its prompt; the answers get the rest.
+        teacher_shots: how many examples the teacher reads.
+    """
+
+    label_smoothing: float = 0.1
+    neftune: float = 0.0
+    weight_penalty: float = 1e-3
+    contrast: float = 0.0
+    views: int = 1
+    distill: float = 0.0
+    teacher_shots: int = 3
+
+
+@dataclass(frozen=True)
+class OptimizerSection:
+    """AdamW, and Muon for the matrices inside the hypernetwork where ``matrix_learning_rate`` is not 0."""
+
+    learning_rate: float = 1e-4
+    matrix_learning_rate: float = 0.0
+    weight_decay: float = 1e-2
+
+
+@dataclass(frozen=True)
+class LoopSection:
+    """Steps, batches, schedule, and what is kept.
+
+    Args:
+        steps: optimiser steps.
+        batch: samples a step, over all processes.
+        micro_batch: samples that go through the base together; a step takes batch / micro_batch of them, shared out to
+            the processes, whose number must divide it.
+        warmup: share of the steps over which the learning rate rises.
+        decay: share of the steps, at the end, over which it falls to zero in a straight line.
+        clip: largest gradient norm.
+        seed: of the data's order, of dropout and of the hypernetwork's start.
+        save_every: steps between checkpoints.
+        keep: how many of the last checkpoints are kept, besides the best.
+        log_every: steps between lines of progress.
+        trackers: besides TensorBoard.
+        spike: a loss this many times the median of the last 64 steps is reported with its batch.
+        patience: steps in a row that may fail (loss or gradient not finite) before the run stops.
+    """
+
+    steps: int = 10_000
+    batch: int = 8
+    micro_batch: int = 8
+    warmup: float = 0.1
+    decay: float = 0.9
+    clip: float = 1.0
+    seed: int = 0
+    save_every: int = 500
+    keep: int = 2
+    log_every: int = 20
+    trackers: tuple[Tracker, ...] = ()
+    spike: float = 3.0
+    patience: int = 5
+
+
+@dataclass(frozen=True)
+class ValidationSection:
+    """Loss on held-out tasks under generated adapters; it alone selects the best checkpoint.
+
+    Args:
+        every: steps between validations; 0 for none.
+        tasks: at most so many validation tasks.
+        samples: of each.
+        descriptions: of each task, an adapter each; the samples are shared out to them.
+    """
+
+    every: int = 500
+    tasks: int = 16
+    samples: int = 16
+    descriptions: int = 2
+
+
+@dataclass(frozen=True)
+class LibrarySection:
+    """Task-specific LoRAs for many tasks (``t2l train library``).
+
+    The loss, the clip, the seed and ``loop.save_every`` are those of the other sections; a LoRA's steps are its own.
+
+    Args:
+        split: whose tasks: "train", "validation", "test", or "all". ``data.tasks`` names single ones instead.
+        steps: most optimiser steps of an adapter; it stops before when its validation loss no longer falls.
+        learning_rate: peak, of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the steps over which the learning rate rises.
+        decay: share of the steps, at the end, over which it falls to zero.
+        samples: of each task in a step.
+        validation: samples of a task kept from training, for early stopping; a fifth where it has few.
+        check_every: steps between two looks at them.
+        patience: looks in a row without a better loss after which an adapter stops.
+        together: adapters trained at once; memory grows with it, results do not depend on it.
+        pass_tokens: most tokens in one forward pass, padding included; memory goes by it, results do not.
+    """
+
+    split: Literal["train", "validation", "test", "all"] = "train"
+    steps: int = 400
+    learning_rate: float = 8e-5
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    decay: float = 0.5
+    samples: int = 8
+    validation: int = 32
+    check_every: int = 25
+    patience: int = 5
+    together: int = 8
+    pass_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class ReconSection:
+    """Reconstruction of a library of adapters (``t2l train recon``).
+
+    The hypernetwork, the encoder, the clip, the seed and ``loop.save_every`` are those of the other sections.
+
+    Args:
+        library: a folder that ``t2l train library`` made, or any folder of PEFT adapter folders for one base.
+        skip_odd: leave out adapters that do not fit the others, or have no description, instead of refusing.
+        target: "factors", A and B; or "deltas", their products.
+        z_scores: factors in z-scores of each weight element over the library.
+        delta_scale: what target deltas are multiplied by.
+        steps: optimiser steps; the paper's runs took 10,000 epochs.
+        tasks: a batch; 4 in the paper's runs.
+        learning_rate: peak, of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the steps over which the learning rate rises.
+        decay: share of the steps, at the end, over which it falls to zero.
+        noise: standard deviation of Gaussian noise on a description's embedding.
+        held_out: share of the library kept out for validation where none of its tasks is one of the store's
+            validation tasks.
+    """
+
+    library: str | None = None
+    skip_odd: bool = False
+    target: Literal["factors", "deltas"] = "factors"
+    z_scores: bool = True
+    delta_scale: float = 10_000.0
+    steps: int = 100_000
+    tasks: int = 4
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    decay: float = 0.9
+    noise: float = 0.0
+    held_out: float = 0.05
+
+
+@dataclass(frozen=True)
+class HardwareSection:
+    """What the recipe was written for: ``--dry-run`` estimates with it, nothing else reads it.
+
+    Args:
+        devices: processes.
+        memory: GB of each device.
+        teraflops: dense, in the base's dtype, of each device, as its maker states.
+        utilization: the share of them that training is expected to reach.
+    """
+
+    devices: int = 1
+    memory: float = 24.0
+    teraflops: float = 71.0
+    utilization: float = 0.35

@@ -1,0 +1,328 @@
+"""Recipes: all that one training run is made of, as a file of the differences from the defaults.
+
+Level 4. A recipe is a YAML file of sections; it may begin from another (``like: NAME``), and the command line changes
+single values (``loop.steps=500``). Every key and every type is checked against the dataclasses below, so a misspelt
+key is an error that names the nearest right one. This file knows settings; it loads no model and reads no data.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from t2l.errors import RecipeError, did_you_mean
+from t2l.training.recipe_sections import (
+    BaseSection,
+    DataSection,
+    HardwareSection,
+    HypernetworkSection,
+    LibrarySection,
+    LoopSection,
+    LoraSection,
+    LossSection,
+    OptimizerSection,
+    ReconSection,
+    ValidationSection,
+)
+
+_LIKE = "like"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run.
+
+    Args:
+        encoder: the config of a description encoder, ``kind`` and what that kind reads.
+    """
+
+    about: str = ""
+    base: BaseSection = field(default_factory=BaseSection)
+    encoder: dict[str, Any] = field(default_factory=lambda: {"kind": "minilm"})
+    lora: LoraSection = field(default_factory=LoraSection)
+    hypernetwork: HypernetworkSection = field(default_factory=HypernetworkSection)
+    data: DataSection = field(default_factory=DataSection)
+    loss: LossSection = field(default_factory=LossSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    loop: LoopSection = field(default_factory=LoopSection)
+    validation: ValidationSection = field(default_factory=ValidationSection)
+    library: LibrarySection = field(default_factory=LibrarySection)
+    recon: ReconSection = field(default_factory=ReconSection)
+    hardware: HardwareSection = field(default_factory=HardwareSection)
+
+    def __post_init__(self) -> None:
+        loop, loss, data = self.loop, self.loss, self.data
+        _at_least("loop.steps", loop.steps, 1)
+        for name in ("batch", "micro_batch", "save_every", "keep", "log_every", "patience"):
+            _at_least(f"loop.{name}", getattr(loop, name), 1)
+        for name, share in (
+            ("loop.warmup", loop.warmup),
+            ("loop.decay", loop.decay),
+            ("loss.distill", loss.distill),
+            ("hardware.utilization", self.hardware.utilization),
+        ):
+            if not 0 <= share <= 1:
+                raise RecipeError(f"{name} is {share}; it is a share, from 0 to 1.")
+        for name, value in (
+            ("loss.label_smoothing", loss.label_smoothing),
+            ("lora.dropout", self.lora.dropout),
+            ("hypernetwork.dropout", self.hypernetwork.dropout),
+        ):
+            if not 0 <= value < 1:
+                raise RecipeError(f"{name} is {value}; it must be at least 0 and below 1.")
+        if loop.clip <= 0 or loop.spike <= 1 or loss.neftune < 0:
+            raise RecipeError("loop.clip must be above 0, loop.spike above 1 and loss.neftune at least 0.")
+        if loop.batch % loop.micro_batch:
+            raise RecipeError(
+                f"loop.batch={loop.batch} is no multiple of loop.micro_batch={loop.micro_batch}.",
+                "A step is made of whole micro-batches.",
+            )
+        if loop.micro_batch % data.samples_per_task:
+            raise RecipeError(
+                f"loop.micro_batch={loop.micro_batch} is no multiple of data.samples_per_task={data.samples_per_task}."
+            )
+        if loss.contrast and loss.views < 2:
+            raise RecipeError("loss.contrast compares descriptions of one task; it needs loss.views=2.")
+        if data.samples_per_task % loss.views:
+            raise RecipeError(
+                f"data.samples_per_task={data.samples_per_task} samples cannot be shared out to "
+                f"loss.views={loss.views} descriptions."
+            )
+        if self.base.quantization != "none" and self.base.shard:
+            raise RecipeError(
+                "base.shard and base.quantization exclude each other: quantised weights are not spread over processes.",
+                "Each process holds a 4-bit base whole; set base.shard=false.",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by section, as `recipe_from` reads them."""
+        return _plain(self)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> value: what two recipes are compared by."""
+        return dict(_flat("", self.to_dict()))
+
+    def to_yaml(self) -> str:
+        """The whole recipe as YAML, defaults included."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def recipe_from(values: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
+    """A recipe from nested plain values.
+
+    Raises:
+        RecipeError: an unknown key, a value of another type, or settings that exclude each other.
+    """
+    return _build(Recipe, values, "", source)
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a name that ships with t2l, or of a file, with ``key=value`` changes.
+
+    Example:
+        >>> load_recipe("embedded-real-tasks", ["loop.steps=10"]).loop.steps
+        10
+
+    Raises:
+        RecipeError: there is no such recipe, it is no YAML, or a key or a value is not right.
+    """
+    values = _read(str(name), ())
+    for text in overrides:
+        _override(values, text)
+    return recipe_from(values, source=str(name))
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with t2l."""
+    return sorted(path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """The file of a recipe that ships with t2l, comments and all.
+
+    Raises:
+        RecipeError: there is no such recipe; near names are offered.
+    """
+    if name not in recipe_names():
+        raise RecipeError(f"There is no recipe '{name}'.", did_you_mean(name, recipe_names()))
+    return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
+    """A line ``key: old -> new`` for every value in which two recipes differ."""
+    before, after = old.flat(), new.flat()
+    keys = [*before, *(key for key in after if key not in before)]
+    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in keys if before.get(k) != after.get(k)]
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("t2l"))) / "recipes"
+
+
+def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
+    """The nested values of a recipe, those of the one that it begins from below them."""
+    if name in trail:
+        raise RecipeError(f"The recipe '{name}' begins from itself: {' -> '.join([*trail, name])}.")
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as problem:
+            raise RecipeError(f"The recipe '{name}' cannot be read: {problem}.") from problem
+    else:
+        text = recipe_text(name)
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as problem:
+        raise RecipeError(f"The recipe '{name}' is not YAML: {problem}.") from problem
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise RecipeError(f"The recipe '{name}' holds {type(values).__name__}, not sections.")
+    parent = values.pop(_LIKE, None)
+    if parent is None:
+        return values
+    beside = path.with_name(f"{parent}.yaml")
+    found = str(beside) if path.suffix in (".yaml", ".yml") and beside.is_file() else str(parent)
+    return _merged(_read(found, (*trail, name)), values)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of ``below`` with the values of ``above``; an encoder of another kind replaces the whole one."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        other_kind = key == "encoder" and isinstance(value, Mapping) and "kind" in value
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not other_kind:
+            value = _merged(old, value)
+        merged[key] = value
+    return merged
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, separator, value = text.partition("=")
+    path = key.strip().split(".")
+    if not separator or not all(path):
+        raise RecipeError(f"'{text}' is not key=value.", "Such as: loop.steps=500")
+    _check_key(path)
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError as problem:
+        raise RecipeError(f"The value of '{text}' cannot be read: {problem}.") from problem
+    here = values
+    for part in path[:-1]:
+        section = here.get(part)
+        here[part] = dict(section) if isinstance(section, Mapping) else {}
+        here = here[part]
+    if path == ["encoder", "kind"] and here.get("kind") != read:
+        here.clear()
+    here[path[-1]] = read
+
+
+def _check_key(path: Sequence[str]) -> None:
+    known = _known_keys()
+    key = ".".join(path)
+    if key in known or (path[0] == "encoder" and len(path) == 2):
+        return
+    if any(name.startswith(f"{key}.") for name in known):
+        raise RecipeError(f"'{key}' is a section.", f"Say which value: {key}.NAME=VALUE")
+    same_end = [name for name in known if name.rpartition(".")[2] == path[-1]]
+    raise RecipeError(f"No recipe has a key '{key}'.", did_you_mean(same_end[0] if same_end else key, known))
+
+
+@cache
+def _known_keys() -> tuple[str, ...]:
+    keys = [key for key in Recipe().flat() if not key.startswith("encoder.")]
+    return (*keys, "encoder.kind")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _build(kind: Any, values: Any, where: str, source: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"In '{source}', '{where}' is {values!r}, not a section.")
+    hints = _hints(kind)
+    known = {item.name for item in fields(kind)}
+    given = {}
+    for key, value in values.items():
+        name = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            _check_key(name.split("."))  # raises, with the nearest name
+            raise RecipeError(f"'{source}' has a key '{name}', which no recipe has.")
+        hint = hints[key]
+        given[key] = _build(hint, value, name, source) if is_dataclass(hint) else _checked(hint, value, name)
+    return kind(**given)
+
+
+def _checked(hint: Any, value: Any, name: str) -> Any:
+    """``value`` as a ``hint``; what only YAML's spelling sets apart (1e-3, one name for a list) is understood."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and type(None) in options:
+            return None
+        return _checked(next(option for option in options if option is not type(None)), value, name)
+    if origin is Literal:
+        value = "none" if value is None and "none" in options else value
+        if value not in options:
+            raise RecipeError(f"{name} is {value!r}.", did_you_mean(str(value), map(str, options)))
+        return value
+    if origin is tuple:
+        listed = [value] if isinstance(value, str) else [] if value is None else value
+        if not isinstance(listed, list | tuple):
+            raise RecipeError(f"{name} is {value!r}; it is a list: {name}=[one, two]")
+        return tuple(_checked(options[0], item, name) for item in listed)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{name} is {value!r}; it is a section.")
+        return {str(key): item for key, item in value.items()}
+    if hint is float:
+        try:
+            number = float(value) if not isinstance(value, bool) else math.nan
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise RecipeError(f"{name} is {value!r}; it is a number.")
+        return number
+    if hint is int:
+        if isinstance(value, str) and re.fullmatch(r"[0-9.]+[eE][+]?[0-9]+", value):  # 1e3, which is text in YAML
+            value = float(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise RecipeError(f"{name} is {value!r}; it is a whole number.")
+        return value
+    if not isinstance(value, hint):
+        names = {bool: "true or false", str: "text"}
+        raise RecipeError(f"{name} is {value!r}; it is {names.get(hint, hint.__name__)}.")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    else:
+        yield prefix, value
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if value < least:
+        raise RecipeError(f"{name} is {value}; it must be at least {least}.")

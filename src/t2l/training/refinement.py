@@ -1,0 +1,197 @@
+"""From a few examples: which of several adapters fits them, a better description embedding, and a warm start.
+
+Axis letters: N adapters, S samples, E embedding width, L layers, R rank, I in-features, O out-features.
+
+Level 4. Base and hypernetwork are frozen. Like the rest of training it knows token ids and labels; it knows no texts
+and no files. N adapters are tuned side by side in shared passes, and each goes the way that it would go alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2l.errors import T2LError
+from t2l.hypernet import HyperNetwork
+from t2l.lora import LoraSpec, LoraWeights
+from t2l.training.oracles import AdapterTable, Sample, collate, row_losses
+from t2l.training.sft import Batch
+
+_MAX_SAMPLES = 48  # in one forward pass
+_CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Settings of both kinds of refinement.
+
+    Args:
+        steps: optimiser steps.
+        learning_rate: peak, of AdamW.
+        batch: samples of each adapter in a step; all of them where there are no more.
+        warmup: steps over which the learning rate rises.
+        seed: of which samples make a step.
+    """
+
+    steps: int = 100
+    learning_rate: float = 2e-3
+    batch: int = 8
+    warmup: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.warmup < 0:
+            raise T2LError(f"steps={self.steps} and batch={self.batch} must be at least 1, warmup={self.warmup} 0.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise T2LError(f"The learning rate is {self.learning_rate}; it must be above 0.")
+
+    def rate(self, step: int) -> float:
+        """Learning rate in the given step (counted from 0): it rises, then falls to a tenth in a straight line."""
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return self.learning_rate * rise * (1 - 0.9 * step / self.steps)
+
+
+Watch = Callable[[int, LoraWeights], None]
+"""Called with (steps done, the adapters as they are), before the first step and after each."""
+
+
+def fit_losses(base: Any, spec: LoraSpec, weights: LoraWeights, samples: Sequence[Sample]) -> Tensor:
+    """The loss of each of N adapters on the same samples, (N,): the lower, the better it fits them."""
+    pairs = [(row, sample) for row in range(weights.num_samples) for sample in samples]
+    device = next(base.parameters()).device
+    with torch.no_grad():
+        return row_losses(base, spec, weights, _moved(collate(pairs, _MAX_SAMPLES), device))
+
+
+def refine_embeddings(
+    base: Any,
+    hypernetwork: HyperNetwork,
+    embedding_NE: Tensor,
+    samples: Sequence[Sequence[Sample]],
+    config: RefineConfig,
+    *,
+    watch: Callable[[int, Tensor], None] = lambda step, embedding_NE: None,
+) -> Tensor:
+    """N description embeddings moved so that their adapters fit their own samples better, (N, E).
+
+    The steps go through the frozen hypernetwork and base. Each embedding keeps its length.
+
+    Args:
+        samples: those of each of the N.
+        config: its learning rate is relative to the root mean square of an embedding's entries.
+        watch: called with (steps done, embeddings).
+
+    Raises:
+        T2LError: not samples for each embedding, or a loss that is not finite.
+    """
+    _check(samples, len(embedding_NE))
+    start_NE = embedding_NE.detach().float()
+    length_N1 = start_NE.norm(dim=1, keepdim=True)
+    point_NE = start_NE.clone().requires_grad_(True)
+    trainable = [(parameter, parameter.requires_grad) for parameter in hypernetwork.parameters()]
+    hypernetwork.requires_grad_(False)
+    typical = float(start_NE.square().mean().sqrt())
+    optimizer = torch.optim.Adam([point_NE], lr=config.learning_rate * typical)
+    watch(0, start_NE)
+    try:
+        for step in range(config.steps):
+            optimizer.param_groups[0]["lr"] = config.rate(step) * typical
+            loss_N = _step_losses(base, hypernetwork.spec, hypernetwork(point_NE), samples, config, step)
+            _check_finite(loss_N, step)
+            optimizer.zero_grad(set_to_none=True)
+            loss_N.sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                point_NE *= length_N1 / point_NE.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            watch(step + 1, point_NE.detach())
+    finally:
+        for parameter, wanted in trainable:
+            parameter.requires_grad_(wanted)
+    return point_NE.detach().clone()
+
+
+def tune_adapters(
+    base: Any,
+    spec: LoraSpec,
+    start: LoraWeights,
+    samples: Sequence[Sequence[Sample]],
+    config: RefineConfig,
+    *,
+    watch: Watch = lambda step, weights: None,
+) -> LoraWeights:
+    """N adapters fine-tuned from where they start, each on its own samples.
+
+    Args:
+        start: generated adapters for a warm start, `fresh_adapters` for a cold one.
+        samples: those of each of the N.
+
+    Raises:
+        T2LError: not samples for each adapter, or a loss that is not finite.
+    """
+    _check(samples, start.num_samples)
+    start.check(spec)
+    device = next(base.parameters()).device
+    tuned = start.map(lambda tensor: tensor.detach().float().to(device).clone().requires_grad_(True))
+    tensors = [*tuned.a.values(), *tuned.b.values()]
+    optimizer = torch.optim.AdamW(tensors, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    watch(0, tuned.detach())
+    for step in range(config.steps):
+        optimizer.param_groups[0]["lr"] = config.rate(step)
+        loss_N = _step_losses(base, spec, tuned, samples, config, step)
+        _check_finite(loss_N, step)
+        optimizer.zero_grad(set_to_none=True)
+        loss_N.sum().backward()
+        _clip_rows(tensors)
+        optimizer.step()
+        watch(step + 1, tuned.detach())
+    return tuned.detach().to("cpu").map(torch.clone)
+
+
+def fresh_adapters(spec: LoraSpec, count: int, seed: int = 0) -> LoraWeights:
+    """``count`` untrained adapters, LoRA's usual start: A Kaiming-uniform, B zero."""
+    return AdapterTable(spec, [seed + row for row in range(count)]).table().detach()
+
+
+def _step_losses(
+    base: Any,
+    spec: LoraSpec,
+    weights: LoraWeights,
+    samples: Sequence[Sequence[Sample]],
+    config: RefineConfig,
+    step: int,
+) -> Tensor:
+    """(N,): each adapter's loss on the samples of its step, which depend on the seed and the step alone."""
+    pairs = []
+    for row, own in enumerate(samples):
+        count = min(config.batch, len(own))
+        pairs += [(row, sample) for sample in Random(f"{config.seed}/{step}").sample(list(own), count)]
+    device = next(base.parameters()).device
+    return row_losses(base, spec, weights, _moved(collate(pairs, _MAX_SAMPLES), device))
+
+
+def _moved(batches: Sequence[Batch], device: torch.device) -> list[Batch]:
+    return [Batch(batch.ids_ST.to(device), batch.labels_ST.to(device), batch.index_S) for batch in batches]
+
+
+def _clip_rows(tensors: Sequence[Tensor]) -> None:
+    gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
+    square_N = torch.stack([gradient.square().flatten(1).sum(dim=1) for gradient in gradients]).sum(dim=0)
+    factor_N = (_CLIP / (square_N.sqrt() + 1e-6)).clamp_max(1.0)
+    for gradient in gradients:
+        gradient.mul_(factor_N.view(-1, *[1] * (gradient.dim() - 1)))
+
+
+def _check(samples: Sequence[Sequence[Sample]], rows: int) -> None:
+    if len(samples) != rows or not all(samples):
+        raise T2LError(f"There are samples for {sum(map(bool, samples))} of {rows}; each needs at least one.")
+
+
+def _check_finite(loss_N: Tensor, step: int) -> None:
+    if not bool(torch.isfinite(loss_N).all()):
+        raise T2LError(f"The loss is not finite in step {step + 1}.", "Lower the learning rate.")
