@@ -143,6 +143,7 @@ def test_an_adapter_that_is_late_is_given_up(world: Any, monkeypatch: pytest.Mon
     with live(engine) as address, httpx.Client(base_url=address, timeout=60) as raw:
         for path, body in (
             ("/v1/adapters", {"description": NAMES[5]}),
+            ("/v1/adapters/combine", {"parts": [NAMES[7], NAMES[8]]}),
             ("/v1/chat/completions", {"messages": user("red"), "task_description": NAMES[6]}),
         ):
             assert refused(raw.post(path, json=body), 504)["type"] == "timeout_error"
