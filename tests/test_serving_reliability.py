@@ -257,3 +257,15 @@ def test_a_killed_process_loses_no_adapter_that_it_has_promised(world: Any, tmp_
             assert engine.chat("red", Sampling(max_tokens=6), adapter=engine.adapters.get(name)).text == wanted
         (again,) = engine.make([told[0]["description"]]).result(30)
         assert again.cached and again.kept.id == told[0]["id"]
+
+
+@pytest.mark.slow
+def test_a_short_soak_finds_nothing() -> None:
+    """`tools/soak.py` on a real `t2l serve`: every answer right, none lost, stopped by SIGTERM; the long one is a command."""
+    repository = Path(__file__).resolve().parents[1]
+    given = {**os.environ, "PYTHONPATH": str(repository / "src")}
+    words = [sys.executable, str(repository / "tools" / "soak.py"), "--seconds", "6", "--connections", "24"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=600, env=given)
+    report = json.loads(ended.stdout)
+    assert report["answers"] >= 24 and report["wrong"] == report["lost"] == 0, report
+    assert report["different_answers"] > 8 and report["idle_afterwards"], report

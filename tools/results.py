@@ -3,7 +3,8 @@
 python tools/results.py record world -- t2l world evaluate --json --dir world-build
 python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
-python tools/results.py record serve -- python benchmarks/serve.py --json
+python tools/results.py record serve -- python benchmarks/serve.py --threads 1 --json
+python tools/results.py record soak -- python tools/soak.py
 python tools/results.py studies world-build    stores what is done of `t2l world study`
 python tools/results.py write [--check]        and draws the plots, docs/images/<study>.svg
 """
@@ -256,6 +257,24 @@ def serve(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def soak(result: dict[str, Any]) -> str:
+    """What many connections at once got from a real server, and what it kept of them."""
+    memory, stopped = result["memory_mb"], result["stopped"]
+    counts = ["answers", "wrong", "lost", "turned_away", "left_in_the_middle"]
+    head = [*(name.replace("_", " ") for name in counts), "memory in the second third", "... in the last"]
+    sizes = [f"{memory[name]:.0f} MB" for name in ("second_third", "last_third")]
+    parts = [
+        "### Soak",
+        f"A real `t2l serve` and {result['connections']} connections for {result['seconds']:.0f} s over loopback: the "
+        "base, adapters by id and task descriptions, whole and as streams. Every answer is compared with the one given "
+        "alone. Memory is resident memory; the first third of the run is warm-up.",
+        _table([head, [*(f"{result[name]:,}" for name in counts), *sizes]]),
+        f"Afterwards it was {'idle' if result['idle_afterwards'] else 'not idle'}; "
+        f"SIGTERM ended it within {stopped['seconds']:.1f} s.",
+    ]
+    return "\n\n".join(parts)
+
+
 def _times(ratio: dict[str, float], kind: str) -> str:
     return f"{ratio[kind]:.1f}x ({ratio[f'{kind}_low']:.1f} to {ratio[f'{kind}_high']:.1f})"
 
@@ -265,6 +284,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "generate": generate,
     "batched_lora": batched_lora,
     "serve": serve,
+    "soak": soak,
 }
 
 
