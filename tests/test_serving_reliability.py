@@ -261,7 +261,7 @@ def test_a_killed_process_loses_no_adapter_that_it_has_promised(world: Any, tmp_
 
 @pytest.mark.slow
 def test_a_short_soak_finds_nothing() -> None:
-    """`tools/soak.py` on a real `t2l serve`: every answer right, none lost, stopped by SIGTERM; the long one is a command."""
+    """`tools/soak.py` on a real `t2l serve`: every answer right, none lost. The long one is a command."""
     repository = Path(__file__).resolve().parents[1]
     given = {**os.environ, "PYTHONPATH": str(repository / "src")}
     words = [sys.executable, str(repository / "tools" / "soak.py"), "--seconds", "6", "--connections", "24"]
