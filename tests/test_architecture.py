@@ -17,7 +17,7 @@ LEVELS = {
     **dict.fromkeys(["errors", "storage", "lora", "features", "heads", "token_attention"], 0),
     **dict.fromkeys(["adapter", "peft_format", "batched", "bases", "encoders", "hypernet", "sakana_files"], 1),
     **dict.fromkeys(["model", "sakana", "composition"], 2),
-    **dict.fromkeys(["data", "inspection"], 3),
+    **dict.fromkeys(["data", "inspection", "sensitivity"], 3),
     "training": 4,
     **dict.fromkeys(["baselines", "evaluation", "guidance", "serving", "export"], 5),
     # "" is t2l/__init__.py, the face: it may show anything, and nothing inside reads it

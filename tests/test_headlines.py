@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.encoders import MiniLmEncoder
 from t2l.errors import T2LError
+from t2l.evaluation.flops import counted_generation
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
@@ -21,7 +22,7 @@ from t2l.world import build as build_module
 from t2l.world import commands, comparators
 from t2l.world import evaluate as evaluate_module
 from t2l.world.base import encode_runs
-from t2l.world.costs import answer_flops, costs, generation_flops
+from t2l.world.costs import answer_flops, costs
 from t2l.world.evaluate import CONDITIONS, Effort, Score, described_by
 from t2l.world.headlines import NEAR_GROUPS, TARGETS, compared, headlines, near_groups
 from t2l.world.tasks import NEAR, find_task, tasks_of
@@ -93,7 +94,7 @@ def test_examples_in_the_prompt_cost_more_than_an_adapter() -> None:
     found = costs(t2l, base, [find_task("add-7")], examples=2, seed=0)
     assert found["adapter"] < found["1-shot"] < found["3-shot"] < found["5-shot"]
     words = [len(MiniLmEncoder("mean")._tokens(text)) for text in ("Add.", "Add seven to the number that you get.")]
-    short, long = (generation_flops(t2l, text) for text in ("Add.", "Add seven to the number that you get."))
+    short, long = (counted_generation(t2l, text) for text in ("Add.", "Add seven to the number that you get."))
     assert long / short == pytest.approx(words[1] / words[0], rel=0.15)  # nearly all of it is the encoder
 
 

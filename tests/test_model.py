@@ -419,8 +419,9 @@ def test_a_hub_id_is_fetched_without_anything_but_two_files(monkeypatch: pytest.
     calls = _fake_hub(monkeypatch, folder)
     t2l = TextToLora.from_pretrained("someone/some-t2l", revision="v2")
     assert_same(t2l.generate(TASKS), tiny_t2l().generate(TASKS), tolerance=0)
-    wanted = [CONFIG_FILE, TENSOR_FILE, "calibration.*"]
-    assert calls == [("someone/some-t2l", {"revision": "v2", "allow_patterns": wanted})]
+    assert calls == [
+        ("someone/some-t2l", {"revision": "v2", "allow_patterns": [CONFIG_FILE, TENSOR_FILE, "calibration.*"]})
+    ]
 
 
 def test_a_folder_wins_over_a_hub_id(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -12,11 +12,14 @@ import torch
 from helpers import random_weights
 from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.encoders import MiniLmEncoder
+from t2l.guidance import calibrate as calibrate_module
+from t2l.guidance.guide import Guide
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
+from t2l.training.refinement import RefineConfig
+from t2l.world import calibration, studies_composition, studies_examples, studies_guidance, studies_probes
 from t2l.world import evaluate as evaluate_module
-from t2l.world import studies_composition, studies_probes
 from t2l.world.studies import PROBES
 from t2l.world.studies_probes import delta_similarity, probe_summary, run_probe, spearman, spearman_interval
 from t2l.world.tasks import tasks_of
@@ -39,12 +42,40 @@ def few(monkeypatch: pytest.MonkeyPatch) -> TextToLora:
         monkeypatch.setattr(studies_composition, name, value)
     for name, value in {"NEIGHBOURS": 2, "WORDINGS": 2, "INPUTS": 2, "PAIRS": 1, "POINTS": 3}.items():
         monkeypatch.setattr(studies_probes, name, value)
+    for module in (studies_guidance, studies_examples, calibration):
+        monkeypatch.setattr(module, "tasks_of", some)
+    for module in (studies_guidance, calibration):
+        monkeypatch.setattr(module, "WORDINGS", 2)
+        monkeypatch.setattr(module, "INPUTS", 2)
+    for name, value in {
+        "INPUTS": 2,
+        "FEW": 2,
+        "MORE": 3,
+        "EMBEDDING": RefineConfig(steps=2, batch=2),
+        "TUNING": RefineConfig(steps=4, batch=2),
+    }.items():
+        monkeypatch.setattr(studies_examples, name, value)
     network = HyperNetwork(spec(), 384, trunk_dim=8, head_dim=8, head_init="linear").eval()
     return TextToLora(MiniLmEncoder("mean"), network)
 
 
+@pytest.fixture
+def guided(few: TextToLora, monkeypatch: pytest.MonkeyPatch) -> TextToLora:
+    monkeypatch.setattr(calibration, "KNOWN", 2)
+    monkeypatch.setattr(calibrate_module, "_LEAST_TASKS", 3)
+    monkeypatch.setattr(calibrate_module, "control_texts", lambda kind: (f"{kind} one", f"{kind} two"))
+    base = load_base(EMBEDDED_BASE)
+    found = calibration.calibrate_world(few, base.model, static=random_weights(few.spec))
+    monkeypatch.setattr(Guide, "of", lambda t2l: Guide(t2l, found))
+    return few
+
+
 @pytest.mark.parametrize("name", PROBES)
-def test_a_study_of_a_checkpoint_writes_its_result(name: str, tmp_path: Path, few: TextToLora) -> None:
+def test_a_study_of_a_checkpoint_writes_its_result(
+    name: str, tmp_path: Path, few: TextToLora, request: pytest.FixtureRequest
+) -> None:
+    if name == "guidance":
+        request.getfixturevalue("guided")
     document = run_probe(name, tmp_path, None, t2l=few)
     assert json.loads((tmp_path / "studies" / name / "result.json").read_text()) == json.loads(json.dumps(document))
     assert document["checkpoint"] == few.digest and document["command"] == f"t2l world study {name}"
@@ -62,6 +93,14 @@ def test_a_study_of_a_checkpoint_writes_its_result(name: str, tmp_path: Path, fe
         assert len(result["strength"]) == 8 and len(result["blends"]["features"]["first"]) == 5
         figures = [*result["strength"], *(side for sides in result["sums"].values() for side in sides.values())]
         assert all(0 <= low <= mean <= high <= 100 for mean, low, high in figures)
+    elif name == "guidance":
+        assert all(0 <= low <= mean <= high <= 1 for mean, low, high in result["detection"].values())
+        assert set(result["policies"]["table"]) == {"base", "warn", "none", "static", "nearest", "blend"}
+        assert {point["group"] for point in result["points"]} == {"near", "far", "junk", "vague"}
+        assert [row["coverage"] for row in result["coverage"]][-1] == 1.0
+    elif name == "examples":
+        assert result["warm_start"]["looks"] == [0, 4]
+        assert result["choosing"]["candidates"] > 3
     else:
         assert all(-1.001 <= p["similarity"] <= 1.001 and 0 <= p["agreement"] <= 1 for p in result["points"])
 
@@ -90,3 +129,21 @@ def test_ends_of_a_blend_are_the_adapters_themselves(few: TextToLora) -> None:
     for key, b_NLOR in plain.b.items():
         torch.testing.assert_close(blended.b[key][[0, 2]], b_NLOR)
         assert not torch.equal(blended.b[key][1], blended.b[key][0])
+
+
+def test_how_well_values_tell_two_groups_apart() -> None:
+    assert studies_guidance.auroc([3.0, 2.0], [1.0]) == 1.0
+    assert studies_guidance.auroc([1.0], [1.0]) == 0.5
+    assert studies_guidance.auroc([1.0, 4.0], [2.0, 3.0]) == 0.5
+
+
+def test_the_calibration_error_is_that_of_groups_by_prediction() -> None:
+    exact = [(0.1, 0.0), (0.1, 0.2), (0.5, 0.4), (0.5, 0.6)]
+    assert studies_guidance.calibration_error(exact, bins=2) == pytest.approx(0)
+    assert studies_guidance.calibration_error([(0.5, 0.2)] * 4, bins=2) == pytest.approx(0.3)
+
+
+def test_steps_to_a_goal_lie_between_two_looks() -> None:
+    assert studies_examples.steps_to([0, 4, 8], [0.0, 0.5, 0.9], 0.7) == pytest.approx(6)
+    assert studies_examples.steps_to([0, 4], [0.8, 0.9], 0.7) == 0
+    assert studies_examples.steps_to([0, 4], [0.1, 0.2], 0.7) is None

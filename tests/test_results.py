@@ -61,6 +61,29 @@ def arm_result(study: Study, label: str, right: int) -> dict[str, Any]:
     }
 
 
+def guidance_result() -> dict[str, Any]:
+    three = [0.5, 0.4, 0.6]
+    group = {"descriptions": 4, "confidence": 0.9, "below": 0.1, "expected_gain": 0.2, "gain": 0.25}
+    policies = ("base", "warn", "none", "static", "nearest", "blend")
+    row = dict.fromkeys(("near", "far", "junk", "vague", "mixture"), three)
+    point = {"group": "near", "unit": "a", "wording": "unseen", "confidence": 0.9, "expected_gain": 0.2, "gain": 0.25}
+    return {
+        "threshold": 0.5,
+        "groups": {"near, unseen": group, "junk": group},
+        "detection": {"near from far": three, "near from junk and far": three},
+        "calibration": {"error": three, "bins": 5},
+        "coverage": [{"coverage": 0.5, "accuracy": three}, {"coverage": 1.0, "accuracy": three}],
+        "policies": {
+            "table": dict.fromkeys(policies, row),
+            "blend_minus": {policy: three for policy in policies if policy != "blend"},
+            "blend_minus_base": row,
+        },
+        "ensemble": {kind: {"single": 1.0, "ensemble": 2.0, "gain": three} for kind in ("training", "unseen")},
+        "points": [point, {**point, "group": "junk"}],
+        "facts": {},
+    }
+
+
 def probe_results() -> dict[str, dict[str, Any]]:
     families = [{"task": f"t{i}", "family": "ab"[i % 2], "split": "train", "x": i, "y": -i} for i in range(4)]
     pair = {"similarity": 0.9, "similarity_other": 0.1, "agreement": 0.8, "agreement_other": 0.2}
@@ -91,6 +114,26 @@ def probe_results() -> dict[str, dict[str, Any]]:
             "sums": {
                 way: {"first": [30.0, 20.0, 40.0], "second": [31.0, 21.0, 41.0]}
                 for way in ("cat", "svd", "factors", "half", "difference")
+            },
+        },
+        "guidance": guidance_result(),
+        "examples": {
+            "tasks": ["a"],
+            "few": 8,
+            "more": 32,
+            "as_given": 0.2,
+            "choosing": {
+                "candidates": 14.0,
+                "outputs": {"after": [30.0, 20.0, 40.0], "gain": [10.0, 5.0, 15.0]},
+                "inputs": {"after": [25.0, 20.0, 30.0], "gain": [5.0, 0.0, 10.0]},
+            },
+            "embedding": {"steps": 30, "after": [50.0, 40.0, 60.0], "gain": [30.0, 20.0, 40.0]},
+            "warm_start": {
+                "looks": [0, 8],
+                "examples": 32,
+                "warm": [[20.0, 10.0, 30.0], [80.0, 70.0, 90.0]],
+                "fresh": [[0.0, 0.0, 0.0], [60.0, 50.0, 70.0]],
+                "ratio": [0.25, 0.2, 0.4],
             },
         },
         "two-ways": {

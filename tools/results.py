@@ -5,6 +5,8 @@ python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
 python tools/results.py record serve -- python benchmarks/serve.py --threads 1 --json
 python tools/results.py record soak -- python tools/soak.py
+python tools/results.py record recon_step -- python benchmarks/recon_step.py --json
+python tools/results.py record evaluate -- python benchmarks/evaluate.py --json
 python tools/results.py studies world-build    stores what is done of `t2l world study`
 python tools/results.py write [--check]        and draws the plots, docs/images/<study>.svg
 """
@@ -275,8 +277,60 @@ def soak(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def evaluate(result: dict[str, Any]) -> str:
+    """Evaluation of many adapters in shared batches against one after the other."""
+    rows = [["what", "in shared batches", "one after the other", "faster", "... in CPU time"]]
+    for name in ("answers", "scores"):
+        wall, cpu = result[f"{name}_wall"], result[f"{name}_cpu"]
+        times = [f"{c['ratio']:.1f}x ({c['low']:.1f} to {c['high']:.1f})" for c in (wall, cpu)]
+        what = "greedy answers" if name == "answers" else "log-likelihoods"
+        rows.append([what, *(f"{1000 * cpu[way]:.0f} ms of CPU" for way in ("shared_s", "alone_s")), *times])
+    reached = all(result[f"{name}_wall"]["ratio"] >= 4 for name in ("answers", "scores"))
+    return "\n\n".join(
+        [
+            "## Evaluating many adapters",
+            f"The embedded base, {result['adapters']} adapters, {result['items']} questions each, batches of "
+            f"{result['batch']}, {result['threads']} thread(s); against PEFT: an adapter put on, its questions in one "
+            "batch, taken off, the next. Both ways give the same answers. Medians over interleaved rounds of the ratio "
+            f"within a round, in parentheses the extremes. Target: 4x; reached: {_yes(reached)}.",
+            _table(rows),
+        ]
+    )
+
+
 def _times(ratio: dict[str, float], kind: str) -> str:
     return f"{ratio[kind]:.1f}x ({ratio[f'{kind}_low']:.1f} to {ratio[f'{kind}_high']:.1f})"
+
+
+def recon_step(result: dict[str, Any]) -> str:
+    """Memory of reconstruction training against the size of the library."""
+    rows = [["adapters", "streamed: peak", "held: peak", "streamed: a step", "held: a step"]]
+    for size, ways in result["sizes"].items():
+        peaks = [f"{ways[way]['peak_bytes'] / 2**20:,.0f} MiB" for way in ("streamed", "held")]
+        steps = [f"{1000 * ways[way]['seconds_per_step']:,.0f} ms" for way in ("streamed", "held")]
+        rows.append([f"{int(size):,}", *peaks, *steps])
+    growth, target = result["growth"], result["target"]["growth"]
+    return "\n\n".join(
+        [
+            "## Reconstruction: memory against the library",
+            f"Adapters of {result['parameters']:,} parameters, read from PEFT folders on disk as they are needed "
+            "(streamed), against all of them in memory, the reference implementation's way (held). Peak resident "
+            f"memory above that of the process with the hypernetwork built, over the statistics and {result['steps']} "
+            f"steps of 4 tasks, each figure from a process of its own; {result['threads']} thread(s).",
+            _table(rows),
+            _table(
+                [
+                    ["from the smallest library to the largest", "measured", "target", "reached"],
+                    [
+                        "growth of the peak, streamed (held)",
+                        f"{growth['streamed']:.2f}x ({growth['held']:.1f}x)",
+                        f"flat: at most {target}x",
+                        _yes(growth["streamed"] <= target),
+                    ],
+                ]
+            ),
+        ]
+    )
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -285,6 +339,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "batched_lora": batched_lora,
     "serve": serve,
     "soak": soak,
+    "recon_step": recon_step,
+    "evaluate": evaluate,
 }
 
 

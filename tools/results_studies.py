@@ -16,6 +16,10 @@ from t2l.world import plots
 from t2l.world.studies import PROBES, STUDIES
 from t2l.world.studies_composition import composition_rows
 from t2l.world.studies_figures import COLUMNS, Row, difference, rows_of
+from t2l.world.studies_guidance_figures import (
+    examples_tables,
+    guidance_tables,
+)
 from t2l.world.studies_probes import probe_summary
 from t2l.world.studies_run import finished
 from t2l.world.tasks import tasks_of
@@ -28,6 +32,8 @@ PROBE_PLOTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "interpolation": plots.interpolation_plot,
     "composition": plots.composition_plot,
     "two-ways": plots.two_ways_plot,
+    "guidance": plots.guidance_plot,
+    "examples": plots.examples_plot,
 }
 _SHOWN = 6  # tasks of a table of examples
 
@@ -66,6 +72,10 @@ def section(name: str, document: Mapping[str, Any], table: Callable[[list[list[s
             parts.append(table(composition_rows(result)))
         if name == "two-ways":
             parts.append(table(_two_ways_rows(result)))
+        if name == "guidance":
+            parts += [table(rows) for rows in guidance_tables(result)]
+        if name == "examples":
+            parts += [table(rows) for rows in examples_tables(result)]
         parts += [_picture(name, document["question"]), _origin(document, [document["command"]])]
         return "\n\n".join(parts)
     rows = rows_of(document["arms"])
@@ -131,6 +141,9 @@ _PROBE_NOTES = {
     "interpolation": "Pairs of training tasks of one family; task features are blended, then decoded.",
     "composition": "Near held-out tasks and pairs of them, of different operations; exact match, %, with 95% bootstrap "
     "intervals over tasks or pairs.",
+    "guidance": "The calibration saw none of these tasks and texts; near and far tasks are described in phrases of the "
+    "training kind and in unseen ones. 95% intervals resample tasks, and texts of controls.",
+    "examples": "Every second near held-out task, from one description in unseen phrases; 95% intervals over tasks.",
     "two-ways": "One wording is of the training kind, the other in phrases and a frame never seen in training.",
 }
 

@@ -9,7 +9,7 @@ is, or whether an answer is right.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
@@ -184,6 +184,7 @@ def load_base(
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    loading: Mapping[str, Any] | None = None,
 ) -> Base:
     """Loads a base model and its tokenizer, frozen, without a word on the terminal.
 
@@ -194,6 +195,8 @@ def load_base(
         revision: branch, tag or commit on the hub.
         trust_remote_code: let code from the hub run in this process, for bases that need it. The environment variable
             ``T2L_TRUST_REMOTE_CODE=1`` says the same.
+        loading: more that ``from_pretrained`` is given, such as ``attn_implementation``. With a ``device_map`` the
+            weights stay where it puts them.
 
     Raises:
         BaseModelError: it cannot be found (near names are offered) or loaded, or its file lacks weights.
@@ -214,6 +217,7 @@ def load_base(
                 output_loading_info=True,
                 ignore_mismatched_sizes=False,
                 **{key: wanted or "auto"},
+                **(loading or {}),
             )
     except Exception as problem:  # the hub, the disk, transformers and remote code each raise their own kinds
         raise _not_loaded(str(name), problem) from problem
@@ -226,7 +230,9 @@ def load_base(
         )
     if wanted is None and torch.device(device).type == "cpu" and model.num_parameters() < _SMALL:
         model = model.float()
-    return Base(model.to(device).eval().requires_grad_(False), tokenizer, str(name))
+    if "device_map" not in (loading or {}):
+        model = model.to(device)
+    return Base(model.eval().requires_grad_(False), tokenizer, str(name))
 
 
 def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:

@@ -21,9 +21,11 @@ from t2l.commands.combine import combine
 from t2l.commands.data import data
 from t2l.commands.evaluate import evaluate
 from t2l.commands.export import export
+from t2l.commands.flops import flops
 from t2l.commands.generate import generate
 from t2l.commands.guidance import calibrate, explain
 from t2l.commands.refine import refine
+from t2l.commands.report import report
 from t2l.commands.run import run
 from t2l.commands.serve import serve
 from t2l.commands.terminal import say, say_error
@@ -70,6 +72,8 @@ app.command("export")(export)
 app.command("serve")(serve)
 app.command("workbench")(workbench)
 app.command("evaluate")(evaluate)
+app.command("flops")(flops)
+app.command("report")(report)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.command("calibrate")(calibrate)

@@ -78,8 +78,14 @@ def inspect(
         ),
     ] = None,
     description: Annotated[
-        str | None, typer.Option("--description", "-d", help="For a checkpoint: make this adapter and measure it.")
+        list[str] | None,
+        typer.Option(
+            "--description", "-d", help="For a checkpoint: make this adapter and measure it; several: compare."
+        ),
     ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="For a checkpoint: what do descriptions change, and where?")
+    ] = False,
     heatmap: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the norms, layers by modules.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing FILE.png.")] = False,
     as_json: AsJson = False,
@@ -88,13 +94,16 @@ def inspect(
     from t2l.inspection import inspect as measure
     from t2l.inspection import save_heatmap
 
-    notes = Notes()
+    notes, texts = Notes(), list(description or ())
+    if compare or len(texts) > 1:
+        _compare(path, texts, heatmap, as_json, notes)
+        return
     with notes.of_warnings():
-        report = measure(path, description=description)
+        report = measure(path, description=texts[0] if texts else None)
     if heatmap is not None:
         if report.norms is None:
             raise T2LError("A checkpoint has no heat map of its own.", "Add a description: --description TEXT")
-        title = description or report.facts.get("provenance", {}).get("description") or str(path)
+        title = (texts[0] if texts else None) or report.facts.get("provenance", {}).get("description") or str(path)
         save_heatmap(report.norms, heatmap, title=" ".join(str(title).split()), force=force)
     if as_json:
         print_json({**report.to_dict(), "heatmap": None if heatmap is None else str(heatmap), "notes": notes.texts})
@@ -104,6 +113,54 @@ def inspect(
         _show_norms(report.norms)
     if heatmap is not None:
         say(f"Heat map: {heatmap}", console=results())
+
+
+def _compare(path: str | None, texts: list[str], heatmap: Path | None, as_json: bool, notes: Notes) -> None:
+    """What descriptions change in a checkpoint's adapters."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from t2l.inspection import ADAPTER, REFERENCE, kind_of
+    from t2l.model import TextToLora
+    from t2l.sakana import import_checkpoint
+    from t2l.sensitivity import PROBES, sensitivity
+
+    kind = kind_of(path)
+    if kind == ADAPTER:
+        raise T2LError(f"'{path}' is an adapter; descriptions are compared in a checkpoint.")
+    if heatmap is not None:
+        raise T2LError("Descriptions that are compared have no heat map.", "Leave --heatmap away, or give one.")
+    with notes.of_warnings():
+        t2l = import_checkpoint(str(path)) if kind == REFERENCE else TextToLora.from_pretrained(path)
+        found = sensitivity(t2l, texts or PROBES)
+    if as_json:
+        print_json({"path": path, **found.to_dict(), "notes": notes.texts})
+        return
+    console = results()
+    drift = sum(found.drift) / len(found.drift)
+    say(
+        f"An adapter lies {drift:.2f} times the mean adapter's norm away from it, on average over "
+        f"{len(found.descriptions)} descriptions: {'they decide much' if drift > 0.5 else 'they decide little'}.",
+        console=console,
+    )
+    if found.correlation is None:
+        say("Similarity of descriptions and of adapters cannot be correlated: one does not vary.", console=console)
+    else:
+        say(
+            f"Similar descriptions, similar adapters: correlation {found.correlation:.2f} ({len(found.pairs)} pairs).",
+            console=console,
+        )
+    table = Table("module", "layer", title="Where descriptions change the most", box=None)
+    for name in ("norm of the mean change", "spread around it", "share of all spread"):
+        table.add_column(name, justify="right")
+    for site in found.sites[:12]:
+        numbers = f"{site.mean:.4g}", f"{site.spread:.4g}", f"{100 * site.share:.1f}%"
+        table.add_row(Text(site.module), str(site.layer), *numbers)
+    console.print(table)
+    table = Table("drift", "description", title="Distance from the mean adapter", box=None)
+    for away, text in sorted(zip(found.drift, found.descriptions, strict=True), reverse=True):
+        table.add_row(f"{away:.2f}", Text(text))
+    console.print(table)
 
 
 def _show_facts(kind: str, facts: dict[str, Any]) -> None:

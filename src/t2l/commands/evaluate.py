@@ -199,7 +199,13 @@ def evaluate(
         variants=bench.variants,
         rows={row: names[row] for row in used},
         items=items,
-        more={"gate": gate, "findings": found.to_dict(), "map": _map(t2l, bench), "notes": notes.texts},
+        more={
+            "gate": gate,
+            "training_tasks": t2l.metadata.get("training_tasks"),
+            "findings": found.to_dict(),
+            "map": _map(t2l, bench),
+            "notes": notes.texts,
+        },
     )
     file = save_run(folder, run)
     if as_json:
@@ -213,7 +219,7 @@ def _wanted(rows: str | None, gate: bool, shots: int, folders: Sequence[Path | N
     from t2l.evaluation.rows import ROWS
 
     if rows is not None:
-        asked = [name for name in rows.replace(",", " ").split()]
+        asked = rows.replace(",", " ").split()
         for name in asked:
             if name not in ROWS:
                 raise T2LError(f"No row is called '{name}'.", did_you_mean(name, ROWS))
@@ -282,7 +288,7 @@ def _special(row: str, place: Path, model: Any, loaded: Any, given: dict[str, An
     from t2l.evaluation.rows import Variant
     from t2l.evaluation.runs import run_variants
     from t2l.hypernet import HyperNetwork
-    from t2l.storage import read_json, read_tensors
+    from t2l.storage import read_json, read_tensors, tensors_digest
 
     variants = [Variant(row, task.name) for task in loaded]
     if row == "arrow":
@@ -294,7 +300,9 @@ def _special(row: str, place: Path, model: Any, loaded: Any, given: dict[str, An
     tensors = read_tensors(place / "model.safetensors", T2LError)
     source = HyperNetwork.from_tensors(structure, tensors, source=place).eval().requires_grad_(False)
     source.spec.check_base(model.model)
-    return run_variants(model, [], loaded, variants, source=source, identity=f"hyperdecoder/{place}", **given), variants
+    return run_variants(
+        model, [], loaded, variants, source=source, identity=f"hyperdecoder/{tensors_digest(tensors)}", **given
+    ), variants
 
 
 def _map(t2l: TextToLora, bench: Any) -> dict[str, Any]:
@@ -334,13 +342,12 @@ def _show(run: dict[str, Any], folder: Path) -> None:
     shown = tasks if len(tasks) <= 11 else [""]
     table = Table(title=f"Accuracy, % (95% interval), {how}")
     table.add_column("")
+    for row in run["rows"]:
+        table.add_column(Text(row), justify="right")
     for task in shown:
-        table.add_column(Text(task or "all tasks"), justify="right")
-    for row, name in run["rows"].items():
-        cells = [accuracy[row].get(task) for task in shown]
-        table.add_row(
-            Text(name), *("" if c is None else f"{c['mean']:.1f} ({c['low']:.0f}-{c['high']:.0f})" for c in cells)
-        )
+        cells = [accuracy[row].get(task) for row in run["rows"]]
+        words = ["" if c is None else f"{c['mean']:.1f} ({c['low']:.0f}-{c['high']:.0f})" for c in cells]
+        table.add_row(Text(task or f"all {len(run['tasks'])} tasks", "" if task else "bold"), *words)
     console.print(table)
     for line in run["findings"]["verdict"]:
         say(line, console=console)

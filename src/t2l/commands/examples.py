@@ -9,8 +9,6 @@ import csv
 import hashlib
 import io
 import json
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +21,7 @@ if TYPE_CHECKING:
     from t2l.bases import Base
     from t2l.lora import LoraWeights
     from t2l.model import TextToLora
-    from t2l.training.oracles import Sample
 
-ANSWER_TOKENS = 64
 _FIELDS = ("input", "output")
 _FORM = 'JSON Lines such as {"input": "b a", "output": "a b"}, or CSV with the columns input and output'
 
@@ -79,30 +75,6 @@ def read_examples(path: Path) -> Examples:
     return Examples(inputs, outputs, digest)
 
 
-def training_samples(base: Base, pairs: Sequence[tuple[str, str]]) -> list[Sample]:
-    """Token ids of each prompt with its answer and the end of it, and labels on the answer alone.
-
-    Raises:
-        T2LError: the base's tokenizer has no end, or an example is longer than its window.
-    """
-    end = base.tokenizer.eos_token_id
-    if not isinstance(end, int):
-        raise T2LError(f"The tokenizer of '{base.name}' has no token that ends an answer, so it cannot be trained on.")
-    window = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
-    samples: list[Sample] = []
-    for question, answer in pairs:
-        special = not base.has_chat_template
-        asked = list(base.tokenizer(base.prompt(question), add_special_tokens=special)["input_ids"])
-        said = [*base.tokenizer(answer, add_special_tokens=False)["input_ids"], end]
-        if window is not None and len(asked) + len(said) > window:
-            raise T2LError(
-                f"The example {question[:40]!r} has {len(asked) + len(said)} tokens; "
-                f"'{base.name}' has room for {window}."
-            )
-        samples.append((asked + said, [-100] * len(asked) + said))
-    return samples
-
-
 @dataclass(frozen=True)
 class Choice:
     """Which of several descriptions fits the examples best.
@@ -121,29 +93,15 @@ class Choice:
 
 def choose(base: Base, t2l: TextToLora, embedding_NE: Tensor, examples: Examples) -> Choice:
     """The best of N description embeddings by the examples; of equally good ones the first."""
+    from t2l.guidance.choosing import agreement, answer_samples
     from t2l.training.refinement import fit_losses
 
     weights = _weights(t2l, embedding_NE)
     if examples.outputs is not None:
-        losses = fit_losses(base.model, t2l.spec, weights, training_samples(base, examples.pairs())).tolist()
+        losses = fit_losses(base.model, t2l.spec, weights, answer_samples(base, examples.pairs())).tolist()
         return Choice(losses.index(min(losses)), tuple(round(loss, 6) for loss in losses), "loss")
-    shares = agreement(base, t2l, weights, examples.inputs)
+    shares = agreement(base, t2l.spec, weights, examples.inputs)
     return Choice(shares.index(max(shares)), tuple(round(share, 6) for share in shares), "agreement")
-
-
-def agreement(base: Base, t2l: TextToLora, weights: LoraWeights, inputs: Sequence[str]) -> list[float]:
-    """For each of N adapters the share of inputs to which it gives the answer that most of them give."""
-    rows = weights.num_samples
-    answers = base.answer(
-        [question for _ in range(rows) for question in inputs],
-        spec=t2l.spec,
-        weights=weights,
-        index=[row for row in range(rows) for _ in inputs],
-        max_new_tokens=ANSWER_TOKENS,
-    )
-    said = [answers[row * len(inputs) : (row + 1) * len(inputs)] for row in range(rows)]
-    usual = [Counter(column).most_common(1)[0][0] for column in zip(*said, strict=True)]
-    return [sum(one == other for one, other in zip(own, usual, strict=True)) / len(inputs) for own in said]
 
 
 def _weights(t2l: TextToLora, embedding_NE: Tensor) -> LoraWeights:

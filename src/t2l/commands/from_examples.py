@@ -14,11 +14,11 @@ import torch
 from t2l.adapter import Adapter
 from t2l.bases import load_base
 from t2l.commands.descriptions import Request
-from t2l.commands.examples import Choice, Examples, choose, training_samples
+from t2l.commands.examples import Choice, Examples, choose
 from t2l.composition import scale
 from t2l.errors import BaseModelError
+from t2l.guidance.choosing import answer_samples, candidates
 from t2l.guidance.guide import Guide
-from t2l.guidance.wording import paraphrases
 from t2l.model import TextToLora
 from t2l.training.refinement import RefineConfig, fit_losses, refine_embeddings
 
@@ -98,17 +98,6 @@ def generate_from_examples(
     }
 
 
-def candidates(guide: Guide | None, descriptions: Sequence[str]) -> list[str]:
-    """The descriptions, their rewordings, and those of the training tasks that are nearest to them; each once."""
-    found = list(descriptions)
-    for text in descriptions:
-        found += paraphrases(text)
-    if guide is not None:
-        for confidence in guide.assess(list(descriptions)):
-            found += [neighbour.description for neighbour in confidence.nearest]
-    return list(dict.fromkeys(found))
-
-
 def scored(texts: Sequence[str], choice: Choice) -> list[dict[str, Any]]:
     """The candidates with their scores."""
     return [{"description": text, "score": score} for text, score in zip(texts, choice.scores, strict=True)]
@@ -116,7 +105,7 @@ def scored(texts: Sequence[str], choice: Choice) -> list[dict[str, Any]]:
 
 def tuned(base: Base, t2l: TextToLora, embedding_1E: Tensor, examples: Examples, steps: int) -> tuple[Tensor, float]:
     """The embedding after some steps on the examples, and the loss of its adapter on them."""
-    samples = training_samples(base, examples.pairs())
+    samples = answer_samples(base, examples.pairs())
     config = RefineConfig(steps=steps, learning_rate=LEARNING_RATE)
     moved_1E = refine_embeddings(base.model, t2l.hypernetwork, embedding_1E, [samples], config)
     with torch.no_grad():

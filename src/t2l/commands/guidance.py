@@ -73,10 +73,12 @@ def calibrate(
 ) -> None:
     """Measure on validation tasks when descriptions can be trusted, and keep it beside the checkpoint."""
     from t2l.bases import EMBEDDED_BASE, load_base
+    from t2l.encoders import CachedEncoder
     from t2l.model import TextToLora
 
     known = None if tasks is None else read_tasks(tasks)
     t2l = TextToLora.from_pretrained(checkpoint, device=checked_device(device))
+    t2l.encoder = CachedEncoder(t2l.encoder)
     assert t2l.folder is not None
     name = base or t2l.spec.base_model
     if name is None:
@@ -183,8 +185,15 @@ def _scorer(t2l: TextToLora, base: Any) -> Score:
 
 def _static(folder: Path, t2l: TextToLora) -> LoraWeights:
     from t2l.adapter import Adapter
+    from t2l.training.library import INDEX_FILE, Library
 
-    adapter = Adapter.load(folder)
+    if (folder / INDEX_FILE).is_file():  # as 't2l world build' keeps it
+        library = Library.open(folder)
+        if len(library) != 1:
+            raise T2LError(f"The library in '{folder}' holds {len(library)} adapters; one is a fallback.")
+        adapter = library.adapter(library.names[0])
+    else:
+        adapter = Adapter.load(folder)
     if adapter.spec.groups != t2l.spec.groups or adapter.spec.rank != t2l.spec.rank:
         raise T2LError(f"The adapter in '{folder}' adapts other modules or has another rank than the checkpoint.")
     ratio = adapter.spec.scaling / t2l.spec.scaling

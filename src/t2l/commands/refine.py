@@ -50,7 +50,8 @@ def refine(
     """Fine-tune an adapter on a few examples, from where the description has brought it."""
     from t2l.adapter import Adapter
     from t2l.bases import load_base
-    from t2l.commands.examples import read_examples, training_samples
+    from t2l.commands.examples import read_examples
+    from t2l.guidance.choosing import answer_samples
     from t2l.training.refinement import RefineConfig, fit_losses, tune_adapters
 
     check_place(out, force)
@@ -64,7 +65,7 @@ def refine(
     warm = start.rank_stabilised()  # with the scaling inside B, steps would be of another size
     loaded = load_base(name, device=checked_device(device))
     warm.spec.check_base(loaded.model)
-    samples = training_samples(loaded, pairs)
+    samples = answer_samples(loaded, pairs)
     own, held = _split(samples)
     best: dict[str, Any] = {"loss": None, "step": 0, "weights": warm.weights}
     every = max(1, steps // _LOOKS)

@@ -5,13 +5,18 @@ Level 6. Thin wrappers: `t2l.training` does the work; this file knows options, a
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from t2l.commands.options import AsJson, Force
 from t2l.commands.terminal import print_json, results, say
+from t2l.errors import T2LError
+
+if TYPE_CHECKING:
+    from t2l.training.run_folder import RunFolder
 
 train = typer.Typer(
     name="train",
@@ -68,3 +73,132 @@ def copy(
     check_file(out, force=force)
     write_bytes(out, text.encode())
     say(f"{out}: train with it: t2l train sft {out} data.store=STORE", console=results())
+
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name (t2l recipes ls) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as loop.steps=500.")
+]
+Run = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FOLDER", help="The run's folder; below 'runs' by default. Resumes what is there."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Shapes, parameters, memory, steps and time; nothing is started.")
+]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Resume though the recipe differs from the run's.")
+]
+OnCpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU, whatever else there is.")]
+
+
+@train.command("sft")
+def sft(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Run = None,
+    dry_run: DryRun = False,
+    accept_changes: AcceptChanges = False,
+    cpu: OnCpu = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a hypernetwork end to end, through the frozen base, on a data store."""
+    _train("sft", recipe, overrides, out, dry_run, accept_changes, cpu, as_json)
+
+
+@train.command("lora")
+def lora(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Run = None,
+    dry_run: DryRun = False,
+    accept_changes: AcceptChanges = False,
+    cpu: OnCpu = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one LoRA by the same loop: of all tasks, or of those that data.tasks names."""
+    _train("lora", recipe, overrides, out, dry_run, accept_changes, cpu, as_json)
+
+
+def _train(
+    what: str,
+    name: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    dry_run: bool,
+    accept_changes: bool,
+    cpu: bool,
+    as_json: bool,
+) -> None:
+    from t2l.training.recipes import load_recipe
+
+    recipe = load_recipe(name, overrides or [])
+    if dry_run:
+        from t2l.training.plan import plan_of
+
+        plan = plan_of(recipe, what)
+        if as_json:
+            print_json(plan.to_dict())
+        else:
+            say(plan.text(), console=results())
+        return
+    try:
+        from accelerate import Accelerator
+    except ImportError as problem:
+        raise T2LError("Training needs accelerate, which is not installed.", "pip install 't2l[train]'") from problem
+    from t2l.lora import LoraSource, LoraSpec
+    from t2l.training.run_folder import RunFolder
+    from t2l.training.sft_run import train_from_store
+    from t2l.training.trainer import TrainingStopped
+
+    def static(spec: LoraSpec) -> LoraSource:
+        from t2l.baselines.static import StaticLora
+
+        return StaticLora(spec, seed=recipe.loop.seed)
+
+    accelerator = Accelerator(cpu=cpu)
+    folder = RunFolder(out or Path("runs") / Path(name).stem)
+    main = accelerator.is_main_process
+    with folder.locked() if main else nullcontext():
+        try:
+            trained = train_from_store(
+                recipe,
+                folder,
+                accelerator,
+                say=lambda text: say(text),
+                make_source=static if what == "lora" else None,
+                accept_changes=accept_changes,
+                what=what,
+            )
+        except TrainingStopped as stop:
+            if main:
+                say(str(stop), "yellow")
+            raise typer.Exit(143) from stop
+        if main:
+            result = _save(trained, folder, recipe.base.model)
+            if as_json:
+                print_json({"run": str(folder.folder), "result": str(result)})
+            else:
+                say(str(result), "bold green", console=results())
+                if what == "sft":
+                    say(f"Next: t2l generate 'what it should do' --checkpoint {result}", console=results())
+        accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def _save(trained: object, folder: RunFolder, base_model: str) -> Path:
+    """The checkpoint that ``t2l generate`` reads, or the adapter's folder."""
+    from t2l.adapter import adapters_from_weights
+    from t2l.baselines.static import StaticLora
+    from t2l.model import TextToLora
+
+    if isinstance(trained, TextToLora):
+        return trained.save_pretrained(folder.result, force=True)
+    assert isinstance(trained, StaticLora)
+    place = folder.folder / "adapter"
+    provenance = {"trained_by": "t2l train lora", "base_model": base_model}
+    weights = trained.weights().detach().map(lambda tensor: tensor.clone())
+    adapters_from_weights(trained.spec, weights, [provenance])[0].save(place, force=True)
+    return place

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from t2l.commands.options import AsJson, Checkpoint
+from t2l.commands.options import AsJson, Checkpoint, Force
 from t2l.commands.terminal import messages, results
 
 world = typer.Typer(
@@ -85,6 +85,20 @@ def examples(
     from t2l.world import commands
 
     commands.examples(name=task, n=count, seed=seed, as_json=as_json, console=results())
+
+
+@world.command("export")
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make, one folder a task.")],
+    split: Annotated[str | None, typer.Option(help="One split alone; both near ones by default.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=0, help="How many tasks, evenly spread; 0: all.")] = 0,
+    each: Annotated[int, typer.Option(min=1, help="Questions a task.")] = 20,
+    force: Force = False,
+) -> None:
+    """Write micro-tasks as local data for 't2l evaluate --data'."""
+    from t2l.world import commands
+
+    commands.export(out=out, split=split, count=count, each=each, force=force, console=results())
 
 
 @world.command("study")

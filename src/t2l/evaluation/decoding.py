@@ -113,6 +113,9 @@ class Decoder:
         """
         if any(not request.context or not request.continuation for request in requests):
             raise T2LError("A scored request needs a token before it and a continuation.")
+        longest = max((len(request.continuation) for request in requests), default=0)
+        if self.window is not None and longest >= self.window:
+            raise T2LError(f"A continuation has {longest} tokens; '{self.base.name}' has room for {self.window}.")
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         rows = [list(request.context + request.continuation)[-(self.window or 1 << 30) :] for request in requests]
         for numbers in self._batches([len(row) for row in rows], [request.adapter for request in requests]):

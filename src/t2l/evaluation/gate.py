@@ -25,7 +25,16 @@ _NAMES = {
     "empty": "an empty description",
     "paraphrase": "a paraphrase",
     "base": "the base without an adapter",
+    "multi-task": "one multi-task LoRA",
+    "average": "the average adapter",
+    "nearest": "the nearest task's adapter",
+    "description-in-prompt": "the description in the prompt",
+    "task-specific": "a LoRA trained on the task itself",
+    "arrow": "Arrow routing",
+    "hyperdecoder": "a hyperdecoder",
 }
+_TELLING = ("static", "multi-task", "other-task")
+"""Conditions that give an adapter all the same: only a lead over all of these that were measured passes the gate."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,8 @@ def gate_of(items: Sequence[Mapping[str, Any]], seed: int = 0, first: str = "mat
     """Accuracies, paired comparisons of ``first`` with every other condition, and the verdict."""
     comparisons: list[Comparison] = []
     overall: dict[str, Comparison] = {}
-    for other in AGAINST:
+    measured = list(dict.fromkeys(item["row"] for item in items))
+    for other in [*AGAINST, *(row for row in measured if row not in AGAINST and row != first)]:
         found = compared(items, first, other, seed)
         if found is not None:
             each, together = found
@@ -134,9 +144,9 @@ def gate_of(items: Sequence[Mapping[str, Any]], seed: int = 0, first: str = "mat
 def _verdict(overall: Mapping[str, Comparison]) -> tuple[tuple[str, ...], bool | None]:
     lines = []
     for other, comparison in overall.items():
-        subject = "The adapter from the description" if other == "base" else "The description"
+        subject = "The description" if other in AGAINST and other != "base" else "The adapter from the description"
         lines.append(f"{subject} {_in_words(comparison.difference, other)}")
-    telling = [overall[other] for other in ("static", "other-task") if other in overall]
+    telling = [overall[other] for other in _TELLING if other in overall]
     if not telling:
         return tuple(lines), None
     passed = all(one.difference.low > 0 for one in telling)
@@ -154,12 +164,16 @@ def _verdict(overall: Mapping[str, Comparison]) -> tuple[tuple[str, ...], bool |
 def _in_words(gap: Interval, other: str) -> str:
     interval = f"95% interval {gap.low:.1f} to {gap.high:.1f}"
     if gap.low > 0:
-        return f"adds {gap.mean:.1f} points over {_NAMES[other]}, {interval}."
+        return f"adds {gap.mean:.1f} points over {_name(other)}, {interval}."
     if gap.high < 0:
-        return f"loses {-gap.mean:.1f} points against {_NAMES[other]}, {interval}."
+        return f"loses {-gap.mean:.1f} points against {_name(other)}, {interval}."
     return (
-        f"makes no difference that can be told from chance against {_NAMES[other]}: {gap.mean:+.1f} points, {interval}."
+        f"makes no difference that can be told from chance against {_name(other)}: {gap.mean:+.1f} points, {interval}."
     )
+
+
+def _name(row: str) -> str:
+    return _NAMES.get(row, f"{row.removesuffix('-shot')} examples in the prompt" if row.endswith("-shot") else row)
 
 
 def _resampled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:

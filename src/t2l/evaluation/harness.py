@@ -1,7 +1,7 @@
 """lm-evaluation-harness drives a base under many adapters: each of the harness's tasks may have an adapter of its own.
 
-Level 5. `AdaptedLM` is an ``LM`` of the harness (`lm_eval` 0.4.13): it turns the harness's requests into tokens, and the
-`t2l.evaluation.decoding.Decoder` answers those of all tasks together. This file does not know what a right answer is.
+Level 5. `AdaptedLM` is an ``LM`` of the harness (`lm_eval` 0.4.13): it turns the harness's requests into tokens, and
+the `t2l.evaluation.decoding.Decoder` answers those of all tasks together. This file does not know what is right.
 """
 
 from __future__ import annotations

@@ -213,4 +213,4 @@ def _mbpp_right(doc: Any, answer: str) -> bool:
 def _without_fence(answer: str) -> str:
     """The program inside a Markdown fence, or the answer itself."""
     found = re.search(r"```(?:python)?\n(.*?)(?:\n```|$)", answer, re.DOTALL)
-    return found[1] if found else answer
+    return found[1] if found else answer.removesuffix("```").rstrip()

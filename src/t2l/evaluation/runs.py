@@ -1,7 +1,8 @@
 """One run of an evaluation: the harness drives all variants together, and what came out is one JSON document.
 
-Level 5. A run's folder holds ``settings.json``, ``answers.jsonl`` (as they come, so that a run that was stopped goes on) and ``run.json``
-(at the end, whole or not at all). This file knows the harness and rows; it does not know where adapters come from.
+Level 5. A run's folder holds ``settings.json``, ``answers.jsonl`` (as they come, so that a run that was stopped goes
+on) and ``run.json`` (at the end, whole or not at all). This file knows the harness and rows; it does not know where
+adapters come from.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def _item(variant: Variant, sample: Mapping[str, Any], metric: str, cut: bool) -
 
 
 def fingerprint(base: Base) -> str:
-    """Of a base's one-dimensional parameters, norms above all: tells models of one name apart without reading it all."""
+    """Of a base's one-dimensional parameters, norms above all: tells models of one name apart at little cost."""
     small = {name: one for name, one in base.model.named_parameters() if one.dim() == 1 and one.device.type != "meta"}
     return tensors_digest(small)[:16]
 
@@ -158,6 +159,8 @@ def open_answers(folder: Path, settings: Mapping[str, Any], *, restart: bool = F
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"'{folder}' is a file; a run is a folder.", "Choose another place: --out FOLDER")
     file, known = folder / ANSWERS_FILE, folder / SETTINGS_FILE
+    if folder.is_dir() and not known.is_file() and any(folder.iterdir()):
+        raise OutputError(f"'{folder}' holds something else than a run.", "Choose another place: --out FOLDER")
     if restart:
         file.unlink(missing_ok=True)
         (folder / RUN_FILE).unlink(missing_ok=True)
@@ -169,8 +172,6 @@ def open_answers(folder: Path, settings: Mapping[str, Any], *, restart: bool = F
                 f"'{folder}' holds a run with another {', '.join(other)}; it was left as it is.",
                 "Choose another place (--out FOLDER), or add --restart to lose it.",
             )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"'{folder}' holds something else than a run.", "Choose another place: --out FOLDER")
     write_json(known, dict(settings))
     return Answers(file)
 

@@ -107,8 +107,12 @@ def bfloat16_is_fast() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def printed_progress(name: str, every: int = 20) -> Report:
-    """A report that prints a line with the mean loss and the time left."""
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def printed_progress(name: str, every: int = 20, say: Callable[[str], None] = _print) -> Report:
+    """A report that says a line with the mean loss and the time left, on stdout by default."""
     begun: list[float] = []
     first: list[int] = []
     losses: list[float] = []
@@ -122,7 +126,7 @@ def printed_progress(name: str, every: int = 20) -> Report:
             rate = (time.monotonic() - begun[0]) / max(1, done - first[0])
             mean = sum(losses) / len(losses)
             left = rate * (steps - done) / 60
-            print(f"{name}: step {done}/{steps}, loss {mean:.3f}, {left:.1f} min left", flush=True)
+            say(f"{name}: step {done}/{steps}, loss {mean:.3f}, {left:.1f} min left")
             losses.clear()
 
     return report

@@ -26,9 +26,20 @@ from torch import Tensor, nn
 from t2l.batched import apply_batched
 from t2l.errors import T2LError
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
+from t2l.training.cross_entropy import LOGITS_AT_ONCE
 from t2l.training.library import Library
 from t2l.training.loop import LoopConfig, Report
-from t2l.training.sft import IGNORED, Batch, SftConfig, labelled_logits, mean_squares
+from t2l.training.sft import (
+    IGNORED,
+    Batch,
+    SftConfig,
+    labelled_hidden,
+    logits_of,
+    mean_squares,
+    noisy_embeddings,
+    vocabulary,
+    weighted_cross_entropy,
+)
 from t2l.training.state import afresh, read_state, write_state
 
 Sample = tuple[Sequence[int], Sequence[int]]
@@ -96,6 +107,8 @@ class OracleConfig:
         for name in ("chunk", "max_samples", "max_tokens", "bfloat16"):
             del values[name]
         del values["loop"]["save_every"]
+        if not self.sft.neftune:  # libraries from before there was such a term stay what they are
+            del values["sft"]["neftune"]
         return values
 
 
@@ -271,8 +284,13 @@ def collate(samples: Sequence[tuple[int, Sample]], most: int, tokens: int = 0) -
 
 
 def _sample_losses(base: Any, batch: Batch, label_smoothing: float) -> Tensor:
-    logits_KV, targets_K, sample_K = labelled_logits(base, batch.ids_ST, batch.labels_ST)
-    loss_K = F.cross_entropy(logits_KV.float(), targets_K, reduction="none", label_smoothing=label_smoothing)
+    hidden_KW, targets_K, sample_K = labelled_hidden(base, batch.ids_ST, batch.labels_ST)
+    rows = len(hidden_KW) if torch.is_grad_enabled() else max(1, LOGITS_AT_ONCE // vocabulary(base))
+    losses = [
+        F.cross_entropy(logits_of(base, part_KW).float(), part_K, reduction="none", label_smoothing=label_smoothing)
+        for part_KW, part_K in zip(hidden_KW.split(max(1, rows)), targets_K.split(max(1, rows)), strict=True)
+    ]
+    loss_K = torch.cat(losses)
     length_S = torch.bincount(sample_K, minlength=len(batch.ids_ST)).clamp_min(1)
     return torch.zeros_like(length_S, dtype=loss_K.dtype).index_add(0, sample_K, loss_K) / length_S
 
@@ -329,22 +347,25 @@ class _Run:
         """Gradients of the sum of the rows' losses, a forward pass at a time; gives the mean loss."""
         drawn = [(row, sample) for row in self.active for sample in self.tasks[row].draw(self.steps)]
         count_N = torch.bincount(torch.tensor([row for row, _ in drawn]), minlength=len(self.tasks)).clamp_min(1)
-        value = 0.0
+        value, sft = 0.0, self.config.sft
         for batch in collate(drawn, self.config.max_samples, self.config.max_tokens):
             used, place_S = batch.index_S.unique(return_inverse=True)
             weights = self.table.rows(used)
             on_device = Batch(batch.ids_ST.to(self.device), batch.labels_ST.to(self.device), place_S)
+            share_S = (1 / count_N[batch.index_S]).to(self.device)
+            lengths_S = on_device.lengths_S if sft.neftune else share_S
             with (
                 self._autocast(),
-                apply_batched(self.base, self.spec, weights, place_S, dropout=self.config.sft.lora_dropout),
+                apply_batched(self.base, self.spec, weights, place_S, dropout=sft.lora_dropout),
             ):
-                loss_S = _sample_losses(self.base, on_device, self.config.sft.label_smoothing)
-                loss = (loss_S / count_N[batch.index_S].to(self.device)).sum()
+                with noisy_embeddings(self.base, lengths_S, sft.neftune):
+                    hidden = labelled_hidden(self.base, on_device.ids_ST, on_device.labels_ST)
+                loss = weighted_cross_entropy(self.base, *hidden, share_S, sft.label_smoothing)
                 loss.backward()
             value += loss.item()
-        if self.config.sft.weight_penalty:
+        if sft.weight_penalty:
             weights = self.table.rows(torch.tensor(self.active))
-            (self.config.sft.weight_penalty * len(self.active) * mean_squares(weights)).backward()
+            (sft.weight_penalty * len(self.active) * mean_squares(weights)).backward()
         return value / len(self.active)
 
     @torch.no_grad()
@@ -368,8 +389,11 @@ class _Run:
             Batch(batch.ids_ST.to(self.device), batch.labels_ST.to(self.device), batch.index_S)
             for batch in collate(samples, self.config.max_samples, self.config.max_tokens)
         ]
+        training = self.base.training
+        self.base.eval()
         with self._autocast():
             losses = row_losses(self.base, self.spec, self.table.rows(torch.tensor(rows)), batches).tolist()
+        self.base.train(training)
         table = self.table.table()
         for row, loss in zip(rows, losses, strict=True):
             record = self.records[row]

@@ -174,25 +174,75 @@ class ValidationSection:
 
 @dataclass(frozen=True)
 class LibrarySection:
-    """Task-specific LoRAs for many tasks (``t2l train library``)."""
+    """Task-specific LoRAs for many tasks (``t2l train library``).
 
-    folder: str | None = None
+    The loss, the clip, the seed and ``loop.save_every`` are those of the other sections; a LoRA's steps are its own.
+
+    Args:
+        split: whose tasks: "train", "validation", "test", or "all". ``data.tasks`` names single ones instead.
+        steps: most optimiser steps of an adapter; it stops before when its validation loss no longer falls.
+        learning_rate: peak, of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the steps over which the learning rate rises.
+        decay: share of the steps, at the end, over which it falls to zero.
+        samples: of each task in a step.
+        validation: samples of a task kept from training, for early stopping; a fifth where it has few.
+        check_every: steps between two looks at them.
+        patience: looks in a row without a better loss after which an adapter stops.
+        together: adapters trained at once; memory grows with it, results do not depend on it.
+        pass_tokens: most tokens in one forward pass, padding included; memory goes by it, results do not.
+    """
+
+    split: Literal["train", "validation", "test", "all"] = "train"
     steps: int = 400
     learning_rate: float = 8e-5
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    decay: float = 0.5
     samples: int = 8
-    together: int = 8
+    validation: int = 32
+    check_every: int = 25
     patience: int = 5
+    together: int = 8
+    pass_tokens: int = 8192
 
 
 @dataclass(frozen=True)
 class ReconSection:
-    """Reconstruction of a library of adapters (``t2l train recon``)."""
+    """Reconstruction of a library of adapters (``t2l train recon``).
+
+    The hypernetwork, the encoder, the clip, the seed and ``loop.save_every`` are those of the other sections.
+
+    Args:
+        library: a folder that ``t2l train library`` made, or any folder of PEFT adapter folders for one base.
+        skip_odd: leave out adapters that do not fit the others, or have no description, instead of refusing.
+        target: "factors", A and B; or "deltas", their products.
+        z_scores: factors in z-scores of each weight element over the library.
+        delta_scale: what target deltas are multiplied by.
+        steps: optimiser steps; the paper's runs took 10,000 epochs.
+        tasks: a batch; 4 in the paper's runs.
+        learning_rate: peak, of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the steps over which the learning rate rises.
+        decay: share of the steps, at the end, over which it falls to zero.
+        noise: standard deviation of Gaussian noise on a description's embedding.
+        held_out: share of the library kept out for validation where none of its tasks is one of the store's
+            validation tasks.
+    """
 
     library: str | None = None
+    skip_odd: bool = False
+    target: Literal["factors", "deltas"] = "factors"
+    z_scores: bool = True
+    delta_scale: float = 10_000.0
     steps: int = 100_000
     tasks: int = 4
     learning_rate: float = 1e-3
+    weight_decay: float = 0.0
     warmup: float = 0.1
+    decay: float = 0.9
+    noise: float = 0.0
+    held_out: float = 0.05
 
 
 @dataclass(frozen=True)

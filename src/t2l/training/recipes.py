@@ -248,7 +248,7 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _build(kind: type, values: Any, where: str, source: str) -> Any:
+def _build(kind: Any, values: Any, where: str, source: str) -> Any:
     if not isinstance(values, Mapping):
         raise RecipeError(f"In '{source}', '{where}' is {values!r}, not a section.")
     hints = _hints(kind)

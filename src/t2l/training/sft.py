@@ -121,16 +121,33 @@ def mean_cross_entropy(
     at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """Cross-entropy from hidden states at labelled positions, averaged within each sample, then over samples."""
-    length_S = torch.bincount(sample_K, minlength=samples).clamp_min(1)
+    weight_S = torch.ones(samples, device=hidden_KW.device)
+    total = weighted_cross_entropy(base, hidden_KW, targets_K, sample_K, weight_S, label_smoothing, at_once=at_once)
+    return total / samples
+
+
+def weighted_cross_entropy(
+    base: Any,
+    hidden_KW: Tensor,
+    targets_K: Tensor,
+    sample_K: Tensor,
+    weight_S: Tensor,
+    label_smoothing: float = 0.0,
+    *,
+    at_once: int = LOGITS_AT_ONCE,
+) -> Tensor:
+    """Cross-entropy averaged within each sample; the sum over samples of these times ``weight_S``."""
+    length_S = torch.bincount(sample_K, minlength=len(weight_S)).clamp_min(1)
 
     def loss_of(part_KW: Tensor, start: int, stop: int) -> Tensor:
         logits_KV = logits_of(base, part_KW)
         loss_K = F.cross_entropy(
             logits_KV.float(), targets_K[start:stop], reduction="none", label_smoothing=label_smoothing
         )
-        return (loss_K / length_S[sample_K[start:stop]]).sum()
+        part_K = sample_K[start:stop]
+        return (weight_S[part_K] * loss_K / length_S[part_K]).sum()
 
-    return chunked_loss(hidden_KW, loss_of, vocabulary(base), at_once=at_once) / samples
+    return chunked_loss(hidden_KW, loss_of, vocabulary(base), at_once=at_once)
 
 
 def vocabulary(base: Any) -> int:

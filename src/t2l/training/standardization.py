@@ -39,6 +39,13 @@ class Standardization:
         embedding_NE = embedding_NE.float()
         return cls(embedding_NE.mean(dim=0), embedding_NE.std(dim=0).clamp_min(_SMALLEST_SCALE))
 
+    @classmethod
+    def from_sums(cls, count: int, total_E: Tensor, squares_E: Tensor) -> Standardization:
+        """As `of`, from the number of embeddings, their sum and the sum of their squares (float64)."""
+        mean_E = total_E / count
+        variance_E = (squares_E - count * mean_E.square()).clamp_min(0) / max(1, count - 1)
+        return cls(mean_E.float(), variance_E.sqrt().float().clamp_min(_SMALLEST_SCALE))
+
     def __call__(self, embedding_NE: Tensor) -> Tensor:
         """Standardised embeddings, float32."""
         return (embedding_NE.float() - self.mean_E) / self.scale_E

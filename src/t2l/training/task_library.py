@@ -37,15 +37,20 @@ class TaskLibraryConfig:
         samples: of each task in a step; every sample comes once before any comes twice.
         validation: samples of a task kept from training, for early stopping; a fifth of its samples where it has
             few, and all of them, trained on as well, where it has fewer than five.
+        max_length: tokens of a sample; the prompt of a longer one is cut at its beginning, and its response at its
+            end where even that is too long. 0: no limit.
     """
 
     oracle: OracleConfig
     samples: int = 8
     validation: int = 32
+    max_length: int = 0
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.validation < 1:
             raise T2LError(f"samples={self.samples} and validation={self.validation} must be at least 1.")
+        if self.max_length < 0 or self.max_length == 1:
+            raise T2LError(f"max_length is {self.max_length}; it must be at least 2, or 0 for no limit.")
 
 
 def train_task_library(
@@ -75,7 +80,12 @@ def train_task_library(
         OutputError: the folder cannot be written.
     """
     chosen = store.tasks if tasks is None else tuple(tasks)
-    settings = {"samples": config.samples, "validation": config.validation, "base": base_identity(base, spec)}
+    settings = {
+        "samples": config.samples,
+        "validation": config.validation,
+        "max_length": config.max_length,
+        "base": base_identity(base, spec),
+    }
     library = Library.create(folder, spec, {**config.oracle.settings(), **settings}, peft=True)
     vocabulary = int(base.get_input_embeddings().weight.shape[0])
     wanted = [oracle_task(store, task, config, vocabulary) for task in chosen]
@@ -115,7 +125,11 @@ def oracle_task(store: DataStore, task: TaskEntry, config: TaskLibraryConfig, vo
                 f"'{task.name}' has token {max(ids)}; the base knows {vocabulary}.",
                 f"The store was tokenised for {store.manifest.get('base')!r}; prepare it for this base.",
             )
-        return ids, [IGNORED] * sample.prompt_length + ids[sample.prompt_length :]
+        prompt = sample.prompt_length
+        if config.max_length and len(ids) > config.max_length:
+            over = min(len(ids) - config.max_length, prompt - 1)  # something must stand before the response
+            ids, prompt = ids[over:][: config.max_length], prompt - over
+        return ids, [IGNORED] * prompt + ids[prompt:]
 
     def draw(step: int) -> list[Sample]:
         numbers = range(step * config.samples, (step + 1) * config.samples)

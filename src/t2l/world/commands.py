@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from t2l.encoders import DescriptionEncoder
     from t2l.world.evaluate import Score
 
+EXPORT_FILE = "world.json"
 SEED = 0
 """Of the evaluation: inputs, descriptions and resampling."""
 SLOW_COMPARATORS = ("nearest", "arrow")
@@ -195,6 +196,36 @@ def tasks(query: str | None, split: str | None, as_json: bool, console: Console)
         line = Text.assemble(f"{task.name:<34} ", (f"{task.split:<18} ", "dim"), texts[0])
         console.print(line, no_wrap=True, overflow="ellipsis")
     console.print(f"{len(found)} of {len(all_tasks())} tasks.", style="bold")
+
+
+def export(out: Path, split: str | None, count: int, each: int, force: bool, console: Console) -> None:
+    """Writes tasks as folders that ``t2l evaluate --data`` reads: questions, examples to show, descriptions."""
+    from t2l.storage import new_folder, write_bytes, write_json
+    from t2l.world.wording import descriptions
+
+    if split is not None and split not in SPLITS:
+        raise T2LError(f"No split is called '{split}'.", did_you_mean(split, SPLITS))
+    chosen = tasks_of(*(NEAR if split is None else (split,)))
+    chosen = chosen[:: max(1, len(chosen) // count)][:count] if count else chosen
+    with new_folder(out, marker=EXPORT_FILE, force=force) as inside:
+        for task in chosen:
+            place = inside / task.name
+            place.mkdir()
+            about = {
+                "family": task.family,
+                "separator": "",  # the base's chat template has it
+                "until": ["\n"],
+                "max_new_tokens": 48,
+                "descriptions": descriptions(task, 4, part="train", seed=SEED + 1),
+                "paraphrases": descriptions(task, 4, part="evaluation", seed=SEED),
+            }
+            write_json(place / "task.json", about)
+            for name, part in (("test", "evaluation"), ("train", "train")):
+                pairs = task.examples(each, seed=SEED, part=part)
+                rows = [json.dumps({"input": question, "output": answer}) for question, answer in pairs]
+                write_bytes(place / f"{name}.jsonl", ("\n".join(rows) + "\n").encode())
+        write_json(inside / EXPORT_FILE, {"tasks": [task.name for task in chosen], "seed": SEED})
+    console.print(f"{len(chosen)} tasks: t2l evaluate --gate --data {out}", soft_wrap=True)
 
 
 def examples(name: str, n: int, seed: int, as_json: bool, console: Console) -> None:

@@ -180,6 +180,49 @@ def _measured(rows: Sequence[Row], column: str) -> tuple[list[int], list[Interva
     return [place for place, _ in found], [figure for _, figure in found]
 
 
+def guidance_plot(result: Mapping[str, Any]) -> str:
+    """Left: accuracy of the most trusted share. Right: measured against expected gain, group by group."""
+
+    def draw(axes: Sequence[Axes]) -> None:
+        left, right = axes
+        figures = [row["accuracy"] for row in result["coverage"]]
+        places = [100 * row["coverage"] for row in result["coverage"]]
+        _points(left, figures, places, COLORS[0], "adapters", across=False, line=True)
+        left.set_xlabel("most trusted share, %")
+        left.set_ylabel("exact match, %")
+        left.set_ylim(bottom=0)
+        left.grid()
+        for number, group in enumerate(dict.fromkeys(point["group"] for point in result["points"])):
+            some = [point for point in result["points"] if point["group"] == group]
+            expected = [100 * point["expected_gain"] for point in some]
+            gains = [100 * point["gain"] for point in some]
+            right.scatter(expected, gains, s=6, color=COLORS[number], label=group, alpha=0.6)
+        right.set_xlabel("expected gain, points")
+        right.set_ylabel("measured gain, points")
+        right.grid()
+        right.legend()
+
+    return _svg(draw, width=8.0, panels=2)
+
+
+def examples_plot(result: Mapping[str, Any]) -> str:
+    """Accuracy by steps of fine-tuning, from the generated adapter and from a fresh one."""
+
+    def draw(axes: Axes) -> None:
+        warm = result["warm_start"]
+        for number, (name, label) in enumerate(
+            (("warm", "from the generated adapter"), ("fresh", "from a fresh LoRA"))
+        ):
+            _points(axes, warm[name], warm["looks"], COLORS[number], label, across=False, line=True)
+        axes.set_xlabel("optimiser steps")
+        axes.set_ylabel("exact match, %")
+        axes.set_ylim(0, 100)
+        axes.grid()
+        axes.legend()
+
+    return _svg(draw)
+
+
 def _points(
     axes: Axes,
     figures: Sequence[Interval],

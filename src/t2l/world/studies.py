@@ -224,6 +224,8 @@ PROBES: dict[str, str] = {
     "interpolation": "What lies between two descriptions?",
     "composition": "What do strength, blends, sums and differences of adapters do to accuracy?",
     "two-ways": "Do two ways of asking for one task give one adapter?",
+    "guidance": "Does a checkpoint know which descriptions to trust, and what is gained by acting on it?",
+    "examples": "What do a few examples add to a description?",
 }
 """Studies on a trained checkpoint, which need no training: name -> question."""
 

@@ -5,6 +5,8 @@
     interpolation   adapters between two descriptions
     composition     adapters stronger and weaker, blended, added and subtracted
     two-ways        two adapters of one task, from descriptions in different words
+    guidance        which descriptions a calibrated checkpoint trusts, and its fallback policies
+    examples        choosing, tuning and warm starts from a few examples
 
 Axis letters: N descriptions, E embedding width, K feature width, C blends.
 """
@@ -25,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2l.bases import Base, load_base
-from t2l.encoders import MiniLmEncoder
+from t2l.encoders import CachedEncoder, MiniLmEncoder
 from t2l.errors import T2LError
 from t2l.lora import LoraWeights
 from t2l.model import TextToLora
@@ -35,6 +37,9 @@ from t2l.world.exact_match import Query, exact_match
 from t2l.world.operations.operation import MAX_OUTPUT_CHARS
 from t2l.world.studies import PROBES
 from t2l.world.studies_composition import composition, composition_summary
+from t2l.world.studies_examples import examples_study
+from t2l.world.studies_guidance import guidance
+from t2l.world.studies_guidance_figures import examples_summary, guidance_summary
 from t2l.world.tasks import NEAR, SPLITS, MicroTask, tasks_of
 from t2l.world.wording import descriptions
 
@@ -58,7 +63,9 @@ def run_probe(
         checkpoint: folder or hub id; that of the embedded world by default.
         t2l: instead of a checkpoint.
     """
-    t2l = t2l or TextToLora.from_pretrained(checkpoint)
+    if t2l is None:
+        t2l = TextToLora.from_pretrained(checkpoint)
+        t2l.encoder = CachedEncoder(t2l.encoder)
     base = load_base(t2l.spec.base_model or "")
     t2l.spec.check_base(base.model)
     probes: dict[str, Callable[[TextToLora, Base, Say], dict[str, Any]]] = {
@@ -67,6 +74,8 @@ def run_probe(
         "interpolation": interpolation,
         "composition": lambda t2l, base, say: composition(t2l, base, say, SEED),
         "two-ways": two_ways,
+        "guidance": lambda t2l, base, say: guidance(t2l, base, say, SEED),
+        "examples": lambda t2l, base, say: examples_study(t2l, base, say, SEED),
     }
     document = {
         "study": name,
@@ -102,8 +111,9 @@ def probe_summary(name: str, result: dict[str, Any]) -> str:
             f"right and {second[middle]:.0f}% of those to the second's, against {first[0]:.0f}% and "
             f"{second[-1]:.0f}% at the ends."
         )
-    if name == "composition":
-        return composition_summary(result)
+    summaries = {"composition": composition_summary, "guidance": guidance_summary, "examples": examples_summary}
+    if name in summaries:
+        return summaries[name](result)
     similar, agreed = result["similarity"], result["agreement"]
     return (
         f"Adapters of one task in two wordings have cosine similarity {similar['same'][0]:.2f} and give the same "

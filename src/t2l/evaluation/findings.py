@@ -1,0 +1,187 @@
+"""What a report shows of a run beside its tables: the map of tasks, accuracy against distance, scaling, worst tasks.
+
+Level 5. This file computes from finished runs; it neither runs a model nor draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_FIRST = ("matched", "t2l")
+WORST = 5
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """A description on the map of tasks."""
+
+    x: float
+    y: float
+    name: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """(x, mean, low, high) points with what the axes are."""
+
+    title: str
+    x_name: str
+    y_name: str
+    points: tuple[tuple[float, float, float, float], ...]
+    names: tuple[str, ...] = ()
+    joined: bool = True
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A task with its accuracy, its lead over the base where that was measured, and examples."""
+
+    name: str
+    value: float
+    extra: float | None
+    examples: tuple[Mapping[str, Any], ...]
+
+
+def title_of(run: Mapping[str, Any]) -> str:
+    """A run in a few words."""
+    settings = run["settings"]
+    what = "description gate" if run.get("gate") else "benchmarks"
+    how = "paper's protocol" if settings["protocol"] == "paper" else "log-likelihood"
+    return f"{what} on {Path(settings['base']).name}, {how}"
+
+
+def first_row(run: Mapping[str, Any]) -> str | None:
+    """The row that stands for the checkpoint."""
+    return next((row for row in _FIRST if row in run["rows"]), None)
+
+
+def task_map(run: Mapping[str, Any], seed: int = 0) -> list[Point]:
+    """t-SNE (van der Maaten and Hinton, 2008) of the task features; nothing below six descriptions."""
+    found = run.get("map") or {}
+    features = np.asarray(found.get("features", ()), dtype=float)
+    if len(features) < 6:
+        return []
+    places = _tsne(features, seed)
+    return [
+        Point(x, y, name, family)
+        for (x, y), name, family in zip(places.tolist(), found["tasks"], found["families"], strict=True)
+    ]
+
+
+def distances(run: Mapping[str, Any]) -> Curve | None:
+    """For each task: cosine distance of its mean feature from the nearest other task's, and its accuracy."""
+    row, found = first_row(run), run.get("map") or {}
+    if row is None or not found:
+        return None
+    names = list(dict.fromkeys(found["tasks"]))
+    features = np.asarray(found["features"], dtype=float)
+    mean = np.stack([features[[n == name for n in found["tasks"]]].mean(axis=0) for name in names])
+    mean = mean - mean.mean(axis=0)
+    mean = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+    if len(names) < 4:
+        return None
+    gap = 1 - mean @ mean.T
+    np.fill_diagonal(gap, np.inf)
+    accuracy = run["findings"]["accuracy"][row]
+    kept = [(float(gap[i].min()), name) for i, name in enumerate(names) if name in accuracy]
+    points = tuple((d, accuracy[n]["mean"], accuracy[n]["low"], accuracy[n]["high"]) for d, n in kept)
+    return Curve(
+        "",
+        "distance from the nearest other task (1 - cosine)",
+        "accuracy, %",
+        points,
+        tuple(n for _, n in kept),
+        joined=False,
+    )
+
+
+def scaling(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """Curves that the runs allow: over the examples in the prompt, and over the training tasks of their checkpoints."""
+    curves = []
+    for run in runs:
+        accuracy = run["findings"]["accuracy"]
+        shots = {int(row[: -len("-shot")]): row for row in run["rows"] if row.endswith("-shot")}
+        shots |= {0: "base"} if "base" in run["rows"] else {}
+        if len(shots) > 2:
+            points = tuple((float(n), *_three(accuracy[shots[n]][""])) for n in sorted(shots))
+            curves.append(Curve(f"Examples in the prompt: {title_of(run)}", "examples", "accuracy, %", points))
+    by_protocol: dict[str, dict[float, Any]] = {}
+    for run in runs:
+        row, count = first_row(run), run.get("training_tasks")
+        if row is not None and count:
+            key = f"{run['settings']['protocol']}/{','.join(run['tasks'])}"
+            by_protocol.setdefault(key, {})[float(count)] = run["findings"]["accuracy"][row][""]
+    for found in by_protocol.values():
+        if len(found) > 1:
+            points = tuple((x, *_three(found[x])) for x in sorted(found))
+            curves.append(Curve("More training tasks", "training tasks", "accuracy, %", points))
+    return curves
+
+
+def worst_tasks(run: Mapping[str, Any]) -> list[Finding]:
+    """The tasks with the lowest accuracy of the checkpoint's row, each with wrong answers first."""
+    row = first_row(run)
+    if row is None:
+        return []
+    accuracy = run["findings"]["accuracy"]
+    base = accuracy.get("base", {})
+    order = sorted((name for name in run["tasks"] if name in accuracy[row]), key=lambda n: accuracy[row][n]["mean"])
+    found = []
+    for name in order[:WORST]:
+        items = [item for item in run["items"] if item["row"] == row and item["task"] == name]
+        items.sort(key=lambda item: (item["right"], item["number"], item["document"]))
+        lead = accuracy[row][name]["mean"] - base[name]["mean"] if name in base else None
+        found.append(Finding(name, accuracy[row][name]["mean"], lead, tuple(items[:_EXAMPLES])))
+    return found
+
+
+def _three(interval: Mapping[str, float]) -> tuple[float, float, float]:
+    return interval["mean"], interval["low"], interval["high"]
+
+
+def _tsne(features: np.ndarray, seed: int, steps: int = 500) -> np.ndarray:
+    """Exact t-SNE with momentum and early exaggeration, for at most a few thousand points: (N, K) to (N, 2)."""
+    count = len(features)
+    square = ((features[:, None] - features[None]) ** 2).sum(axis=-1)
+    wanted = min(30.0, max(2.0, (count - 1) / 3))
+    probability = np.stack([_neighbours(row, number, np.log(wanted)) for number, row in enumerate(square)])
+    joint = np.maximum((probability + probability.T) / (2 * count), 1e-12)
+    rng = np.random.default_rng(seed)
+    place, velocity = 1e-2 * rng.standard_normal((count, 2)), np.zeros((count, 2))
+    gains = np.ones((count, 2))
+    rate = max(count / 12, 10.0)
+    for step in range(steps):
+        gap = place[:, None] - place[None]
+        closeness = 1 / (1 + (gap**2).sum(axis=-1))
+        np.fill_diagonal(closeness, 0)
+        share = np.maximum(closeness / closeness.sum(), 1e-12)
+        pull = (joint * (4.0 if step < steps // 4 else 1.0) - share) * closeness
+        gradient = 4 * (pull[..., None] * gap).sum(axis=1)
+        gains = np.where(np.sign(gradient) != np.sign(velocity), gains + 0.2, gains * 0.8).clip(0.01)
+        velocity = (0.5 if step < steps // 4 else 0.8) * velocity - rate * gains * gradient
+        place = place + velocity
+        place = place - place.mean(axis=0)
+    return place
+
+
+def _neighbours(square: np.ndarray, own: int, entropy: float) -> np.ndarray:
+    """Gaussian shares of one point's neighbours whose entropy is the wanted one, by bisection of the width."""
+    low, high, beta = 0.0, np.inf, 1.0 / max(float(np.median(square)), 1e-12)
+    share = np.zeros_like(square)
+    for _ in range(60):
+        share = np.exp(-(square - np.min(np.delete(square, own))) * beta)
+        share[own] = 0
+        share = share / share.sum()
+        found = -(share[share > 0] * np.log(share[share > 0])).sum()
+        if abs(found - entropy) < 1e-4:
+            break
+        low, high = (beta, high) if found > entropy else (low, beta)
+        beta = beta * 2 if high == np.inf else (low + high) / 2
+    return share

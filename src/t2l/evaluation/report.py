@@ -1,0 +1,197 @@
+"""A run as one page that a person can read: self-contained HTML, and the same tables as Markdown.
+
+Level 5. The pictures are SVG written here, so the page needs neither network nor JavaScript nor matplotlib. Runs by
+different protocols never share a table. This file knows runs (`t2l.evaluation.runs`); it measures nothing.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t2l.evaluation.charts import bars, intervals, scatter, series
+from t2l.evaluation.findings import (
+    Finding,
+    distances,
+    scaling,
+    task_map,
+    title_of,
+    worst_tasks,
+)
+
+_STYLE = """
+:root { color-scheme: light; --ink: #1d2433; --dim: #5b6478; --line: #d9dee8; --accent: #2458a6; --bad: #a33a2c; }
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 72rem; margin: 0 auto; padding: 1.5rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; }
+h3 { font-size: 1.02rem; margin: 1.4rem 0 .4rem; } p, li { max-width: 60rem; } .dim { color: var(--dim); }
+.verdict { border-left: 4px solid var(--accent); padding: .3rem 1rem; background: #f3f6fb; }
+.verdict.no { border-color: var(--bad); background: #fbf3f1; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } thead th { color: var(--dim); font-weight: 600; }
+td small { color: var(--dim); } svg { max-width: 100%; height: auto; display: block; }
+svg text { font: 13px system-ui, sans-serif; fill: var(--ink); } svg .dim { fill: var(--dim); }
+pre { background: #f5f6f8; padding: .6rem .8rem; overflow-x: auto; white-space: pre-wrap; margin: .3rem 0; }
+pre, code { font: .85rem/1.45 ui-monospace, monospace; } .example { border: 1px solid var(--line); padding: .6rem 1rem;
+margin: .6rem 0; border-radius: 6px; } .right { color: #22703b; } .wrong { color: var(--bad); }
+details summary { cursor: pointer; color: var(--accent); }
+"""
+
+
+def page(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The HTML page of one run or several."""
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'><link rel='icon' href='data:,'>",
+        f"<title>{_text(_heading(runs))}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{_text(_heading(runs))}</h1>",
+    ]
+    for run in runs:
+        parts += _run_html(run, several=len(runs) > 1)
+    curves = scaling(runs)
+    if curves:
+        parts.append("<h2>Scaling</h2>")
+        parts += [f"<h3>{_text(curve.title)}</h3><div class='wide'>{series(curve)}</div>" for curve in curves]
+    return "\n".join([*parts, "</body></html>"]) + "\n"
+
+
+def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The tables and the verdict of one run or several."""
+    parts = [f"# {_heading(runs)}"]
+    for run in runs:
+        parts += [f"## {title_of(run)}", _provenance(run), _markdown_table(run)]
+        parts.append("\n".join(f"- {line}" for line in run["findings"]["verdict"]))
+        worst = worst_tasks(run)
+        if worst:
+            rows = [["task", "accuracy, %", "against the base"]]
+            rows += [
+                [one.name, f"{one.value:.1f}", f"{one.extra:+.1f}" if one.extra is not None else ""] for one in worst
+            ]
+            parts += ["### Worst tasks", _table(rows)]
+    for curve in scaling(runs):
+        rows = [
+            [curve.x_name, curve.y_name],
+            *([f"{x:g}", f"{y:.1f} ({low:.1f} to {high:.1f})"] for x, y, low, high in curve.points),
+        ]
+        parts += [f"### {curve.title}", _table(rows)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _heading(runs: Sequence[Mapping[str, Any]]) -> str:
+    return "t2l evaluation" if len(runs) != 1 else f"t2l evaluation: {title_of(runs[0])}"
+
+
+def _run_html(run: Mapping[str, Any], *, several: bool) -> list[str]:
+    accuracy, rows = run["findings"]["accuracy"], run["rows"]
+    passed = run["findings"]["passed"]
+    parts = [f"<h2>{_text(title_of(run))}</h2>"] if several else []
+    parts.append(f"<p class='dim'>{_text(_provenance(run))}</p>")
+    if run["findings"]["verdict"]:
+        lines = "".join(f"<p>{_text(line)}</p>" for line in run["findings"]["verdict"])
+        parts.append(f"<div class='verdict{' no' if passed is False else ''}'>{lines}</div>")
+    parts.append(f"<h2>Accuracy over all {len(run['tasks'])} tasks</h2>")
+    parts.append(f"<div class='wide'>{bars([(rows[row], accuracy[row]['']) for row in rows])}</div>")
+    parts.append("<p class='dim'>Bars: mean over tasks, %; lines: 95% bootstrap interval.</p>")
+    gaps = [(one["against"], one["difference"]) for one in run["findings"]["comparisons"] if one["task"] is None]
+    if gaps:
+        first = "matched descriptions" if run.get("gate") else "the adapter from the description"
+        parts.append(f"<h2>{'The gate: ' if run.get('gate') else ''}{first} minus ...</h2>")
+        parts.append(f"<div class='wide'>{intervals([(rows.get(name, name), gap) for name, gap in gaps])}</div>")
+        parts.append(
+            "<p class='dim'>Points of accuracy, paired on the same items; lines: 95% interval. Right of zero, "
+            "the description helps.</p>"
+        )
+    parts += ["<h2>By task</h2>", f"<div class='wide'>{_html_table(run)}</div>"]
+    points = task_map(run)
+    if points:
+        parts += [
+            "<h2>Map of tasks</h2>",
+            f"<div class='wide'>{scatter(points, labels=len(points) <= 40)}</div>",
+            "<p class='dim'>t-SNE of the hypernetwork's task features, one point a description, coloured by "
+            "family. Distances between far groups mean little.</p>",
+        ]
+    far = distances(run)
+    if far is not None:
+        parts += [
+            "<h2>Accuracy against distance</h2>",
+            f"<div class='wide'>{series(far)}</div>",
+            "<p class='dim'>How far a task's descriptions are from the nearest other task's, in the task "
+            "features, and how well its adapters do.</p>",
+        ]
+    worst = worst_tasks(run)
+    if worst:
+        parts.append("<h2>Worst tasks</h2>")
+        parts += [_worst_html(one) for one in worst]
+    settings = "\n".join(f"{name}: {value}" for name, value in run["settings"].items() if name != "adapters")
+    parts.append(
+        f"<details><summary>Settings and versions</summary><pre>{_text(settings)}\n"
+        f"{_text(str(run['versions']))}</pre></details>"
+    )
+    return parts
+
+
+def _worst_html(one: Finding) -> str:
+    against = "" if one.extra is None else f", {one.extra:+.1f} points against the base"
+    parts = [f"<h3>{_text(one.name)}: {one.value:.1f}%{against}</h3>"]
+    for item in one.examples:
+        right = item["right"] >= 1
+        parts.append(
+            f"<div class='example'><pre>{_text(item['prompt'])}</pre>"
+            f"<p>expected <code>{_text(item['target'])}</code>, answered "
+            f"<code class='{'right' if right else 'wrong'}'>{_text(item['answer']) or '(nothing)'}</code>"
+            f"{' (cut at its bound)' if item.get('cut') else ''}</p></div>"
+        )
+    return "".join(parts)
+
+
+def _provenance(run: Mapping[str, Any]) -> str:
+    settings = run["settings"]
+    how = "the paper's protocol (greedy answer, first matching choice)"
+    how = how if settings["protocol"] == "paper" else "log-likelihood (lm-evaluation-harness)"
+    limit = f", {settings['limit']} items a task" if settings["limit"] else ""
+    cut = sum(1 for item in run["items"] if item.get("cut"))
+    cut_text = f" {cut} of {len(run['items'])} answers were cut at their bound." if cut else ""
+    return (
+        f"Base {settings['base']}, checkpoint {settings['checkpoint'][:12]}, {how}, seed {settings['seed']}{limit}; "
+        f"{run['date']}. Command: {' '.join(run['command'])}.{cut_text}"
+    )
+
+
+def _cells(run: Mapping[str, Any]) -> list[list[Any]]:
+    accuracy = run["findings"]["accuracy"]
+    table = [["", *run["rows"]]]
+    for task in [*run["tasks"], ""]:
+        table.append([task or "all tasks", *(accuracy[row].get(task) for row in run["rows"])])
+    return table
+
+
+def _html_table(run: Mapping[str, Any]) -> str:
+    head, *body = _cells(run)
+    parts = ["<table><thead><tr>", *(f"<th>{_text(cell)}</th>" for cell in head), "</tr></thead><tbody>"]
+    for name, *cells in body:
+        shown = [
+            "" if c is None else f"{c['mean']:.1f} <small>{c['low']:.0f} to {c['high']:.0f}</small>" for c in cells
+        ]
+        parts += [f"<tr><td>{_text(name)}</td>", *(f"<td>{cell}</td>" for cell in shown), "</tr>"]
+    return "".join([*parts, "</tbody></table>"])
+
+
+def _markdown_table(run: Mapping[str, Any]) -> str:
+    head, *body = _cells(run)
+    rows = [[str(cell) for cell in head]]
+    for name, *cells in body:
+        rows.append(
+            [name, *("" if c is None else f"{c['mean']:.1f} ({c['low']:.0f} to {c['high']:.0f})" for c in cells)]
+        )
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join([f"| {head} |", "|" + " --- |" * len(rows[0]), *(f"| {row} |" for row in body)])
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,163 @@
+"""``t2l train library``: from a recipe to a library of PEFT folders.
+
+Level 4. Reads the recipe, loads what it names and hands it to `t2l.training.task_library`. It prints nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2l.bases import base_config, load_base
+from t2l.data.store import DataStore, TaskEntry
+from t2l.errors import RecipeError
+from t2l.lora import LoraSpec
+from t2l.training.library import INDEX_FILE, Library
+from t2l.training.loop import LoopConfig, Report
+from t2l.training.oracles import OracleConfig
+from t2l.training.recipes import Recipe
+from t2l.training.sft import SftConfig
+from t2l.training.task_library import TaskLibraryConfig, choose_tasks, train_task_library
+
+_COPIES = 6  # of a table of adapters in float32: itself, its gradient, Adam's two moments, the best so far, rows in use
+_MAX_SAMPLES = 256  # in one forward pass; tokens are what limits it
+
+
+@dataclass(frozen=True)
+class LibraryPlan:
+    """What a run will do, known before it starts.
+
+    Args:
+        spec: of every adapter.
+        tasks: those of the store that the recipe chooses.
+        there: how many of them have an adapter already.
+        memory: bytes of the adapters that train together, the base and its activations aside.
+        steps: optimiser steps at most, each of all adapters that train together.
+    """
+
+    spec: LoraSpec
+    tasks: tuple[TaskEntry, ...]
+    there: int
+    memory: int
+    steps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for people and for ``--json``."""
+        return {
+            "base": self.spec.base_model,
+            "modules": self.spec.target_modules,
+            "layers": self.spec.num_layers,
+            "rank": self.spec.rank,
+            "parameters_of_an_adapter": self.spec.num_parameters,
+            "tasks": len(self.tasks),
+            "trained_already": self.there,
+            "steps_at_most": self.steps,
+            "memory_of_the_adapters_gb": round(self.memory / 1e9, 3),
+        }
+
+
+def plan_library(recipe: Recipe, folder: Path) -> LibraryPlan:
+    """What `run_library` will do; loads no weights.
+
+    Raises:
+        RecipeError: the recipe names no store.
+        DataError: the store cannot be read, or has not the tasks.
+        BaseModelError: the base's config cannot be read.
+    """
+    store = open_store(recipe)
+    tasks = choose_tasks(store, recipe.library.split, recipe.data.tasks)
+    spec = recipe_spec(recipe, base_config(recipe.base.model, revision=recipe.base.revision))
+    known = Library.open(folder).names if (folder / INDEX_FILE).is_file() else []
+    there = sum(task.name in known for task in tasks)
+    together = recipe.library.together
+    chunks = -(-(len(tasks) - there) // together)
+    memory = min(together, max(1, len(tasks) - there)) * spec.num_parameters * 4 * _COPIES
+    return LibraryPlan(spec, tasks, there, memory, chunks * recipe.library.steps)
+
+
+def run_library(recipe: Recipe, folder: Path, *, device: str = "cpu", report: Report) -> Library:
+    """Trains what is missing of the library in ``folder``.
+
+    Raises:
+        T2LError: see `plan_library` and `train_task_library`.
+    """
+    store = open_store(recipe)
+    tasks = choose_tasks(store, recipe.library.split, recipe.data.tasks)
+    config = library_config(recipe)
+    base = frozen_base(recipe, device)
+    spec = recipe_spec(recipe, base.config)
+    return train_task_library(base, spec, store, folder, config, tasks=tasks, report=report)
+
+
+def library_config(recipe: Recipe) -> TaskLibraryConfig:
+    """The recipe's settings as the training takes them."""
+    library, loop, loss = recipe.library, recipe.loop, recipe.loss
+    oracle = OracleConfig(
+        LoopConfig(
+            steps=library.steps,
+            warmup=round(library.warmup * library.steps),
+            decay=library.decay,
+            clip=loop.clip,
+            save_every=loop.save_every,
+            seed=loop.seed,
+        ),
+        learning_rate=library.learning_rate,
+        weight_decay=library.weight_decay,
+        check_every=library.check_every,
+        patience=library.patience,
+        chunk=library.together,
+        max_samples=_MAX_SAMPLES,
+        max_tokens=library.pass_tokens,
+        sft=SftConfig(loss.label_smoothing, loss.weight_penalty, recipe.lora.dropout, loss.neftune),
+    )
+    return TaskLibraryConfig(oracle, library.samples, library.validation, recipe.data.max_length)
+
+
+def open_store(recipe: Recipe) -> DataStore:
+    """The store that a recipe names.
+
+    Raises:
+        RecipeError: it names none.
+        DataError: it cannot be read.
+    """
+    if recipe.data.store is None:
+        raise RecipeError("The recipe names no data.", "Give a store that t2l data prepare made: data.store=FOLDER")
+    return DataStore.open(recipe.data.store)
+
+
+def recipe_spec(recipe: Recipe, config: Any) -> LoraSpec:
+    """What is adapted of the base with this config; the base goes by the recipe's name for it, not by a folder's."""
+    lora = recipe.lora
+    spec = LoraSpec.from_base(
+        config,
+        target_modules=list(lora.target_modules) or None,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        use_rslora=lora.rslora,
+        dropout=lora.dropout,
+    )
+    return replace(spec, base_model=recipe.base.model)
+
+
+def frozen_base(recipe: Recipe, device: str) -> Any:
+    """The recipe's base on a device, its activations checkpointed where the recipe says so.
+
+    Raises:
+        BaseModelError: it cannot be loaded.
+        RecipeError: the recipe quantises it.
+    """
+    if recipe.base.quantization != "none" or recipe.base.shard:
+        raise RecipeError(
+            "A library is trained on a base that is neither quantised nor sharded.",
+            "Set base.quantization=none and base.shard=false.",
+        )
+    base = load_base(recipe.base.model, device=device, dtype=recipe.base.dtype, revision=recipe.base.revision).model
+    if recipe.base.activation_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    base.train(recipe.base.activation_checkpointing or recipe.lora.dropout > 0)
+    if torch.device(device).type == "cpu":
+        base.requires_grad_(False)
+    return base

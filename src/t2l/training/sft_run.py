@@ -1,0 +1,289 @@
+"""SFT training on real data: a recipe, a data store and a base become a hypernetwork's checkpoint, or one LoRA.
+
+Axis letters: C conditions, E embedding width.
+
+Level 4. Puts the parts together: base, encoder, hypernetwork, micro-batches, loop. What is trained is any
+`LoraSource`. This file does not know recipes by name or the command line.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from t2l.data.store import DataStore
+from t2l.encoders import CachedEncoder, DescriptionEncoder, encoder_from_config
+from t2l.errors import CheckpointError, DataError, RecipeError
+from t2l.hypernet import HyperNetwork
+from t2l.lora import LoraSource, LoraSpec
+from t2l.model import TextToLora
+from t2l.storage import read_tensors, tensors_digest, write_tensors
+from t2l.training.frozen_base import load_frozen_base, shard
+from t2l.training.optimizers import muon_and_adamw
+from t2l.training.recipes import Recipe
+from t2l.training.run_folder import RunFolder
+from t2l.training.sft import SftConfig
+from t2l.training.sft_step import MicroBatch, Terms, backward_through, sample_losses
+from t2l.training.standardization import Standardization
+from t2l.training.store_batches import StoreBatches, collate, cut, encode_descriptions, train_tasks
+from t2l.training.trainer import Done, Job, Say, run
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_HIDDEN = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")  # parameters by name: hidden matrices for Muon
+_SMALL = 8  # samples that validation takes through the base together
+
+
+class SftJob(Job):
+    """A `LoraSource` trained through the frozen base on a store's tasks.
+
+    Args:
+        base: the frozen causal LM.
+        source: in training mode, on the device.
+        conditions: task index -> condition_DE, as the source reads them.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        base: Any,
+        source: LoraSource,
+        store: DataStore,
+        conditions: Mapping[int, Tensor],
+        device: torch.device,
+    ) -> None:
+        self.recipe, self.base, self.source, self.store, self.device = recipe, base, source, store, device
+        self.conditions = conditions
+        self.module: nn.Module = source
+        self.batches = StoreBatches(store, recipe, conditions)
+        self.micro_batches = self.batches.micro_batches
+        loss = recipe.loss
+        sft = SftConfig(loss.label_smoothing, loss.weight_penalty, recipe.lora.dropout, loss.neftune)
+        self.terms = Terms(sft, loss.contrast, loss.views, loss.distill)
+        self._held_out = validation_tasks(store, recipe) if recipe.validation.every else ()
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        settings = self.recipe.optimizer
+        return muon_and_adamw(
+            self.source,
+            lambda name, _: name.startswith(_HIDDEN),
+            matrix_lr=settings.matrix_learning_rate,
+            other_lr=settings.learning_rate,
+            matrix_decay=settings.weight_decay,
+            other_decay=settings.weight_decay,
+        )
+
+    def learn(self, step: int, number: int, share: float) -> Done:
+        micro = self.batches.micro_batch(step, number)
+        tokens = int(micro.batch.lengths_S.sum())
+        loss = backward_through(self.base, self.source, micro.to(self.device), self.terms, share=share)
+        return Done(loss, len(micro.batch.ids_ST), tokens)
+
+    def identify(self, step: int, number: int) -> list[dict[str, Any]]:
+        return [
+            {"task": self.store.tasks[task].name, "sample": sample, "description": description}
+            for task, sample, description in self.batches.picks(step, number)
+        ]
+
+    def validation_parts(self) -> int:
+        return len(self._held_out)
+
+    def validate(self, part: int) -> dict[str, float]:
+        """Loss under the adapters of a held-out task's descriptions, of another task's, and under none."""
+        self.base.eval()
+        task = self._held_out[part]
+        other = self._held_out[(part + 1) % len(self._held_out)]
+        own = self._validation_loss(task, self.conditions[task])
+        measures = {"loss": own, "plain_base": self._validation_loss(task, None)}
+        if len(self._held_out) > 1 and isinstance(self.source, HyperNetwork):
+            measures["other_description"] = self._validation_loss(task, self.conditions[other])
+        self.base.train()
+        return measures
+
+    def _validation_loss(self, task: int, condition_DE: Tensor | None) -> float:
+        settings = self.recipe.validation
+        count = min(settings.samples, self.store.tasks[task].samples)
+        samples = []
+        for place in range(count):
+            found = self.store.sample(task, place)
+            samples.append(cut(found.input_ids, found.prompt_length, self.recipe.data.max_length))
+        used_DE = torch.zeros(1, 1) if condition_DE is None else condition_DE[: settings.descriptions]
+        total = 0.0
+        for start in range(0, count, _SMALL):
+            part = samples[start : start + _SMALL]
+            index = sorted((start + row) % len(used_DE) for row in range(len(part)))
+            micro = MicroBatch(collate(part, index), used_DE).to(self.device)
+            source = None if condition_DE is None else self.source
+            total += sample_losses(self.base, source, micro) * len(part)
+        return total / count
+
+
+def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
+    """Places of the held-out tasks that validation measures: those with descriptions, the first so many.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = [place for place in store.split("validation") if store.tasks[place].descriptions]
+    if not found:
+        raise DataError(
+            f"'{store.folder}' has no validation task with descriptions, so no checkpoint could be selected.",
+            "Prepare the data with validation tasks, or train without: validation.every=0",
+        )
+    return tuple(found[: recipe.validation.tasks])
+
+
+def build_spec(recipe: Recipe) -> LoraSpec:
+    """The shapes of the adapters, from the base's config alone."""
+    lora = recipe.lora
+    targets = list(lora.target_modules) or None
+    return LoraSpec.from_base(
+        spec_source(recipe.base.model, recipe.base.revision),
+        target_modules=targets[0] if targets == ["all-linear"] else targets,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        use_rslora=lora.rslora,
+        dropout=lora.dropout,
+        revision=recipe.base.revision,
+    )
+
+
+def spec_source(model: str, revision: str | None) -> Any:
+    """What `LoraSpec.from_base` is given: the base's config, which knows the name it was loaded as."""
+    from t2l.bases import base_config
+
+    config = base_config(model, revision=revision)
+    config.name_or_path = model
+    return config
+
+
+def build_source(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder) -> HyperNetwork:
+    """The hypernetwork that training begins from.
+
+    Raises:
+        CheckpointError: ``hypernetwork.start`` is of other shapes.
+        RecipeError: it is to be standardised and its encoder gives token states.
+    """
+    settings = recipe.hypernetwork
+    if settings.start is not None:
+        found = TextToLora.from_pretrained(settings.start).hypernetwork
+        if found.spec.groups != spec.groups or found.spec.rank != spec.rank or found.embedding_dim != encoder.dim:
+            raise CheckpointError(
+                f"The checkpoint '{settings.start}' is for other modules, another rank or another encoder than this "
+                "recipe."
+            )
+        return found
+    return HyperNetwork(
+        spec,
+        encoder.dim,
+        settings.variant,
+        trunk_dim=settings.trunk_dim,
+        head_dim=settings.head_dim,
+        dropout=settings.dropout,
+        task_encoder="linear" if encoder.token_dim is None else "tokens",
+        token_dim=encoder.token_dim,
+        seed=recipe.loop.seed,
+    )
+
+
+def train_from_store(
+    recipe: Recipe,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    say: Say,
+    make_source: Callable[[LoraSpec], LoraSource] | None = None,
+    accept_changes: bool = False,
+    what: str = "sft",
+) -> TextToLora | LoraSource:
+    """Trains, from the beginning or from where the run in the folder was left; the selected checkpoint.
+
+    Args:
+        make_source: what is trained instead of a hypernetwork: it reads no condition.
+        accept_changes: go on with a recipe that differs from the run's.
+
+    Raises:
+        T2LError: as `t2l.training.trainer.run`, and for a store, base or encoder that cannot be used.
+    """
+    if recipe.data.store is None:
+        raise RecipeError("The recipe names no data.", "Prepare some (t2l data prepare) and add data.store=FOLDER")
+    main = accelerator.is_main_process
+    quiet: Say = say if main else _nothing
+    store = DataStore.open(recipe.data.store)
+    if main:
+        for line in folder.open(recipe, what, accept_changes=accept_changes):
+            quiet(f"Changed since the run began: {line}")
+    accelerator.wait_for_everyone()
+    spec = build_spec(recipe)
+    encoder = CachedEncoder(encoder_from_config(recipe.encoder))
+    tasks = [*train_tasks(store, recipe), *(validation_tasks(store, recipe) if recipe.validation.every else ())]
+    if make_source is None:
+        conditions = _conditions(store, encoder, tasks, recipe, folder, accelerator, quiet)
+        source: LoraSource = build_source(recipe, spec, encoder)
+    else:
+        conditions = {task: torch.zeros(max(1, len(store.tasks[task].descriptions)), 1) for task in tasks}
+        source = make_source(spec)
+    standardize = None
+    if isinstance(source, HyperNetwork) and recipe.hypernetwork.standardize and encoder.token_dim is None:
+        if recipe.hypernetwork.start is not None:
+            raise RecipeError(
+                "hypernetwork.start reads plain embeddings.", "Set hypernetwork.standardize=false with it."
+            )
+        standardize = Standardization.of(torch.cat([conditions[task] for task in train_tasks(store, recipe)]))
+        conditions = {task: standardize(rows_DE) for task, rows_DE in conditions.items()}
+    base = load_frozen_base(recipe.base, accelerator.device)
+    if base.note:
+        quiet(f"Note: {base.note}")
+    if recipe.base.shard:
+        shard(base.model)
+    source.to(accelerator.device).train()
+    job = SftJob(recipe, base.model, source, store, conditions, accelerator.device)
+    selected = run(job, recipe, folder, accelerator, say=quiet)
+    tensors, _, _ = folder.load(selected)
+    source.load_state_dict(tensors)
+    source.cpu().eval()
+    if not isinstance(source, HyperNetwork):
+        return source
+    finished = copy.deepcopy(source)
+    if standardize is not None:
+        standardize.fold_into(finished)
+    metadata = {"trained_by": "t2l train sft", "seed": recipe.loop.seed, "step": selected, "recipe": recipe.to_dict()}
+    return TextToLora(encoder_from_config(recipe.encoder), finished, metadata)
+
+
+def _conditions(
+    store: DataStore,
+    encoder: DescriptionEncoder,
+    tasks: list[int],
+    recipe: Recipe,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    say: Say,
+) -> dict[int, Tensor]:
+    """The embeddings of the descriptions: made once by the main process, then read from the run's folder."""
+    limit = recipe.data.descriptions_per_task
+    path = folder.folder / "conditions.safetensors"
+    mark = _texts_digest(store, tasks, limit, encoder.identity)
+    if accelerator.is_main_process and not (path.is_file() and f"mark.{mark}" in read_tensors(path, CheckpointError)):
+        say(f"Encoding the descriptions of {len(tasks)} tasks with {encoder.identity}.")
+        table = encode_descriptions(store, encoder, tasks, limit)
+        temporary = path.with_suffix(".tmp")
+        write_tensors(temporary, {f"mark.{mark}": torch.zeros(1), **{str(k): v for k, v in table.items()}})
+        temporary.replace(path)
+    accelerator.wait_for_everyone()
+    found = read_tensors(path, CheckpointError)
+    return {task: found[str(task)] for task in tasks}
+
+
+def _texts_digest(store: DataStore, tasks: list[int], limit: int | None, identity: str) -> str:
+    texts = "\0".join([identity, *(text for task in tasks for text in store.tasks[task].descriptions[:limit])])
+    return tensors_digest({"texts": torch.frombuffer(bytearray(texts.encode()), dtype=torch.uint8)})[:16]
+
+
+def _nothing(text: str) -> None:
+    """Says nothing: what only the main process tells."""

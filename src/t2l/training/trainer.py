@@ -1,0 +1,354 @@
+"""The loop of a training run on any number of processes, with a state from which a killed run goes on exactly.
+
+Level 4. A step is made of numbered micro-batches. Each has a random seed of its own, made of (seed, step, number), and
+the processes share them out; so what is computed depends neither on when the run was killed nor on how many processes
+there are, except for the order in which numbers are added up. Gradients are summed over the processes once a step.
+The loop is given a `Job` and does not know what is learned.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import signal
+import statistics
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from t2l.errors import CheckpointError, RecipeError, T2LError
+from t2l.training.loop import LoopConfig
+from t2l.training.recipes import Recipe
+from t2l.training.run_folder import RunFolder
+from t2l.training.trackers import Progress, Trackers
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_HISTORY = 64  # losses that a spike is measured against
+_ENOUGH = 16  # of them, before anything is called a spike
+
+Say = Callable[[str], None]
+
+
+class TrainingStopped(Exception):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved its state; it can be taken up again."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a micro-batch came to.
+
+    Args:
+        loss: its mean over samples.
+        samples: how many.
+        tokens: that the base read, without padding.
+    """
+
+    loss: float
+    samples: int
+    tokens: int
+
+
+class Job(ABC):
+    """What is trained, and how a micro-batch is learned from."""
+
+    module: nn.Module
+    micro_batches: int
+
+    @abstractmethod
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimisers of the module, at their peak learning rates."""
+
+    @abstractmethod
+    def learn(self, step: int, number: int, share: float) -> Done:
+        """Adds ``share`` times the gradient of one micro-batch to the module's parameters."""
+
+    @abstractmethod
+    def identify(self, step: int, number: int) -> list[dict[str, Any]]:
+        """The samples of a micro-batch as plain JSON values, for the record of what went wrong."""
+
+    @abstractmethod
+    def validation_parts(self) -> int:
+        """How many parts validation has (tasks); the processes share them out. 0 for no validation."""
+
+    @abstractmethod
+    def validate(self, part: int) -> dict[str, float]:
+        """The measures of one part, by name; every part has the same names, "loss" among them."""
+
+
+def run(
+    job: Job,
+    recipe: Recipe,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    say: Say,
+) -> int:
+    """Runs the remaining steps; the step of the checkpoint that validation selects, or of the last.
+
+    Raises:
+        RecipeError: the number of processes does not divide the micro-batches of a step.
+        T2LError: losses are not finite for too many steps in a row.
+        CheckpointError: the state is damaged, or of another module.
+        OutputError: a checkpoint cannot be written.
+        TrainingStopped: after SIGTERM or Ctrl-C.
+    """
+    return _Run(job, recipe, folder, accelerator, say).go()
+
+
+class _Run:
+    def __init__(self, job: Job, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, say: Say) -> None:
+        self.job, self.recipe, self.folder, self.accelerator, self.say = job, recipe, folder, accelerator, say
+        world = accelerator.num_processes
+        if job.micro_batches % world:
+            raise RecipeError(
+                f"{world} processes cannot share out the {job.micro_batches} micro-batches of a step evenly "
+                f"(loop.batch={recipe.loop.batch}, loop.micro_batch={recipe.loop.micro_batch}).",
+                "Run as many processes as divide them, or make loop.micro_batch smaller (that is another run).",
+            )
+        self.mine = range(accelerator.process_index, job.micro_batches, world)
+        loop = recipe.loop
+        self.schedule = LoopConfig(
+            steps=loop.steps, warmup=round(loop.warmup * loop.steps), decay=loop.decay, clip=loop.clip, seed=loop.seed
+        )
+        self.optimizers = job.optimizers()
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.parameters = [parameter for parameter in job.module.parameters() if parameter.requires_grad]
+        self.losses: list[float] = []
+        self.best: tuple[float, int] | None = None
+        self.failed = self.tokens = 0
+        self.asked_to_stop = False
+
+    def go(self) -> int:
+        start, steps = self._resume(), self.recipe.loop.steps
+        main = self.accelerator.is_main_process
+        with ExitStack() as stack:
+            stack.enter_context(self._signals())
+            trackers = None
+            if main:
+                settings = self.recipe.to_dict()
+                trackers = Trackers(self.folder.folder, self.recipe.loop.trackers, settings, start, self.say)
+                stack.callback(trackers.close)
+            progress = Progress(start, steps, self.recipe.loop.log_every, self.accelerator.device, self.say)
+            if start == 0:
+                self._validate(0, trackers)
+            for step in range(start, steps):
+                numbers, stop = self._step(step)
+                done = step + 1
+                if main and trackers is not None:
+                    samples, tokens = int(numbers["samples"]), int(numbers["tokens"])
+                    rates = progress.step(done, numbers["loss"], samples, tokens)
+                    self.folder.note(self.folder.metrics, {"step": done, **numbers})
+                    shown = {name: numbers[name] for name in ("loss", "grad_norm", "learning_rate")}
+                    trackers.log(done, {f"train/{name}": value for name, value in (shown | rates).items()})
+                every = self.recipe.validation.every
+                better = bool(every) and (done % every == 0 or done == steps) and self._validate(done, trackers)
+                if better or stop or done == steps or done % self.recipe.loop.save_every == 0:
+                    self._save(done)
+                if stop and done < steps:
+                    raise TrainingStopped(f"Stopped after step {done} of {steps}; the same command goes on from there.")
+        return self.best[1] if self.best is not None else steps
+
+    def _step(self, step: int) -> tuple[dict[str, float], bool]:
+        """One optimiser step; its numbers, and whether any process was asked to stop."""
+        factor = self.schedule.factor(step)
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+        sums = torch.zeros(4, dtype=torch.float64)
+        for number in self.mine:
+            _seed(self.recipe.loop.seed, step, number)
+            done = self.job.learn(step, number, 1 / self.job.micro_batches)
+            sums += torch.tensor([done.loss, done.samples, done.tokens, 0.0], dtype=torch.float64)
+        sums[3] = float(self.asked_to_stop)
+        if self.accelerator.num_processes > 1:
+            sums = self._sum(sums)
+            self._sum_gradients()
+        loss = float(sums[0]) / self.job.micro_batches
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip))
+        if math.isfinite(loss) and math.isfinite(norm):
+            self._watch(step, loss, norm)
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.failed = 0
+        else:
+            self._fail(step, loss, norm)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.tokens += int(sums[2])
+        numbers = {"loss": loss, "grad_norm": norm, "learning_rate": self.optimizers[0].param_groups[0]["lr"]}
+        return {**numbers, "samples": float(sums[1]), "tokens": float(sums[2])}, bool(sums[3])
+
+    def _watch(self, step: int, loss: float, norm: float) -> None:
+        """Tells of a loss far above the recent ones; the update is made all the same, its gradient clipped."""
+        if len(self.losses) >= _ENOUGH:
+            usual = statistics.median(self.losses)
+            if loss > self.recipe.loop.spike * abs(usual):
+                self._record(step, "spike", loss, norm, f"{loss / usual:.1f} times the median of recent steps")
+        self.losses = [*self.losses[1 - _HISTORY :], loss]
+
+    def _fail(self, step: int, loss: float, norm: float) -> None:
+        """Leaves an update out whose loss or gradient is not finite; too many in a row end the run."""
+        self.failed += 1
+        self._record(step, "not finite", loss, norm, "the update is left out")
+        if self.failed >= self.recipe.loop.patience:
+            raise T2LError(
+                f"{self.failed} steps in a row had a loss or gradient that is not finite, the last of them step "
+                f"{step + 1}; their samples are in '{self.folder.incidents}'.",
+                f"The newest checkpoint is of step {self.folder.last() or 0}. Lower optimizer.learning_rate, or compute "
+                "in float32 or bfloat16.",
+            )
+
+    def _record(self, step: int, kind: str, loss: float, norm: float, what: str) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        samples = [sample for number in range(self.job.micro_batches) for sample in self.job.identify(step, number)]
+        # JSON has no NaN
+        values = {"loss": repr(loss), "grad_norm": repr(norm)}
+        self.folder.note(self.folder.incidents, {"step": step + 1, "kind": kind, **values, "samples": samples})
+        self.say(f"Step {step + 1}: loss {loss:.4g}, gradient norm {norm:.4g}: {what}. Its samples are kept.")
+
+    @torch.no_grad()
+    def _validate(self, done: int, trackers: Trackers | None) -> bool:
+        """Measures the held-out tasks; whether the loss is the lowest so far."""
+        parts = self.job.validation_parts() if self.recipe.validation.every else 0
+        if parts == 0:
+            return False
+        was_training = self.job.module.training
+        self.job.module.eval()
+        names: list[str] = []
+        sums = torch.zeros(0, dtype=torch.float64)
+        for part in range(parts):
+            if part % self.accelerator.num_processes == self.accelerator.process_index:
+                measures = self.job.validate(part)
+                if not names:
+                    names = sorted(measures)
+                    sums = torch.zeros(parts, len(names), dtype=torch.float64)
+                sums[part] = torch.tensor([measures[name] for name in names], dtype=torch.float64)
+        self.job.module.train(was_training)
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            told = [names]
+            broadcast_object_list(told)
+            names = told[0]
+            sums = self._sum(sums if len(sums) else torch.zeros(parts, len(names), dtype=torch.float64))
+        means = dict(zip(names, (sums.sum(dim=0) / parts).tolist(), strict=True))
+        if self.accelerator.is_main_process:
+            said = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+            self.say(f"step {done}  validation on {parts} held-out tasks: {said}")
+            self.folder.note(self.folder.folder / "validation.jsonl", {"step": done, **means})
+            if trackers is not None:
+                trackers.log(done, {f"validation/{name}": value for name, value in means.items()})
+        loss = means["loss"]
+        if done == 0 or not math.isfinite(loss) or (self.best is not None and loss >= self.best[0]):
+            return False
+        self.best = (loss, done)
+        return True
+
+    def _save(self, done: int) -> None:
+        """Writes the checkpoint in the main process; its failure is every process's."""
+        problem: T2LError | None = None
+        if self.accelerator.is_main_process:
+            training: dict[str, Any] = {
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "random": torch.get_rng_state(),
+            }
+            state = {
+                "step": done,
+                "data_position": done,  # batches are a function of the step
+                "schedule": {"steps": self.schedule.steps, "next_factor": self.schedule.factor(done)},
+                "losses": self.losses,
+                "best": self.best,
+                "failed": self.failed,
+                "tokens": self.tokens,
+                "processes": self.accelerator.num_processes,
+            }
+            try:
+                self.folder.save(done, self.job.module.state_dict(), training, state)
+                self.folder.prune(self.recipe.loop.keep, self.best[1] if self.best else None)
+            except T2LError as caught:
+                problem = caught
+        if self._any(problem is not None):
+            raise problem or T2LError("The main process could not write the checkpoint.")
+
+    def _resume(self) -> int:
+        step = self.folder.last()
+        if step is None:
+            if self.accelerator.is_main_process:
+                self.folder.forget_after(0)
+            return 0
+        tensors, training, state = self.folder.load(step)
+        try:
+            self.job.module.load_state_dict(tensors)
+            for optimizer, saved in zip(self.optimizers, training["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            torch.set_rng_state(training["random"])
+            self.losses = [float(loss) for loss in state["losses"]]
+            self.best = None if state["best"] is None else (float(state["best"][0]), int(state["best"][1]))
+            self.failed, self.tokens = int(state["failed"]), int(state["tokens"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as problem:  # as torch reports another structure
+            raise CheckpointError(f"'{self.folder.place(step)}' is not of this run: {problem}") from problem
+        if self.accelerator.is_main_process:
+            self.folder.forget_after(step)
+            self.say(f"Going on from step {step} of {self.recipe.loop.steps}.")
+        self.accelerator.wait_for_everyone()
+        return step
+
+    def _sum(self, values: Tensor) -> Tensor:
+        device = self.accelerator.device
+        values = values.to(device if device.type != "mps" else "cpu")
+        return self._reduced(values).cpu()
+
+    def _reduced(self, values: Tensor) -> Tensor:
+        reduced = self.accelerator.reduce(values, reduction="sum")
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    def _sum_gradients(self) -> None:
+        """One reduction for all gradients; each process has already divided its own by the micro-batches of a step."""
+        gradients = []
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        flat = self._reduced(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _any(self, value: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return value
+        return bool(self._sum(torch.tensor([float(value)]))[0])
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and the first Ctrl-C end the run after the step that is being made."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            if self.asked_to_stop and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.asked_to_stop = True
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _seed(seed: int, step: int, number: int) -> None:
+    """Dropout and noise of one micro-batch, the same whoever computes it and whenever."""
+    drawn = random.Random(f"{seed}/{step}/{number}").getrandbits(63)
+    torch.manual_seed(drawn)

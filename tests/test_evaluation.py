@@ -1,0 +1,330 @@
+"""Evaluation: shared batches are exact, ten benchmarks run offline in two ways, runs resume, bad input is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark_data import ROWS as DATA
+from benchmark_data import write_benchmarks, write_task
+from helpers import fill, random_weights, tiny_base, tiny_llama, tiny_pair
+from t2l.adapter import Adapter
+from t2l.bases import Base
+from t2l.batched import apply_batched
+from t2l.encoders import DescriptionEncoder
+from t2l.errors import BaseModelError, OutputError, T2LError
+from t2l.evaluation.answers import Answers, key_of
+from t2l.evaluation.code_runner import run_program
+from t2l.evaluation.decoding import PLAIN, Decoder, Prompted, Scored
+from t2l.evaluation.paper_protocol import configs, first_choice, last_number
+from t2l.lora import LoraSpec
+
+pytest.importorskip("lm_eval")
+from t2l.evaluation.benchmarks import CODE, PAPER10, load_tasks, read_wordings
+from t2l.evaluation.gate import gate_of
+from t2l.evaluation.harness import AdaptedLM
+from t2l.evaluation.rows import Bench, Variant, mean_adapter
+from t2l.evaluation.runs import open_answers, run_variants
+from t2l.evaluation.wording import GATE
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    from t2l.world.base import build_tokenizer
+
+    return Base(tiny_llama(), build_tokenizer(), "tiny")
+
+
+def adapters_of(base: Base, count: int, rank: int = 2, seed: int = 0) -> list[Adapter]:
+    spec = LoraSpec.from_base(base.model.config, rank=rank)
+    weights = random_weights(spec, count, seed=seed, std=0.3)
+    return [Adapter(spec, weights.select(row)) for row in range(count)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_benchmarks(tmp_path_factory.mktemp("benchmarks"))
+
+
+# --- shared batches -----------------------------------------------------------------------------------------------
+
+
+def test_scores_in_shared_batches_are_those_of_each_request_alone(base: Base) -> None:
+    adapters = [*adapters_of(base, 2), *adapters_of(base, 1, rank=4, seed=5)]
+    requests = [
+        Scored(tuple(range(5, 6 + n)), tuple(range(20, 21 + n % 3)), adapter)
+        for n, adapter in enumerate([0, PLAIN, 1, 2, 0, 2, PLAIN])
+    ]
+    shared = Decoder(base, adapters, batch=3).scores(requests)
+    for request, (score, greedy) in zip(requests, shared, strict=True):
+        ids = torch.tensor([[*request.context, *request.continuation]])
+        if request.adapter == PLAIN:
+            logits = base.model(ids).logits
+        else:
+            own = adapters[request.adapter]
+            with apply_batched(base.model, own.spec, own.weights):
+                logits = base.model(ids).logits
+        own_TV = logits[0, len(request.context) - 1 : -1].log_softmax(-1)
+        target = torch.tensor(request.continuation)
+        assert score == pytest.approx(float(own_TV.gather(1, target[:, None]).sum()), abs=1e-4)
+        assert greedy == bool((own_TV.argmax(-1) == target).all())
+
+
+def test_answers_in_shared_batches_are_those_of_each_request_alone(base: Base) -> None:
+    adapters = adapters_of(base, 3)
+    texts = ["red", "green blue", "one two three", "a", "bb"]
+    index = [2, PLAIN, 0, 1, 2]
+    prompts = [tuple(base.tokenizer(base.prompt(text), add_special_tokens=False)["input_ids"]) for text in texts]
+    requests = [Prompted(p, ("\n",), 6, adapter) for p, adapter in zip(prompts, index, strict=True)]
+    shared = Decoder(base, adapters, batch=2).answers(requests)
+    for text, adapter, answer in zip(texts, index, shared, strict=True):
+        given: dict[str, Any] = {} if adapter == PLAIN else vars(adapters[adapter])
+        (alone,) = base.answer([text], max_new_tokens=6, spec=given.get("spec"), weights=given.get("weights"))
+        assert answer.text == alone.split("\n")[0]
+    assert len({answer.text for answer in shared}) > 1
+
+
+def test_an_endless_answer_is_bounded_and_said_to_be_cut(base: Base) -> None:
+    tokens = tuple(base.tokenizer("x>")["input_ids"])
+    (answer,) = Decoder(base).answers([Prompted(tokens, ("never said",), 5)])
+    (ended,) = Decoder(base).answers([Prompted(tokens, (answer.text[1:3],), 5)])
+    assert answer.cut and len(answer.text) <= 5
+    assert not ended.cut and ended.text == answer.text.split(answer.text[1:3])[0]
+
+
+def test_an_adapter_of_another_base_is_refused_with_both_shapes(base: Base) -> None:
+    spec = LoraSpec.from_base(tiny_base().config, rank=2)
+    foreign = Adapter(spec, random_weights(spec))
+    with pytest.raises(BaseModelError, match="is 32x256, the adapter is for 24x24"):
+        Decoder(base, [foreign])
+
+
+# --- the paper's ten ----------------------------------------------------------------------------------------------
+
+
+def test_what_a_benchmark_wants_is_right_by_the_papers_protocol() -> None:
+    for name, config in configs().items():
+        for doc in DATA[name]:
+            wanted = doc["prompt"] + doc["canonical_solution"] if name == "humaneval" else config["doc_to_target"](doc)
+            assert config["process_results"](doc, [wanted]) == {"acc": 1.0}, (name, wanted)
+            assert config["process_results"](doc, ["?"]) == {"acc": 0.0}, name
+
+
+def test_the_first_choice_and_the_last_number_count() -> None:
+    assert first_choice("It is B, not A.") == "B" and first_choice("Because") == ""
+    assert last_number("5 + 1,000 = $1,005.") == "1005" and last_number("none") == ""
+
+
+@pytest.mark.parametrize("protocol", ["paper", "loglikelihood"])
+def test_the_ten_benchmarks_run_offline(protocol: Any, base: Base, data: Path) -> None:
+    tasks = load_tasks(["paper10"], protocol=protocol, data=data, run_code=True)
+    assert [task.name for task in tasks] == list(PAPER10)
+    bench = Bench(tasks, wordings=1)
+    bench.base()
+    bench.shots(2)
+    bench.static(adapters_of(base, 1)[0], "multi-task")
+    items = run_variants(base, bench.adapters, tasks, bench.variants, limit=1, run_code=True, max_new_tokens=3)
+    assert {(item["task"], item["row"]) for item in items} == {(v.task, v.row) for v in bench.variants}
+    shown = {item["task"]: item["prompt"] for item in items if item["row"] == "2-shot"}
+    assert set(shown) == set(PAPER10) - {"humaneval"}  # which has nothing to show
+    assert shown["gsm8k"].count("####") >= 2, "the examples with their answers stand in the prompt"
+    plain = {item["task"]: item["prompt"] for item in items if item["row"] == "base"}
+    for task, prompt in shown.items():
+        assert len(prompt) > len(plain[task]) * 1.5, task
+
+
+def test_the_harness_itself_can_drive_one_adapter(base: Base, data: Path) -> None:
+    import lm_eval
+
+    (task,) = load_tasks(["piqa"], protocol="loglikelihood", data=data)
+    lm = AdaptedLM(Decoder(base, adapters_of(base, 1)), default=0)
+    found: Any = lm_eval.simple_evaluate(lm, tasks=[task.harness], bootstrap_iters=0)
+    assert 0 <= found["results"]["piqa"]["acc,none"] <= 1
+    instance = SimpleNamespace(args=("red green",), task_name="x")
+    whole = tuple(base.tokenizer("red green", add_special_tokens=False)["input_ids"])
+    (alone,) = lm.decoder.scores([Scored((base.tokenizer.bos_token_id,), whole, 0)])
+    assert lm.loglikelihood_rolling([instance]) == [pytest.approx(alone[0], abs=1e-4)]
+
+
+def test_a_folder_is_a_task_of_its_own(base: Base, tmp_path: Path) -> None:
+    write_task(tmp_path, "echo", [("a", "b"), ("c", "d")], family="letters", separator=">", paraphrases=["Say it."])
+    (task,) = load_tasks(["all"], data=tmp_path)
+    assert (task.name, task.family) == ("echo", "letters")
+    (item, _) = run_variants(base, [], [task], [Variant("1-shot", "echo", shots=1)], max_new_tokens=4)
+    assert item["prompt"] in ("a>b\na>", "c>d\na>")
+
+
+# --- generated code -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "passed", "reason"),
+    [
+        ("x = 1", True, ""),
+        ("assert 1 == 2", False, "AssertionError"),
+        ("raise SystemExit(0)", False, "ended with 0"),
+        ("import os; os._exit(0)", False, "ended with 0"),
+        ("while True: pass", False, "no end after"),
+        ("x = bytearray(1 << 34)", False, "MemoryError"),
+    ],
+)
+def test_generated_code_runs_apart_and_bounded(program: str, passed: bool, reason: str) -> None:
+    outcome = run_program(program, timeout_s=30.0 if "while" not in program else 0.5)
+    assert outcome.passed is passed and reason in outcome.reason
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_generated_code_does_not_run_without_leave(name: str, data: Path) -> None:
+    for protocol in ("paper", "loglikelihood"):
+        with pytest.raises(T2LError, match="--run-generated-code"):
+            load_tasks([name], protocol=protocol, data=data)
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_named_with_what_to_do(base: Base, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(T2LError, match="No task is called 'arc_chalenge'.\nDid you mean 'arc_challenge'"):
+        load_tasks(["arc_chalenge"], data=data)
+    with pytest.raises(T2LError, match="hf download openai/gsm8k --repo-type dataset --include 'main/\\*' --local-dir"):
+        load_tasks(["gsm8k"], data=tmp_path)
+    with pytest.raises(T2LError, match="hf download allenai/ai2_arc"):  # the hub is not asked in tests
+        load_tasks(["arc_easy"])
+    with pytest.raises(T2LError, match="There is no folder"):
+        load_tasks(["arc_easy"], data=tmp_path / "nowhere")
+    (tmp_path / "piqa").mkdir()
+    (tmp_path / "piqa" / "validation.jsonl").write_text('{"goals": "x"}\n')
+    with pytest.raises(T2LError, match="piqa"):
+        load_tasks(["piqa"], data=tmp_path)
+    (tmp_path / "d.yaml").write_text("just text")
+    with pytest.raises(T2LError, match="cannot be read as descriptions"):
+        read_wordings(tmp_path / "d.yaml")
+    (task,) = load_tasks(["piqa"], data=data)
+    from t2l.world.base import build_tokenizer
+
+    plain = build_tokenizer()
+    plain.chat_template = None
+    with pytest.raises(T2LError, match="no chat template"):
+        run_variants(Base(base.model, plain, "plain"), [], [task], [Variant("base", "piqa")], chat=True)
+
+
+# --- resume -------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on_where_it_was(base: Base, data: Path, tmp_path: Path) -> None:
+    tasks = load_tasks(["piqa", "winogrande"], data=data)
+    variants = [Variant("base", task.name) for task in tasks]
+    whole = run_variants(base, [], tasks, variants, batch=1, max_new_tokens=3)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    kept = open_answers(tmp_path / "run", {"seed": 0})
+    with pytest.raises(KeyboardInterrupt):
+        run_variants(base, [], tasks, variants, batch=1, max_new_tokens=3, answers=kept, report=stop)
+    file = tmp_path / "run" / "answers.jsonl"
+    file.write_bytes(file.read_bytes() + b'["half a li')  # killed while writing
+    again = open_answers(tmp_path / "run", {"seed": 0})
+    assert len(again) == 2
+    asked: list[int] = []
+    found = run_variants(
+        base, [], tasks, variants, batch=1, max_new_tokens=3, answers=again, report=lambda n, _: asked.append(n)
+    )
+    assert found == whole
+    assert len(asked) == 4 + 1, "four answers were lacking, and the end is reported"
+    assert all(json.loads(line) for line in file.read_text().splitlines())
+
+
+def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
+    open_answers(tmp_path / "run", {"seed": 0, "limit": 3}).put({key_of(1): "x"})
+    with pytest.raises(OutputError, match="a run with another limit"):
+        open_answers(tmp_path / "run", {"seed": 0, "limit": 4})
+    assert len(open_answers(tmp_path / "run", {"seed": 0, "limit": 3})) == 1
+    assert len(open_answers(tmp_path / "run", {"seed": 0, "limit": 4}, restart=True)) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="something else"):
+        open_answers(tmp_path / "mine", {})
+    (tmp_path / "bad.jsonl").write_text("not json\n")
+    with pytest.raises(T2LError, match="not a file of answers"):
+        Answers(tmp_path / "bad.jsonl")
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+def test_rows_name_the_adapters_that_they_promise(tmp_path: Path) -> None:
+    base, t2l = tiny_pair(["Do up.", "Do down.", "Say up.", "Say down."])
+    for name in ("up", "down"):
+        write_task(tmp_path, name, [("a", "b"), ("c", "d")], paraphrases=[f"Say {name}."])
+    tasks = load_tasks(["up", "down"], data=tmp_path)
+    bench = Bench(tasks, wordings=1)
+    left_out = bench.gate(t2l)
+    assert {line.split(":")[0] for line in left_out} == {"vague", "junk", "empty"}  # this encoder knows four texts
+    found = {(v.row, v.task): v for v in bench.variants}
+    assert found["other-task", "up"].adapter == found["matched", "down"].adapter
+    assert found["paraphrase", "up"].adapter != found["matched", "up"].adapter
+    static = bench.adapters[found["static", "up"].adapter]
+    mean = mean_adapter([bench.adapters[found["matched", name].adapter] for name in ("up", "down")])
+    assert static.digest == mean.digest
+    items = run_variants(base, bench.adapters, tasks, bench.variants, max_new_tokens=3)
+    assert len(items) == 2 * len(bench.variants)
+
+
+class Drawn(DescriptionEncoder):
+    """Stands for an encoder that is not here: a vector drawn from the text."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    @property
+    def identity(self) -> str:
+        return "drawn"
+
+    @property
+    def dim(self) -> int:
+        return self.width
+
+    def embed(self, texts: Any) -> torch.Tensor:
+        rows = []
+        for text in texts:
+            seed = int.from_bytes(text.encode()[:6].ljust(6), "big")
+            rows.append(torch.randn(self.width, generator=torch.Generator().manual_seed(seed)))
+        return torch.stack(rows)
+
+    def to_config(self) -> dict[str, Any]:
+        return {"kind": "drawn"}
+
+    @classmethod
+    def from_config(cls, config: Any, *, device: str, trust_remote_code: bool) -> Drawn:
+        return cls(8)
+
+
+@pytest.mark.parametrize("name", ["L-sft-s1", "M-recon-s5-zscore-factorized", "S-sft-s3"])
+def test_the_gate_runs_on_imported_checkpoints_of_the_reference(name: str, shared_dir: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from t2l.sakana import import_checkpoint
+    from t2l.world.base import build_tokenizer
+
+    place = shared_dir / "fixtures" / "sakana-checkpoints" / name
+    t2l = import_checkpoint(place)
+    t2l.encoder = Drawn(t2l.hypernetwork.embedding_dim)
+    config = AutoConfig.from_pretrained(place / "base", vocab_size=99)
+    model: Any = fill(AutoModelForCausalLM.from_config(config))
+    for task in ("up", "down"):
+        write_task(tmp_path, task, [("a", "b"), ("c", "d")], paraphrases=[f"Say {task}."])
+    tasks = load_tasks(["all"], data=tmp_path)
+    bench = Bench(tasks, wordings=2)
+    assert bench.gate(t2l) == []
+    base = Base(model.eval(), build_tokenizer(), "theirs")
+    items = run_variants(base, bench.adapters, tasks, bench.variants, max_new_tokens=2)
+    gate = gate_of(items)
+    assert set(gate.accuracy) == {"base", *GATE}
+    assert gate.verdict and gate.passed is False, "random weights describe nothing"

@@ -1,0 +1,127 @@
+"""The report: one self-contained page from finished runs, foreign text escaped, and the same tables as Markdown."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from t2l.errors import T2LError
+from t2l.evaluation.findings import distances, scaling, task_map, worst_tasks
+from t2l.evaluation.gate import gate_of
+from t2l.evaluation.report import markdown, page
+from t2l.evaluation.wording import GATE
+
+CHANCES = {
+    "base": 0.1,
+    "matched": 0.8,
+    "paraphrase": 0.75,
+    "other-task": 0.2,
+    "junk": 0.2,
+    "static": 0.4,
+    "3-shot": 0.5,
+}
+
+
+def run(gate: bool = True, protocol: str = "paper", evil: str = "") -> dict[str, Any]:
+    rng = Random(0)
+    items, chances = [], dict(CHANCES)
+    if not gate:
+        chances["t2l"] = chances.pop("matched")
+    for task in range(8):
+        for document in range(10):
+            luck = rng.random() * (0.7 if task else 1.3)
+            for row, chance in chances.items():
+                items.append(
+                    {
+                        "task": f"t{task}",
+                        "row": row,
+                        "number": 0,
+                        "document": document,
+                        "prompt": f"do this {evil}",
+                        "target": "x",
+                        "answer": evil or "y",
+                        "right": float(luck < chance),
+                    }
+                )
+    found = gate_of(items, first="matched" if gate else "t2l")
+    features = [[rng.gauss(10 * (task % 2), 1) for _ in range(5)] for task in range(8) for _ in range(2)]
+    return {
+        "gate": gate,
+        "command": ["t2l", "evaluate"],
+        "date": "2026-11-25",
+        "versions": {"t2l": "0"},
+        "settings": {"base": "b", "checkpoint": "c" * 64, "protocol": protocol, "seed": 0, "limit": None},
+        "rows": {row: GATE.get(row, row) for row in chances},
+        "tasks": {f"t{task}": {"family": f"f{task % 2}"} for task in range(8)},
+        "findings": json.loads(json.dumps(found.to_dict())),
+        "map": {
+            "tasks": [f"t{task}" for task in range(8) for _ in range(2)],
+            "families": [f"f{task % 2}" for task in range(8) for _ in range(2)],
+            "features": features,
+        },
+        "items": items,
+    }
+
+
+def test_the_page_is_self_contained_and_escapes_what_models_say() -> None:
+    text = page([run(evil="<script>alert(1)</script> & \"quotes\" 'too'")])
+    assert "<script" not in text and "&lt;script&gt;" in text
+    assert not re.search(r"(src|href)=['\"](?!data:)", text), "nothing is loaded"
+    for wanted in (
+        "The gate",
+        "Map of tasks",
+        "Accuracy against distance",
+        "Worst tasks",
+        "points over a static adapter",
+    ):
+        assert wanted in text, wanted
+    assert text.count("<svg") == 4 and text.count("<svg") == text.count("</svg>")
+
+
+def test_markdown_has_the_same_figures_and_protocols_never_share_a_table() -> None:
+    one, other = run(gate=False), run(gate=False, protocol="loglikelihood")
+    text = markdown([one, other])
+    mean = one["findings"]["accuracy"]["t2l"][""]["mean"]
+    assert f"{mean:.1f} (" in text and f"{mean:.1f}" in page([one])
+    tables = [line for line in text.splitlines() if line.startswith("|  | base")]
+    assert len(tables) == 2, "a table for each protocol"
+    assert "paper's protocol" in text and "log-likelihood" in text
+
+
+def test_what_a_report_finds_is_in_the_run() -> None:
+    whole = run()
+    worst = worst_tasks(whole)
+    assert worst[0].name == "t0" and worst[0].examples[0]["right"] == 0
+    assert worst[0].extra is not None
+    far = distances(whole)
+    assert far is not None and len(far.points) == 8
+    grown = [{**run(gate=False), "training_tasks": count} for count in (16, 64)]
+    assert [curve.title for curve in scaling(grown)] == ["More training tasks"]
+
+
+def test_the_map_keeps_clusters_apart() -> None:
+    points = task_map(run())
+    places = {f: np.array([(p.x, p.y) for p in points if p.family == f]) for f in ("f0", "f1")}
+    within = max(np.linalg.norm(some - some.mean(axis=0), axis=1).max() for some in places.values())
+    between = np.linalg.norm(places["f0"].mean(axis=0) - places["f1"].mean(axis=0))
+    assert np.isfinite(between) and between > within
+    assert task_map(run()) == points, "the same run, the same map"
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
+    from t2l.evaluation.runs import read_run
+
+    with pytest.raises(T2LError, match="does not exist"):
+        read_run(tmp_path)
+    (tmp_path / "answers.jsonl").write_text("")
+    with pytest.raises(T2LError, match="was interrupted"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").write_text('{"kind": "other"}')
+    with pytest.raises(T2LError, match="not a run"):
+        read_run(tmp_path)
