@@ -605,12 +605,12 @@ def test_a_source_that_changed_is_read_again(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_what_is_done(tmp_path: Path) -> None:
     """A real one: a limit on the size of files makes the kernel refuse the write, as a full disk does."""
-    source = folder(tmp_path / "in", *((f"task{n:03}_x", native(f"x{n}", 200)) for n in range(30)))
+    source = folder(tmp_path / "in", *((f"task{n:03}_x", native(f"x{n}", 100)) for n in range(10)))
     words = ["data", "prepare", str(source), "-o", str(tmp_path / "store"), "-b", EMBEDDED_BASE, "--validation", "0"]
     program = f"""
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 from t2l.cli import main
 import sys
 sys.argv = ["t2l", *{words!r}]
@@ -630,7 +630,7 @@ main()
     fresh = prepare(
         open_source(source), tmp_path / "new", load_tokenizer(EMBEDDED_BASE), base=EMBEDDED_BASE, config=config
     )
-    assert len(resumed.tasks) == 30 and resumed.manifest["digest"] == fresh.manifest["digest"]
+    assert len(resumed.tasks) == 10 and resumed.manifest["digest"] == fresh.manifest["digest"]
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
