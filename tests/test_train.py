@@ -334,6 +334,7 @@ def test_a_killed_run_goes_on_bit_for_bit(store: Path, whole: Path, tmp_path: Pa
     assert len(losses(out)) < 6
     run(command(store, out))
     assert losses(out) == losses(whole)
+    assert (out / "validation.jsonl").read_text() == (whole / "validation.jsonl").read_text()
     theirs = (whole / "checkpoint" / "model.safetensors").read_bytes()
     assert (out / "checkpoint" / "model.safetensors").read_bytes() == theirs
 
