@@ -5,9 +5,9 @@
 The baseline is a faithful reading of the reference implementation: an adapter is generated for each sample, A and B are
 repeated for every token, applied by forward hooks that are gone before backward, and logits are computed for every
 position. Ours is the step of `t2l train sft`. Both have the same base (random weights), the same hypernetwork and the
-same batch; their losses and gradients are compared. Times are medians of steps that take turns. Peak memory is that of all tensors
-made during forward and backward, counted as they come and go; the base, the hypernetwork and its optimiser are there
-before and do not count.
+same batch; their losses and gradients are compared. Times are medians of steps that take turns. Peak memory is that of
+all tensors made during forward and backward, counted as they come and go; the base, the hypernetwork and its optimiser
+are there before and do not count.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -20,6 +21,8 @@ from typer.testing import CliRunner
 from helpers import enable_checkpointing, random_weights, tiny_base, tokens
 from t2l.batched import apply_batched
 from t2l.cli import app
+from t2l.data.sampler import TaskBalancedSampler
+from t2l.data.store import DataStore
 from t2l.errors import OutputError, RecipeError, T2LError
 from t2l.lora import LoraSpec
 from t2l.training.cross_entropy import chunked_loss
@@ -27,6 +30,7 @@ from t2l.training.recipes import Recipe, load_recipe, recipe_names
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import IGNORED, Batch, SftConfig, answer_loss, sft_loss
 from t2l.training.sft_step import MicroBatch, Terms, backward_through
+from t2l.training.store_batches import StoreBatches, cut
 from t2l.training.trainer import Done, Job
 from t2l.training.trainer import run as run_job
 
@@ -209,6 +213,67 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
+def batches_of(store: Path, *changes: str) -> StoreBatches:
+    settings = ["loop.batch=8", "loop.micro_batch=4", *changes]
+    recipe = load_recipe("embedded-real-tasks", settings)
+    opened = DataStore.open(store)
+    tables = {task: torch.arange(2.0)[:, None] + 10 * task for task in range(len(opened.tasks))}
+    return StoreBatches(opened, recipe, tables)
+
+
+def test_micro_batches_share_out_a_step_and_depend_on_nothing_else(store: Path) -> None:
+    batches, again = batches_of(store), batches_of(store)
+    assert batches.micro_batches == 2
+    seen = [pick for number in range(2) for pick in batches.picks(5, number)]
+    whole = TaskBalancedSampler(batches.store, 8, 0, samples_per_task=2, descriptions_per_task=4).batch(5)
+    assert sorted(seen) == sorted(whole)
+    assert {task for task, _, _ in seen} <= set(batches.store.split("train"))
+    for step in (9, 0, 5):
+        ours, theirs = again.micro_batch(step, 1), batches.micro_batch(step, 1)
+        assert torch.equal(ours.batch.ids_ST, theirs.batch.ids_ST)
+        assert torch.equal(ours.condition_CE, theirs.condition_CE)
+
+
+def test_a_sample_gets_the_condition_of_its_own_task(store: Path) -> None:
+    batches = batches_of(store, "loss.views=2", "data.samples_per_task=2")
+    micro = batches.micro_batch(0, 0)
+    for (task, sample, _), index, ids, labels in zip(
+        batches.picks(0, 0), micro.batch.index_S, micro.batch.ids_ST, micro.batch.labels_ST, strict=True
+    ):
+        assert int(micro.condition_CE[index]) // 10 == task
+        found = batches.store.sample(task, sample)
+        assert ids[: len(found.input_ids)].tolist() == found.input_ids.tolist()
+        assert labels[labels != IGNORED].tolist() == found.input_ids[found.prompt_length :].tolist()
+    assert sorted(micro.condition_CE[:, 0] % 10) == [0, 0, 1, 1], "both descriptions of each task"
+
+
+def test_the_teacher_reads_examples_and_scores_the_same_answers(store: Path) -> None:
+    batches = batches_of(store, "loss.distill=0.5", "loss.teacher_shots=2", "data.max_length=400")
+    micro = batches.micro_batch(3, 0)
+    assert micro.teacher is not None
+    assert (micro.teacher.lengths_S > micro.batch.lengths_S).all()
+    for own, teacher in zip(micro.batch.labels_ST, micro.teacher.labels_ST, strict=True):
+        assert own[own != IGNORED].tolist() == teacher[teacher != IGNORED].tolist()
+    first = micro.batch.ids_ST[:, :1]
+    assert ((micro.teacher.ids_ST == first).sum(dim=1) == 1).all(), "the token that begins a text stands there once"
+
+
+def test_a_long_sample_loses_the_beginning_of_its_prompt() -> None:
+    ids = np.arange(10, dtype=np.int32)
+    assert [part.tolist() if i == 0 else part for i, part in enumerate(cut(ids, 6, 7))] == [list(range(3, 10)), 3]
+    kept, prompt = cut(ids, 2, 4)
+    assert (kept.tolist(), prompt) == ([1, 2, 3, 4], 1)
+    assert cut(ids, 6, 10)[0] is ids
+
+
+def test_every_term_of_the_loss_at_once(store: Path, tmp_path: Path) -> None:
+    changes = ["loss.contrast=0.1", "loss.views=2", "loss.distill=0.5", "loss.label_smoothing=0.1", "loss.neftune=5"]
+    changes += ["base.activation_checkpointing=true", "optimizer.matrix_learning_rate=1e-3", "loop.steps=2"]
+    done = CliRunner().invoke(app, command(store, tmp_path / "run", *changes, "validation.every=0")[3:])
+    assert done.exit_code == 0, done.output
+    assert all(torch.isfinite(torch.tensor(record[1:])).all() for record in losses(tmp_path / "run"))
+
+
 def environment() -> dict[str, str]:
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE", "RANK", "WORLD"))}
     return keep | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -269,6 +334,7 @@ def test_a_killed_run_goes_on_bit_for_bit(store: Path, whole: Path, tmp_path: Pa
     assert len(losses(out)) < 6
     run(command(store, out))
     assert losses(out) == losses(whole)
+    assert (out / "validation.jsonl").read_text() == (whole / "validation.jsonl").read_text()
     theirs = (whole / "checkpoint" / "model.safetensors").read_bytes()
     assert (out / "checkpoint" / "model.safetensors").read_bytes() == theirs
 

@@ -61,7 +61,7 @@ def without_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+            vars(module)["attention_dropout"] = 0.0
 
 
 def enable_activation_checkpointing(model: Any) -> None:
@@ -87,8 +87,7 @@ def shard(model: Any) -> None:
     for layer in decoder_layers(model):
         fully_shard(layer)
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = head is None or head.weight is embeddings.weight
-    if tied:
+    if head is None or head.weight is embeddings.weight:
         fully_shard(model.base_model, ignored_params={embeddings.weight})
     else:
         fully_shard(head)

@@ -74,7 +74,7 @@ class Plan:
             f"steps: {self.steps:,}; {self.samples:,} samples; {self.micro_batches} micro-batches a step on "
             f"{self.devices} device(s)",
             f"memory of a device: about {self.memory_total:.1f} of {self.memory_limit:.0f} GB, {fits} ({parts})",
-            f"time: about {self.hours:,.1f} hours",
+            f"time: about {self.hours:,.1f} hours" if self.hours >= 1 else f"time: about {60 * self.hours:.1f} minutes",
             *(f"note: {note}" for note in self.notes),
             "Nothing was started.",
         ]

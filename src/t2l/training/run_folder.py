@@ -1,8 +1,9 @@
 """The folder of a run: its recipe, its checkpoints, its metrics, and the lock that keeps a second process out.
 
-Level 4. ``recipe.yaml``, ``metrics.jsonl`` (a line a step), ``incidents.jsonl`` (steps that went wrong, with their
-samples), ``steps/00000500/`` (a checkpoint), ``checkpoint/`` (the result). A checkpoint appears whole, by a rename, or
-not at all, and an older one goes only when the newer is there. This file does not know what the tensors mean.
+Level 4. ``recipe.yaml``, ``metrics.jsonl`` (a line a step), ``validation.jsonl``, ``incidents.jsonl`` (steps that went
+wrong, with their samples), ``steps/00000500/`` (a checkpoint), ``checkpoint/`` (the result). A checkpoint appears
+whole, by a rename, or not at all, and an older one goes only when the newer is there. This file does not know what the
+tensors mean.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class RunFolder:
         self.folder = Path(folder).expanduser()
         self.result = self.folder / "checkpoint"
         self.metrics = self.folder / "metrics.jsonl"
+        self.validation = self.folder / "validation.jsonl"
         self.incidents = self.folder / "incidents.jsonl"
         self.recipe_file = self.folder / "recipe.yaml"
         self.steps = self.folder / "steps"
@@ -157,7 +159,7 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Cuts from the metrics what a killed process did after its last checkpoint, half a line included."""
-        for path in (self.metrics, self.incidents):
+        for path in (self.metrics, self.validation, self.incidents):
             if path.is_file():
                 kept = [line for line in path.read_text(encoding="utf-8").split("\n") if _step_of(line) <= step]
                 write_bytes(path, "".join(f"{line}\n" for line in kept).encode())

@@ -149,10 +149,10 @@ def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
 def build_spec(recipe: Recipe) -> LoraSpec:
     """The shapes of the adapters, from the base's config alone."""
     lora = recipe.lora
-    targets = list(lora.target_modules) or None
+    targets = list(lora.target_modules)
     return LoraSpec.from_base(
         spec_source(recipe.base.model, recipe.base.revision),
-        target_modules=targets[0] if targets == ["all-linear"] else targets,
+        target_modules=targets[0] if targets == ["all-linear"] else targets or None,
         rank=lora.rank,
         alpha=lora.alpha,
         use_rslora=lora.rslora,

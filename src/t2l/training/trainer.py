@@ -244,7 +244,7 @@ class _Run:
         if self.accelerator.is_main_process:
             said = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
             self.say(f"step {done}  validation on {parts} held-out tasks: {said}")
-            self.folder.note(self.folder.folder / "validation.jsonl", {"step": done, **means})
+            self.folder.note(self.folder.validation, {"step": done, **means})
             if trackers is not None:
                 trackers.log(done, {f"validation/{name}": value for name, value in means.items()})
         loss = means["loss"]
@@ -283,7 +283,7 @@ class _Run:
         step = self.folder.last()
         if step is None:
             if self.accelerator.is_main_process:
-                self.folder.forget_after(0)
+                self.folder.forget_after(-1)  # what a run left that was killed before its first checkpoint
             return 0
         tensors, training, state = self.folder.load(step)
         try:
