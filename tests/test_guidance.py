@@ -12,6 +12,7 @@ import torch
 
 from helpers import fill, random_weights
 from t2l.encoders import MiniLmEncoder
+from t2l.encoders.description import prepare
 from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.guidance import calibrate as calibrate_module
 from t2l.guidance import calibration as calibration_module
@@ -26,6 +27,8 @@ from t2l.guidance.wording import findings, paraphrases
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 from t2l.model import TextToLora
+from t2l.serving.adapter_store import AdapterStore
+from t2l.serving.maker import AdapterMaker
 from t2l.world.wording import control_descriptions
 
 SPEC = LoraSpec((ModuleGroup("q_proj", "model.layers.{layer}.self_attn.q_proj", (0, 1), 8, 8),), 2, rank=2)
@@ -391,3 +394,20 @@ def test_a_scale_is_read_between_its_steps() -> None:
     assert scale.expected_gain(0.4) == pytest.approx(0.2)
     assert scale.expected_gain(0.1) == 0.0
     assert scale.expected_gain(0.9) == 0.4
+
+
+def test_the_server_says_how_sure_it_is_of_new_and_of_kept_adapters(guide: Guide) -> None:
+    store = AdapterStore(memory=1 << 24, folder=None, disk=1 << 24, key=lambda text: prepare([text])[0])
+    maker = AdapterMaker(guide.t2l, store, guide=guide)
+    try:
+        texts = ["Give the last word.", JUNK]
+        for cached in (False, True):
+            sure, unsure = maker.order(texts).result(timeout=60)
+            assert sure.cached is unsure.cached is cached
+            assert sure.confidence is not None
+            assert unsure.confidence is not None
+            assert sure.confidence.value > 0.5 > unsure.confidence.value
+            assert sure.warnings == ()
+            assert any("Low confidence" in warning for warning in unsure.warnings)
+    finally:
+        maker.stop()

@@ -206,7 +206,7 @@ def _too_short(text: str, words: list[str]) -> Finding | None:
 
 def _no_verb(text: str, words: list[str]) -> Finding | None:
     stems = {stem for word in words for stem in _stems(word)}
-    if words and not stems & _VERBS:
+    if words and not stems & (_VERBS | _EMPTY_VERBS):
         return Finding("no-verb", "", "Say what to do: begin with a verb, such as give, sort, translate or remove.")
     return None
 
