@@ -143,6 +143,7 @@ def test_an_adapter_that_is_late_is_given_up(world: Any, monkeypatch: pytest.Mon
     with live(engine) as address, httpx.Client(base_url=address, timeout=60) as raw:
         for path, body in (
             ("/v1/adapters", {"description": NAMES[5]}),
+            ("/v1/adapters/combine", {"parts": [NAMES[7], NAMES[8]]}),
             ("/v1/chat/completions", {"messages": user("red"), "task_description": NAMES[6]}),
         ):
             assert refused(raw.post(path, json=body), 504)["type"] == "timeout_error"
@@ -256,3 +257,15 @@ def test_a_killed_process_loses_no_adapter_that_it_has_promised(world: Any, tmp_
             assert engine.chat("red", Sampling(max_tokens=6), adapter=engine.adapters.get(name)).text == wanted
         (again,) = engine.make([told[0]["description"]]).result(30)
         assert again.cached and again.kept.id == told[0]["id"]
+
+
+@pytest.mark.slow
+def test_a_short_soak_finds_nothing() -> None:
+    """`tools/soak.py` on a real `t2l serve`: every answer right, none lost. The long one is a command."""
+    repository = Path(__file__).resolve().parents[1]
+    given = {**os.environ, "PYTHONPATH": str(repository / "src")}
+    words = [sys.executable, str(repository / "tools" / "soak.py"), "--seconds", "6", "--connections", "24"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=600, env=given)
+    report = json.loads(ended.stdout)
+    assert report["answers"] >= 24 and report["wrong"] == report["lost"] == 0, report
+    assert report["different_answers"] > 8 and report["idle_afterwards"], report

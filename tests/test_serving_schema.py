@@ -21,6 +21,7 @@ OPERATIONS = {
     "GET /v1/models",
     "GET /v1/models/{model}",
     "POST /v1/adapters",
+    "POST /v1/adapters/combine",
     "GET /v1/adapters",
     "GET /v1/adapters/{adapter}",
     "GET /v1/adapters/{adapter}/download",

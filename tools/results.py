@@ -3,7 +3,8 @@
 python tools/results.py record world -- t2l world evaluate --json --dir world-build
 python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
-python tools/results.py record serve -- python benchmarks/serve.py --json
+python tools/results.py record serve -- python benchmarks/serve.py --threads 1 --json
+python tools/results.py record soak -- python tools/soak.py
 python tools/results.py record recon_step -- python benchmarks/recon_step.py --json
 python tools/results.py record evaluate -- python benchmarks/evaluate.py --json
 python tools/results.py studies world-build    stores what is done of `t2l world study`
@@ -227,6 +228,37 @@ def batched_lora(result: dict[str, Any]) -> str:
     )
 
 
+def sft_step(result: dict[str, Any]) -> str:
+    """A whole training step against the reference implementation's way."""
+    shape = result["shape"]
+    rows = [["way", "seconds a step", "tokens/s", "peak activation memory"]]
+    for name in ("ours", "reference"):
+        size = f"{result['peak_bytes'][name] / 2**20:,.0f} MiB"
+        rows.append([name, f"{result['seconds'][name]:.2f}", f"{result['tokens_per_second'][name]:,.0f}", size])
+    speed, memory = result["speed_ratio"], result["memory_ratio"]
+    low, high = result["speed_ratio_range"]
+    targets = [
+        ["figure", "measured", "target", "reached"],
+        ["times faster", f"{speed:.1f}x ({low:.1f} to {high:.1f})", "3x", _yes(speed >= 3)],
+        ["share of the peak activation memory", f"{memory:.3f}", "at most 0.25", _yes(memory <= 0.25)],
+    ]
+    recomputed = "recomputed in ours" if result["activations_recomputed"] else "kept in both"
+    return "\n\n".join(
+        [
+            "## A step of SFT training",
+            "Forward, backward and update of a hypernetwork through a frozen Mistral with random weights, against the "
+            "reference implementation's way (an adapter for each sample, A and B repeated for every token, logits of "
+            f"every position): {shape['samples']} samples of {shape['tokens']} tokens, {shape['response']} of them "
+            f"response, {shape['layers']} layers, width {shape['width']}, {shape['vocabulary']:,} tokens in the "
+            f"vocabulary, {shape['dtype']}, {shape['device']}, activations {recomputed}. The gradients differ by "
+            f"{result['relative_gradient_difference']:.0e} of their norm. The ratio is the median of "
+            f"{result['rounds']} interleaved rounds, in parentheses the extremes.",
+            _table(rows),
+            _table(targets),
+        ]
+    )
+
+
 def serve(result: dict[str, Any]) -> str:
     """Shared passes against switching one PEFT adapter at a time, and what adapters cost."""
     head = ["clients", "tokens/s", "against PEFT switching", "... in CPU time", "first token, median", "... the last"]
@@ -258,6 +290,24 @@ def serve(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def soak(result: dict[str, Any]) -> str:
+    """What many connections at once got from a real server, and what it kept of them."""
+    memory, stopped = result["memory_mb"], result["stopped"]
+    counts = ["answers", "wrong", "lost", "turned_away", "left_in_the_middle"]
+    head = [*(name.replace("_", " ") for name in counts), "memory in the second third", "... in the last"]
+    sizes = [f"{memory[name]:.0f} MB" for name in ("second_third", "last_third")]
+    parts = [
+        "### Soak",
+        f"A real `t2l serve` and {result['connections']} connections for {result['seconds']:.0f} s over loopback: the "
+        "base, adapters by id and task descriptions, whole and as streams. Every answer is compared with the one given "
+        "alone. Memory is resident memory; the first third of the run is warm-up.",
+        _table([head, [*(f"{result[name]:,}" for name in counts), *sizes]]),
+        f"Afterwards it was {'idle' if result['idle_afterwards'] else 'not idle'}; "
+        f"SIGTERM ended it within {stopped['seconds']:.1f} s.",
+    ]
+    return "\n\n".join(parts)
+
+
 def evaluate(result: dict[str, Any]) -> str:
     """Evaluation of many adapters in shared batches against one after the other."""
     rows = [["what", "in shared batches", "one after the other", "faster", "... in CPU time"]]
@@ -285,11 +335,10 @@ def _times(ratio: dict[str, float], kind: str) -> str:
 
 def recon_step(result: dict[str, Any]) -> str:
     """Memory of reconstruction training against the size of the library."""
-    rows = [["adapters", "streamed: peak", "held: peak", "streamed: a step", "held: a step"]]
+    rows = [["adapters", "streamed: peak", "held: peak"]]
     for size, ways in result["sizes"].items():
         peaks = [f"{ways[way]['peak_bytes'] / 2**20:,.0f} MiB" for way in ("streamed", "held")]
-        steps = [f"{1000 * ways[way]['seconds_per_step']:,.0f} ms" for way in ("streamed", "held")]
-        rows.append([f"{int(size):,}", *peaks, *steps])
+        rows.append([f"{int(size):,}", *peaks])
     growth, target = result["growth"], result["target"]["growth"]
     return "\n\n".join(
         [
@@ -318,7 +367,9 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "world": world,
     "generate": generate,
     "batched_lora": batched_lora,
+    "sft_step": sft_step,
     "serve": serve,
+    "soak": soak,
     "recon_step": recon_step,
     "evaluate": evaluate,
 }

@@ -14,9 +14,10 @@ import tempfile
 import time
 import zipfile
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -46,6 +47,7 @@ from t2l.serving.openai_schema import (
 from t2l.serving.prompts import chat_tokens, text_tokens
 from t2l.serving.stream import Stream
 
+_Result = TypeVar("_Result")
 _STREAM: Any = {200: {"content": {"text/event-stream": {}}}}  # besides JSON; for the OpenAPI document
 _ZIP: Any = {200: {"content": {"application/zip": {}}}}
 _TEXT: Any = {200: {"content": {"text/plain": {}}}}
@@ -234,9 +236,13 @@ def _named(engine: Engine, model: str) -> Adapter:
 
 
 async def _await(engine: Engine, descriptions: Sequence[str]) -> list[Made]:
+    return await _in_time(engine, engine.make(descriptions))
+
+
+async def _in_time(engine: Engine, ordered: Future[_Result]) -> _Result:
     allowed = engine.limits.timeout_s
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(engine.make(descriptions)), allowed)
+        return await asyncio.wait_for(asyncio.wrap_future(ordered), allowed)
     except asyncio.TimeoutError:
         raise OutOfTimeError(f"The adapter was not made within {allowed:g} s.", "Try again later.") from None
 
@@ -347,7 +353,7 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
         if len(body.parts) > options.max_parts:
             raise RequestError(f"There are {len(body.parts)} parts; {options.max_parts} may be sent.", field="parts")
         ordered = await asyncio.to_thread(engine.combine, body.wanted())
-        return _made(await _while_there(request, asyncio.wrap_future(ordered)))
+        return _made(await _while_there(request, _in_time(engine, ordered)))
 
     @app.get("/v1/adapters", tags=["adapters"])
     async def adapters(
