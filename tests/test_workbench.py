@@ -416,6 +416,7 @@ cli.app(["workbench", "--port", "0"])
         process.wait(30)
     finally:
         process.kill()
+        process.communicate()
     assert "LEAVES HOME" not in said and "Traceback" not in said, said
 
 
