@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from t2l.serving.engine import Engine
 from t2l.serving.http import HttpOptions, create_app
@@ -18,14 +19,24 @@ from t2l.serving.http import HttpOptions, create_app
 
 @contextmanager
 def live(
-    engine: Engine, options: HttpOptions | None = None, *, send_buffer: int | None = None, graceful_s: int = 5
+    engine: Engine,
+    options: HttpOptions | None = None,
+    *,
+    extend: Callable[[FastAPI], object] | None = None,
+    send_buffer: int | None = None,
+    graceful_s: int = 5,
 ) -> Iterator[str]:
-    """A server in a thread, on a port of its own; its address. Its connections inherit the door's ``send_buffer``."""
+    """A server in a thread, on a port of its own; its address. ``extend`` adds to the application.
+
+    Its connections inherit the door's ``send_buffer``.
+    """
     door = socket.socket()
     if send_buffer is not None:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     door.bind(("127.0.0.1", 0))
     app = create_app(engine, options or HttpOptions(drain_s=1))
+    if extend is not None:
+        extend(app)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=graceful_s))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
     thread.start()

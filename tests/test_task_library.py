@@ -149,7 +149,7 @@ def test_what_does_not_belong_together_is_refused(base: Any, store: DataStore, t
         attempt(own=make_store(tmp_path / "other", seed=1))
     with pytest.raises(BaseModelError, match=r"(?s)the base knows 12.*tokenised for 'tiny'"):
         oracle_task(store, store.tasks[0], CONFIG, 12)
-    empty = DataStore(store.folder, store.manifest, (TaskEntry("empty", "train", 0, ()),), [])
+    empty = DataStore(store.folder, store.manifest, (TaskEntry("empty", "train", 0, ()),), [], ())
     with pytest.raises(DataError, match="'empty' has no samples"):
         attempt(own=empty)
     with pytest.raises(T2LError, match="samples=0"):

@@ -92,6 +92,22 @@ class BatchedLora:
         """Whether the adapters act on the model now."""
         return bool(self._sites)
 
+    def rebind(self, weights: LoraWeights, index: Sequence[int] | Tensor | None = None) -> BatchedLora:
+        """Other adapters for the next time that this context is entered; returns itself.
+
+        What stands in the modules stays the same objects, so a compiled model (`torch.compile`) reuses its graphs from
+        step to step, where a new context a step would make it compile again.
+
+        Raises:
+            T2LError: the adapters are applied now, are not those of the spec, or the index points outside them.
+        """
+        if self.applied:
+            raise T2LError("The adapters cannot be changed while they are applied.", "Leave the context first.")
+        weights.check(self.spec)
+        self.weights = weights
+        self.samples = _Samples.of(index, weights.num_samples, next(iter(weights.a.values())).device)
+        return self
+
     def __enter__(self) -> BatchedLora:
         sites = (self._kept_sites if torch.is_inference_mode_enabled() else {}) or self._make_sites()
         taken = next((path for path, site in sites.items() if _site_of(site.module) is not None), None)

@@ -30,6 +30,7 @@ from t2l.commands.run import run
 from t2l.commands.serve import serve
 from t2l.commands.terminal import say, say_error
 from t2l.commands.train import recipes, train
+from t2l.commands.train_adapters import library, recon
 from t2l.commands.workbench import workbench
 from t2l.commands.world import demo, world
 from t2l.errors import T2LError
@@ -77,6 +78,8 @@ app.command("report")(report)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.command("calibrate")(calibrate)
+train.command("library")(library)
+train.command("recon")(recon)
 app.add_typer(train, name="train")
 app.add_typer(recipes, name="recipes")
 app.add_typer(data, name="data")

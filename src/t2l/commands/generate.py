@@ -106,6 +106,7 @@ def generate(
     """Make a LoRA adapter from each description, as a folder that PEFT, vLLM and SGLang load as it is."""
     from t2l.commands.descriptions import read_requests
     from t2l.encoders import CachedEncoder
+    from t2l.guidance.guide import calibrate_command
     from t2l.model import TextToLora
 
     notes = Notes()
@@ -116,7 +117,7 @@ def generate(
         check_place(out, force)  # before the checkpoint is read
     t2l = TextToLora.from_pretrained(checkpoint, device=checked_device(device))
     t2l.encoder = CachedEncoder(t2l.encoder)
-    guide = _guide(t2l, fallback, threshold, notes)
+    guide = _guide(t2l, fallback, threshold)
     if given is not None:
         from t2l.commands.from_examples import generate_from_examples
 
@@ -169,6 +170,7 @@ def generate(
             "write": round(1000 * write_s, 3),
             "generate_per_adapter": round(1000 * generate_s / len(made), 3),
         },
+        "calibrate": calibrate_command(t2l) if guide is None else None,
         "notes": notes.texts,
     }
     if as_json:
@@ -187,13 +189,12 @@ def _source(t2l: TextToLora, requests: Sequence[Request], together: bool) -> Ite
     return (adapter for text in texts for adapter in ensemble(t2l, [text]))
 
 
-def _guide(t2l: TextToLora, policy: str, threshold: float, notes: Notes) -> Guide | None:
-    """The checkpoint's guide; None, and a note, where it has not been calibrated."""
+def _guide(t2l: TextToLora, policy: str, threshold: float) -> Guide | None:
+    """The checkpoint's guide; None where it has not been calibrated and the policy does not need it."""
     from t2l.guidance.fallback import check_policy
-    from t2l.guidance.guide import Guide, calibrate_command, is_calibrated
+    from t2l.guidance.guide import Guide, is_calibrated
 
     if policy == "warn" and not is_calibrated(t2l):
-        notes.add(f"The checkpoint is not calibrated, so nothing is said about trust: {calibrate_command(t2l)}")
         return None
     guide = Guide.of(t2l)
     check_policy(guide, policy, threshold)
@@ -299,6 +300,12 @@ def _show(report: dict[str, Any]) -> None:
         if folder and len(adapters) > 1:
             say(f"  {_shortened(adapter['description'])}", "dim", console=out)
         say_confidence(adapter)
+    if report["calibrate"]:
+        say(
+            f"The checkpoint is not calibrated, so nothing is said about trust: {report['calibrate']}",
+            "dim",
+            console=out,
+        )
     plural = "adapter" if len(adapters) == 1 else "adapters"
     each = f" ({times['generate_per_adapter']:.1f} ms each)" if len(adapters) > 1 else ""
     say(

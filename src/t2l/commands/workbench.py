@@ -55,10 +55,8 @@ def workbench(
         raise T2LError(
             f"The workbench needs {problem.name}, which is not installed.", "pip install 't2l[workbench]'"
         ) from None
-    from t2l.encoders import CachedEncoder, encoder_from_config
     from t2l.serving.engine import Engine, Limits
-    from t2l.workbench.advice import NearestTasks
-    from t2l.workbench.gallery import known_tasks
+    from t2l.workbench.advice import Guidance
     from t2l.workbench.work import Workbench
 
     keys = api_keys(api_key_file)
@@ -68,13 +66,10 @@ def workbench(
         limits = Limits(slots=slots, context=context)
         with notes.of_warnings():
             engine = Engine.from_pretrained(checkpoint, base, device=checked_device(device), limits=limits, store=store)
-            encoder = CachedEncoder(encoder_from_config(engine.t2l.encoder.to_config()))
-        tasks = known_tasks(engine.t2l.spec.base_model)
-        adviser = NearestTasks(encoder, tasks)
         with tempfile.TemporaryDirectory(prefix="t2l-workbench-") as uploads:
             os.environ["GRADIO_TEMP_DIR"] = uploads
             app = create_app(engine, HttpOptions(keys))
-            add_workbench(app, Workbench(engine, adviser))
+            add_workbench(app, Workbench(engine, Guidance()))
             config = uvicorn.Config(
                 app,
                 log_level="warning",
@@ -88,6 +83,5 @@ def workbench(
             if keys:
                 say("The browser asks for a name and a password: any name, and an API key.")
             uvicorn.Server(config).run(sockets=[door])
-        adviser.stop()
     finally:
         door.close()

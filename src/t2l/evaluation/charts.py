@@ -68,7 +68,7 @@ def intervals(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
 
 def scatter(points: Sequence[Point], *, labels: bool) -> str:
     """The map of tasks, coloured by family; families beyond the colours are grey."""
-    width, height, edge = _WIDTH, 520, 24
+    width, height, edge = _WIDTH, 420, 24
     x_of, y_of = _scale([p.x for p in points], edge, 620), _scale([p.y for p in points], height - edge, edge)
     order = sorted({p.family for p in points}, key=lambda one: (-sum(p.family == one for p in points), one))
     colour = {name: _COLOURS[place] if place < len(_COLOURS) else "#b5bac6" for place, name in enumerate(order)}
@@ -102,7 +102,7 @@ def series(curve: Curve) -> str:
     most = min(100.0, 10 * math.ceil(top / 10))
 
     def y_of(value: float) -> float:
-        return bottom - (bottom - 20) * value / most
+        return bottom - (bottom - 36) * value / most
 
     parts = [f"<line x1='{left}' x2='{width - 20}' y1='{bottom}' y2='{bottom}' stroke='#5b6478'/>"]
     for value in (0, most / 2, most):

@@ -27,6 +27,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 72rem
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; }
 h3 { font-size: 1.02rem; margin: 1.4rem 0 .4rem; } p, li { max-width: 60rem; } .dim { color: var(--dim); }
 .verdict { border-left: 4px solid var(--accent); padding: .3rem 1rem; background: #f3f6fb; }
+.verdict p:last-child { font-weight: 600; } tbody tr:last-child { font-weight: 600; }
 .verdict.no { border-color: var(--bad); background: #fbf3f1; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }

@@ -120,12 +120,12 @@ def _item(variant: Variant, sample: Mapping[str, Any], metric: str, cut: bool) -
     answer = sample["filtered_resps"][0]
     if not isinstance(answer, str):  # log-likelihoods: the choice that won
         scores = [one[0] for one in sample["filtered_resps"]]
-        answer = str(sample["arguments"][scores.index(max(scores))][1]).strip()
+        answer = _choice(sample, scores.index(max(scores)))
     else:
         answer = str(sample["resps"][0][0])
     target = sample["target"]
     if isinstance(target, int) and len(sample["arguments"]) > target:
-        target = str(sample["arguments"][target][1]).strip()
+        target = _choice(sample, target)
     return {
         "task": variant.task,
         "row": variant.row,
@@ -138,6 +138,12 @@ def _item(variant: Variant, sample: Mapping[str, Any], metric: str, cut: bool) -
         **({"other_metrics": others} if others else {}),
         **({"cut": True} if cut else {}),
     }
+
+
+def _choice(sample: Mapping[str, Any], place: int) -> str:
+    """What tells a choice apart: its continuation, or (WinoGrande) its context where all continuations are one."""
+    contexts, continuations = zip(*((str(one[0]), str(one[1])) for one in sample["arguments"]), strict=True)
+    return (contexts if len(set(continuations)) == 1 else continuations)[place].strip()
 
 
 def fingerprint(base: Base) -> str:

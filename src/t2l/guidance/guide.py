@@ -183,7 +183,7 @@ class Guide:
         return Explanation(description, confidence, tuple(findings(description)), spread, rewrite)
 
     def _rewrite(self, description: str, confidence: Confidence) -> tuple[str, float] | None:
-        """The nearest phrasing that shares a word with the description, means nearly the same, and is trusted more."""
+        """The nearest phrasing that shares a word with the description, says nearly the same and is trusted more."""
         words = content_words(description)
         near = [
             neighbour.description
@@ -193,9 +193,9 @@ class Guide:
         near = [text for text in near if text.strip() != description.strip()]
         if not near:
             return None
-        assessed = zip(near, self.assess(near), strict=True)
-        text, best = max(assessed, key=lambda pair: (len(words & content_words(pair[0])), pair[1].value))
-        return (text, best.value) if best.value > confidence.value else None
+        trusted = (pair for pair in zip(near, self.assess(near), strict=True) if pair[1].value > confidence.value)
+        text, better = next(trusted, (None, None))
+        return None if text is None or better is None else (text, better.value)
 
 
 def explain_uncalibrated(t2l: TextToLora, description: str) -> Explanation:

@@ -5,12 +5,14 @@ Level 5. Plain ASGI, in front of everything else. This file knows no route but t
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -23,6 +25,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OPEN_PATHS = {"/healthz"}
+_FOR_PROGRAMS = "/v1/"  # elsewhere a browser may ask its user: the key is the password
 _CALLERS = 10_000  # that are remembered
 _THROWN_AWAY = 16 << 20  # bytes of a body that is too large
 
@@ -79,7 +82,9 @@ class Gate:
         caller = self._caller(headers, scope)
         if caller is None:
             body = error_body("This server needs an API key: Authorization: Bearer KEY", code="invalid_api_key")
-            await _answer(send, 401, body, {"WWW-Authenticate": "Bearer"})
+            programs = scope["path"].startswith(_FOR_PROGRAMS)
+            challenge = "Bearer" if programs else 'Basic realm="t2l: any name, and an API key", charset="UTF-8"'
+            await _answer(send, 401, body, {"WWW-Authenticate": challenge})
             return
         if wait := self._limit.wait_s(caller):
             body = error_body("Too many requests in this minute.", "rate_limit_error", "rate_limit_exceeded")
@@ -135,7 +140,16 @@ class Gate:
         if not self._keys:
             return str((scope.get("client") or ("?",))[0])
         kind, _, key = headers.get(b"authorization", b"").partition(b" ")
-        given = _digest(key.strip().decode("latin-1")) if kind.lower() == b"bearer" else ""
+        if kind.lower() == b"basic":
+            with suppress(ValueError):
+                key = base64.b64decode(key, validate=True).partition(b":")[2]
+                return self._known(key.decode("utf-8", "surrogateescape"))
+            return None
+        return self._known(key.strip().decode("latin-1")) if kind.lower() == b"bearer" else None
+
+    def _known(self, key: str) -> str | None:
+        """The digest of a key that is one of ours."""
+        given = _digest(key)
         known = [own for own in self._keys if hmac.compare_digest(own, given)]
         return known[0] if known else None
 

@@ -5,21 +5,23 @@ Level 4. Reads the recipe, loads what it names and hands it to `t2l.training.tas
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from t2l.bases import base_config, load_base
 from t2l.data.store import DataStore, TaskEntry
 from t2l.errors import RecipeError
 from t2l.lora import LoraSpec
+from t2l.training.frozen_base import load_frozen_base
 from t2l.training.library import INDEX_FILE, Library
 from t2l.training.loop import LoopConfig, Report
 from t2l.training.oracles import OracleConfig
+from t2l.training.recipe_sections import LibrarySection, ReconSection
 from t2l.training.recipes import Recipe
 from t2l.training.sft import SftConfig
+from t2l.training.sft_run import build_spec
 from t2l.training.task_library import TaskLibraryConfig, choose_tasks, train_task_library
 
 _COPIES = 6  # of a table of adapters in float32: itself, its gradient, Adam's two moments, the best so far, rows in use
@@ -69,7 +71,7 @@ def plan_library(recipe: Recipe, folder: Path) -> LibraryPlan:
     """
     store = open_store(recipe)
     tasks = choose_tasks(store, recipe.library.split, recipe.data.tasks)
-    spec = recipe_spec(recipe, base_config(recipe.base.model, revision=recipe.base.revision))
+    spec = build_spec(recipe)
     known = Library.open(folder).names if (folder / INDEX_FILE).is_file() else []
     there = sum(task.name in known for task in tasks)
     together = recipe.library.together
@@ -87,23 +89,15 @@ def run_library(recipe: Recipe, folder: Path, *, device: str = "cpu", report: Re
     store = open_store(recipe)
     tasks = choose_tasks(store, recipe.library.split, recipe.data.tasks)
     config = library_config(recipe)
-    base = frozen_base(recipe, device)
-    spec = recipe_spec(recipe, base.config)
-    return train_task_library(base, spec, store, folder, config, tasks=tasks, report=report)
+    base = load_frozen_base(recipe.base, torch.device(device)).model
+    return train_task_library(base, build_spec(recipe), store, folder, config, tasks=tasks, report=report)
 
 
 def library_config(recipe: Recipe) -> TaskLibraryConfig:
     """The recipe's settings as the training takes them."""
-    library, loop, loss = recipe.library, recipe.loop, recipe.loss
+    library, loss = recipe.library, recipe.loss
     oracle = OracleConfig(
-        LoopConfig(
-            steps=library.steps,
-            warmup=round(library.warmup * library.steps),
-            decay=library.decay,
-            clip=loop.clip,
-            save_every=loop.save_every,
-            seed=loop.seed,
-        ),
+        loop_config(recipe, library),
         learning_rate=library.learning_rate,
         weight_decay=library.weight_decay,
         check_every=library.check_every,
@@ -116,6 +110,16 @@ def library_config(recipe: Recipe) -> TaskLibraryConfig:
     return TaskLibraryConfig(oracle, library.samples, library.validation, recipe.data.max_length)
 
 
+def loop_config(recipe: Recipe, section: LibrarySection | ReconSection) -> LoopConfig:
+    """Steps and schedule of a section of its own; what every kind of training shares is the recipe's.
+
+    A library's state is small and its runs are short: it is saved at every look at the validation samples as well.
+    """
+    loop, warmup = recipe.loop, round(section.warmup * section.steps)
+    often = min(loop.save_every, section.check_every) if isinstance(section, LibrarySection) else loop.save_every
+    return LoopConfig(section.steps, warmup, section.decay, loop.clip, often, loop.seed)
+
+
 def open_store(recipe: Recipe) -> DataStore:
     """The store that a recipe names.
 
@@ -126,38 +130,3 @@ def open_store(recipe: Recipe) -> DataStore:
     if recipe.data.store is None:
         raise RecipeError("The recipe names no data.", "Give a store that t2l data prepare made: data.store=FOLDER")
     return DataStore.open(recipe.data.store)
-
-
-def recipe_spec(recipe: Recipe, config: Any) -> LoraSpec:
-    """What is adapted of the base with this config; the base goes by the recipe's name for it, not by a folder's."""
-    lora = recipe.lora
-    spec = LoraSpec.from_base(
-        config,
-        target_modules=list(lora.target_modules) or None,
-        rank=lora.rank,
-        alpha=lora.alpha,
-        use_rslora=lora.rslora,
-        dropout=lora.dropout,
-    )
-    return replace(spec, base_model=recipe.base.model)
-
-
-def frozen_base(recipe: Recipe, device: str) -> Any:
-    """The recipe's base on a device, its activations checkpointed where the recipe says so.
-
-    Raises:
-        BaseModelError: it cannot be loaded.
-        RecipeError: the recipe quantises it.
-    """
-    if recipe.base.quantization != "none" or recipe.base.shard:
-        raise RecipeError(
-            "A library is trained on a base that is neither quantised nor sharded.",
-            "Set base.quantization=none and base.shard=false.",
-        )
-    base = load_base(recipe.base.model, device=device, dtype=recipe.base.dtype, revision=recipe.base.revision).model
-    if recipe.base.activation_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
-    base.train(recipe.base.activation_checkpointing or recipe.lora.dropout > 0)
-    if torch.device(device).type == "cpu":
-        base.requires_grad_(False)
-    return base

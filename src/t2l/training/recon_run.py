@@ -26,15 +26,15 @@ from t2l.errors import RecipeError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
-from t2l.storage import read_json, write_json
 from t2l.training.library import Library
-from t2l.training.library_run import open_store
-from t2l.training.loop import LoopConfig, Report
-from t2l.training.recipes import Recipe, recipe_differences, recipe_from
+from t2l.training.library_run import loop_config, open_store
+from t2l.training.loop import Report
+from t2l.training.recipes import Recipe
 from t2l.training.reconstruction import HeldOut, ReconstructionConfig, train_reconstruction
+from t2l.training.run_folder import RunFolder
 from t2l.training.standardization import Standardization
 
-RECIPE_FILE, STATE_FILE, BEST_FILE, CHECKPOINT = "recipe.json", "state.pt", "best.safetensors", "checkpoint"
+STATE_FILE, BEST_FILE = "state.pt", "best.safetensors"
 _TEXTS_AT_A_TIME = 256
 _NUMBER = re.compile(r"(?:^|[-_])(?:task|lol_?)0*(\d+)(?:[-_]|$)", re.IGNORECASE)
 _SHOWN = 8
@@ -116,7 +116,7 @@ def plan_recon(recipe: Recipe) -> ReconPlan:
 
 def run_recon(
     recipe: Recipe,
-    folder: Path,
+    run: RunFolder,
     *,
     device: str = "cpu",
     accept_changes: bool = False,
@@ -124,7 +124,7 @@ def run_recon(
     watch: Watch = lambda done, loss, best: None,
     embedded: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Trains into ``folder`` and gives the checkpoint in it; goes on where a killed run stopped.
+    """Trains into the run's folder and gives the checkpoint in it; goes on where a killed run stopped.
 
     Args:
         accept_changes: go on though the recipe is not the one that the run began with.
@@ -135,9 +135,10 @@ def run_recon(
         RecipeError: the folder's run began with another recipe; the differences are named.
         T2LError: see `plan_recon` and `train_reconstruction`.
     """
+    folder, checkpoint = run.folder, run.result
     plan = plan_recon(recipe)
-    claim(folder, recipe, accept_changes)
-    checkpoint = folder / CHECKPOINT
+    begun = checkpoint.is_dir() or (folder / STATE_FILE).is_file()
+    run.open(recipe, "recon", accept_changes=accept_changes, begun=begun)
     if checkpoint.is_dir():
         return checkpoint
     encoder = CachedEncoder(encoder_from_config(recipe.encoder, device=device, trust_remote_code=may_run_code(False)))
@@ -193,16 +194,9 @@ def new_hypernetwork(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder
 
 def recon_config(recipe: Recipe) -> ReconstructionConfig:
     """The recipe's settings as the training takes them."""
-    recon, loop = recipe.recon, recipe.loop
+    recon = recipe.recon
     return ReconstructionConfig(
-        LoopConfig(
-            steps=recon.steps,
-            warmup=round(recon.warmup * recon.steps),
-            decay=recon.decay,
-            clip=loop.clip,
-            save_every=loop.save_every,
-            seed=loop.seed,
-        ),
+        loop_config(recipe, recon),
         tasks=recon.tasks,
         learning_rate=recon.learning_rate,
         weight_decay=recon.weight_decay,
@@ -248,25 +242,6 @@ def embed_all(encoder: DescriptionEncoder, texts: Sequence[str], report: Callabl
         squares_E += embedding_NE.square().sum(dim=0)
         report(count, len(distinct))
     return Standardization.from_sums(count, total_E, squares_E)
-
-
-def claim(folder: Path, recipe: Recipe, accept_changes: bool = False) -> None:
-    """Notes the recipe in a run's folder; a run that began with another one is not gone on with.
-
-    Raises:
-        RecipeError: the recipes differ, and it is not said to accept that.
-        OutputError: the folder cannot be written.
-    """
-    path = folder / RECIPE_FILE
-    if path.is_file() and not accept_changes:
-        different = recipe_differences(recipe_from(read_json(path, RecipeError), source=str(path)), recipe)
-        if different:
-            listed = "\n".join(f"  - {line}" for line in different)
-            raise RecipeError(
-                f"The run in '{folder}' began with another recipe:\n{listed}",
-                "Use the same, another folder, or go on all the same: --accept-changes",
-            )
-    write_json(path, recipe.to_dict())
 
 
 def _number(name: str) -> int | None:

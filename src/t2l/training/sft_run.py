@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from t2l.batched import BatchedLora, apply_batched
 from t2l.data.store import DataStore
 from t2l.encoders import CachedEncoder, DescriptionEncoder, encoder_from_config
 from t2l.errors import CheckpointError, DataError, RecipeError
@@ -65,6 +66,7 @@ class SftJob(Job):
         loss = recipe.loss
         sft = SftConfig(loss.label_smoothing, loss.weight_penalty, recipe.lora.dropout, loss.neftune)
         self.terms = Terms(sft, loss.contrast, loss.views, loss.distill)
+        self._adapters: BatchedLora | None = None  # kept from step to step where the base is compiled
         self._held_out = validation_tasks(store, recipe) if recipe.validation.every else ()
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -81,7 +83,13 @@ class SftJob(Job):
     def learn(self, step: int, number: int, share: float) -> Done:
         micro = self.batches.micro_batch(step, number)
         tokens = int(micro.batch.lengths_S.sum())
-        loss = backward_through(self.base, self.source, micro.to(self.device), self.terms, share=share)
+        micro = micro.to(self.device)
+        if self._adapters is None and self.recipe.base.compile:
+            with torch.no_grad():
+                weights = self.source(micro.condition_CE)
+            index_S, dropout = micro.batch.index_S, self.recipe.lora.dropout
+            self._adapters = apply_batched(self.base, self.source.spec, weights, index_S, dropout=dropout)
+        loss = backward_through(self.base, self.source, micro, self.terms, share=share, adapters=self._adapters)
         return Done(loss, len(micro.batch.ids_ST), tokens)
 
     def identify(self, step: int, number: int) -> list[dict[str, Any]]:
@@ -219,6 +227,11 @@ def train_from_store(
         for line in folder.open(recipe, what, accept_changes=accept_changes):
             quiet(f"Changed since the run began: {line}")
     accelerator.wait_for_everyone()
+    made_for = store.manifest.get("base")
+    if made_for != recipe.base.model:
+        quiet(
+            f"Note: the data was tokenised for '{made_for}' and the base is '{recipe.base.model}'; are they the same?"
+        )
     spec = build_spec(recipe)
     encoder = CachedEncoder(encoder_from_config(recipe.encoder))
     tasks = [*train_tasks(store, recipe), *(validation_tasks(store, recipe) if recipe.validation.every else ())]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2l.batched import apply_batched
+from t2l.batched import BatchedLora, apply_batched
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSource, LoraWeights
@@ -76,12 +76,21 @@ class MicroBatch:
         return MicroBatch(moved(self.batch), self.condition_CE.to(device), teacher)
 
 
-def backward_through(base: Any, source: LoraSource, micro: MicroBatch, terms: Terms, *, share: float = 1.0) -> float:
+def backward_through(
+    base: Any,
+    source: LoraSource,
+    micro: MicroBatch,
+    terms: Terms,
+    *,
+    share: float = 1.0,
+    adapters: BatchedLora | None = None,
+) -> float:
     """Adds the gradient of ``share`` times the loss of a micro-batch to the source's parameters; gives the loss.
 
     Args:
         base: frozen causal LM, in training mode where its activations are checkpointed.
         share: 1 / micro-batches of a step, so that a step's gradient is that of their mean.
+        adapters: a context to apply the adapters with, kept from step to step where the base is compiled.
 
     Raises:
         T2LError: a contrast is asked of a source without task features; a teacher scores other answers.
@@ -90,7 +99,9 @@ def backward_through(base: Any, source: LoraSource, micro: MicroBatch, terms: Te
     weights, contrast = _weights(source, micro.condition_CE, terms)
     batch, config = micro.batch, terms.sft
     lengths_S = batch.lengths_S if config.neftune else batch.index_S
-    with apply_batched(base, source.spec, weights, batch.index_S, dropout=config.lora_dropout):
+    if adapters is None:
+        adapters = apply_batched(base, source.spec, weights, batch.index_S, dropout=config.lora_dropout)
+    with adapters.rebind(weights, batch.index_S):
         with noisy_embeddings(base, lengths_S, config.neftune):
             hidden_KW, target_K, sample_K = labelled_hidden(base, batch.ids_ST, batch.labels_ST)
         count = len(batch.ids_ST)

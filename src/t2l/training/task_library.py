@@ -23,6 +23,7 @@ from t2l.training.library import Library
 from t2l.training.loop import Report
 from t2l.training.oracles import OracleConfig, OracleTask, Sample, train_oracles
 from t2l.training.sft import IGNORED
+from t2l.training.store_batches import cut
 
 _ROWS_FOR_DIGEST = 64  # of the token embeddings
 _SHARE_HELD = 5  # at most one sample in so many is kept from training
@@ -80,12 +81,8 @@ def train_task_library(
         OutputError: the folder cannot be written.
     """
     chosen = store.tasks if tasks is None else tuple(tasks)
-    settings = {
-        "samples": config.samples,
-        "validation": config.validation,
-        "max_length": config.max_length,
-        "base": base_identity(base, spec),
-    }
+    drawn = {"samples": config.samples, "validation": config.validation, "max_length": config.max_length}
+    settings = {**drawn, "base": base_identity(base, spec)}
     library = Library.create(folder, spec, {**config.oracle.settings(), **settings}, peft=True)
     vocabulary = int(base.get_input_embeddings().weight.shape[0])
     wanted = [oracle_task(store, task, config, vocabulary) for task in chosen]
@@ -119,16 +116,14 @@ def oracle_task(store: DataStore, task: TaskEntry, config: TaskLibraryConfig, vo
 
     def read(index: int) -> Sample:
         sample = store.sample(place, index)
-        ids = sample.input_ids.tolist()
+        longest = config.max_length or len(sample.input_ids)
+        cut_ids, prompt = cut(sample.input_ids, sample.prompt_length, longest)
+        ids = cut_ids.tolist()
         if max(ids) >= vocabulary:
             raise BaseModelError(
                 f"'{task.name}' has token {max(ids)}; the base knows {vocabulary}.",
                 f"The store was tokenised for {store.manifest.get('base')!r}; prepare it for this base.",
             )
-        prompt = sample.prompt_length
-        if config.max_length and len(ids) > config.max_length:
-            over = min(len(ids) - config.max_length, prompt - 1)  # something must stand before the response
-            ids, prompt = ids[over:][: config.max_length], prompt - over
         return ids, [IGNORED] * prompt + ids[prompt:]
 
     def draw(step: int) -> list[Sample]:

@@ -202,8 +202,8 @@ class _Run:
             raise T2LError(
                 f"{self.failed} steps in a row had a loss or gradient that is not finite, the last of them step "
                 f"{step + 1}; their samples are in '{self.folder.incidents}'.",
-                f"The newest checkpoint is of step {self.folder.last() or 0}. Lower optimizer.learning_rate, or compute "
-                "in float32 or bfloat16.",
+                f"The newest checkpoint is of step {self.folder.last() or 0}. "
+                "Lower optimizer.learning_rate, or compute in float32 or bfloat16.",
             )
 
     def _record(self, step: int, kind: str, loss: float, norm: float, what: str) -> None:

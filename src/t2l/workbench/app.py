@@ -6,7 +6,9 @@ needed here, so none is let through. Browsers are told to load nothing from else
 
 from __future__ import annotations
 
+import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gradio as gr
@@ -57,22 +59,26 @@ def add_workbench(app: FastAPI, work: Workbench) -> None:
     async def icon() -> Response:
         return Response(theme.ICON, media_type="image/svg+xml")
 
-    gr.mount_gradio_app(
-        app,
-        build(work),
-        path=PATH,
-        theme=theme.theme(),
-        css=theme.css(),
-        head=theme.head(),
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        pwa=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        show_error=False,
-        max_file_size="1mb",
-    )
+    async def mount() -> None:
+        gr.mount_gradio_app(
+            app,
+            build(work),
+            path=PATH,
+            theme=theme.theme(),
+            css=theme.css(),
+            head=theme.head(),
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            pwa=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            show_error=False,
+            max_file_size="1mb",
+        )
+
+    with ThreadPoolExecutor(1) as thread:  # outside of a loop Gradio opens some of its own and leaves them open
+        thread.submit(lambda: asyncio.run(mount())).result()
     app.add_middleware(PageGate, path=PATH)
 
 

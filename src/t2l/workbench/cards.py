@@ -97,21 +97,18 @@ def _cost(completion: Completion | None) -> str:
 
 def made(one: Made, advice: Advice) -> str:
     """What there is to know of an adapter as soon as it is made."""
-    if one.cached:
-        big, unit, how = "kept", "", "this description was asked before"
-    else:
-        big, _, unit = _milliseconds(one.milliseconds).partition(" ")
-        how = "to read the description and write the adapter"
+    big, _, unit = _milliseconds(one.milliseconds).partition(" ")
+    how = "to find the adapter: it was made before" if one.cached else "to read the description and write the adapter"
     parts = [
-        f'<div class="wb-made"><div class="wb-big">{big}<small>{unit}</small></div>'
+        f'<div class="wb-made"><div class="wb-big">{escaped(big)}<small>{unit}</small></div>'
         f'<div><div class="wb-how">{how}</div><code class="wb-id">{escaped(one.kept.id)}</code></div></div>'
     ]
-    parts += [f'<div class="wb-note wb-warn">{escaped(text)}</div>' for text in (*one.warnings, *advice.notes)]
+    parts += [f'<div class="wb-note wb-warn">{escaped(text)}</div>' for text in one.warnings]
     if advice.confidence is not None:
         share = min(max(advice.confidence, 0.0), 1.0)
-        parts.append(
-            f'<div class="wb-row"><span>Confidence</span>{_bar(share)}<span class="wb-num">{share:.0%}</span></div>'
-        )
+        told = f"Confidence <small>({100 * advice.expected_gain:+.0f} points expected)</small>"
+        number = f'<span class="wb-num">{share:.0%}</span>'
+        parts.append(f'<div class="wb-row"><span>{told}</span>{_bar(share)}{number}</div>')
     if advice.nearest:
         parts.append("<h4>Nearest known tasks</h4>")
         for near in advice.nearest:
@@ -119,8 +116,11 @@ def made(one: Made, advice: Advice) -> str:
             words = f'<span class="wb-text">{escaped(near.description)}</span>'
             bar = _bar(max(near.similarity, 0.0))
             parts.append(f'<div class="wb-row wb-near" title="{escaped(near.name)}">{words}{bar}{number}</div>')
-    if advice.pending:
-        parts.append(hint(advice.pending))
+    if advice.tips:
+        told = "".join(f"<li>{escaped(tip)}</li>" for tip in advice.tips)
+        parts.append(f'<h4>To make it clearer</h4><ul class="wb-tips">{told}</ul>')
+    if advice.missing:
+        parts.append(hint(advice.missing))
     return f'<div class="wb-card" role="status">{"".join(parts)}</div>'
 
 
@@ -131,6 +131,8 @@ def _bar(share: float) -> str:
 def _milliseconds(value: float) -> str:
     if value >= 10_000:
         return f"{value / 1000:.0f} s"
+    if value < 0.1:
+        return "<0.1 ms"
     return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
@@ -167,7 +169,7 @@ def _cell(norm: float | None, top: float) -> str:
     if norm is None:
         return '<td class="wb-none" title="not adapted">–</td>'
     share = min(max(norm / top, 0.0), 1.0)
-    strong = " wb-strong" if share > 0.55 else ""
+    strong = " wb-strong" if share > 0.75 else ""
     return f'<td class="wb-cell{strong}" style="--heat:{100 * share:.1f}%">{norm:.2f}</td>'
 
 

@@ -42,13 +42,3 @@ _ANY = (
 def gallery(base: str | None) -> Sequence[Example]:
     """Examples that suit a base."""
     return _EMBEDDED if base == EMBEDDED_BASE else _ANY
-
-
-def known_tasks(base: str | None) -> list[tuple[str, str]]:
-    """(name, description) of the tasks that the embedded checkpoint was trained on; none are known of another."""
-    if base != EMBEDDED_BASE:
-        return []
-    from t2l.world.tasks import tasks_of
-    from t2l.world.wording import descriptions
-
-    return [(task.name, descriptions(task, 1, part="train", seed=0)[0]) for task in tasks_of("train")]

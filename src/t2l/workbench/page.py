@@ -87,8 +87,7 @@ def _try(page: gr.Blocks, work: Workbench, examples: Sequence[Example]) -> None:
     shown = {"fn": show, "inputs": [description, text, strength], "outputs": [about, norms, links, python, curl, shell]}
     answered = {"fn": answer, "inputs": [description, text, strength, *asked], "outputs": answers}
     triggers = [read.click, description.submit, text.submit, ask.click, strength.release]
-    gr.on(triggers, **shown, **_LIVE)
-    gr.on(triggers, **answered, **_LIVE)
+    gr.on(triggers, **shown, **_LIVE).then(**answered, **_LIVE)
 
     def opened(request: gr.Request) -> tuple[str, str]:
         """What the address asks for, or the first example."""
@@ -102,8 +101,7 @@ def _try(page: gr.Blocks, work: Workbench, examples: Sequence[Example]) -> None:
     for chip, example in zip(chips, examples, strict=True):
         starts.append(chip.click(lambda e=example: (e.description, e.text), None, [description, text], **_LIVE))
     for start in starts:
-        start.then(**shown, **_LIVE)
-        start.then(**answered, **_LIVE)
+        start.then(**shown, **_LIVE).then(**answered, **_LIVE)
 
 
 def _compare(work: Workbench, examples: Sequence[Example]) -> None:
@@ -121,7 +119,7 @@ def _compare(work: Workbench, examples: Sequence[Example]) -> None:
             info="before or after there are weights",
             scale=2,
         )
-        run = gr.Button("Compare", variant="primary", scale=1, min_width=120)
+        run = gr.Button("Compare", variant="primary", scale=1, min_width=120, elem_id="compare-run")
     with gr.Accordion("Sampling", open=False):
         asked = _sampling(work)
     answers = gr.HTML(cards.hint("Two descriptions, one input, and an adapter between them."), **_BARE)

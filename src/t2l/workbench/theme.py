@@ -17,6 +17,12 @@ ICON = (
 )
 """Two thin matrices and the square they make: the page's icon."""
 
+_MARGINS = (
+    ".gradio-container{padding:20px 20px 48px!important}"
+    "@media(max-width:640px){.gradio-container{padding:0!important}"
+    ".gradio-container>.main{padding:12px 14px 28px!important}}"
+)
+
 
 def theme() -> Base:
     """Gradio's theme object."""
@@ -29,6 +35,11 @@ def theme() -> Base:
         font=["sans-serif"],
         font_mono=["monospace"],
     ).set(
+        block_radius="12px",
+        container_radius="12px",
+        input_radius="8px",
+        button_large_radius="8px",
+        button_medium_radius="8px",
         body_background_fill="*neutral_50",
         body_background_fill_dark="#0b1120",
         block_background_fill="white",
@@ -64,5 +75,6 @@ def css() -> str:
 
 
 def head() -> str:
-    """The page's own script, inline."""
-    return f"<script>{(resources.files('t2l.workbench') / 'page.js').read_text(encoding='utf-8')}</script>"
+    """The page's own script, inline, and its margins: Gradio rewrites the selectors of a style sheet, but not these."""
+    script = (resources.files("t2l.workbench") / "page.js").read_text(encoding="utf-8")
+    return f"<style>{_MARGINS}</style><script>{script}</script>"

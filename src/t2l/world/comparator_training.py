@@ -72,15 +72,16 @@ class LibraryConfig:
 
 
 @dataclass(frozen=True)
-class MultiTaskConfig:
-    """How the multi-task LoRA is trained: on the batches of a hypernetwork's SFT.
+class OnBatches:
+    """What is trained on the batches of a hypernetwork's SFT.
 
     Args:
         steps: optimiser steps.
         tasks: tasks a batch.
         samples: examples a task in a batch.
         learning_rate: peak, of AdamW.
-        seed: of start and examples.
+        weight_decay: of AdamW.
+        seed: of start, dropout and examples.
     """
 
     steps: int = 3500
@@ -95,32 +96,25 @@ class MultiTaskConfig:
 
 
 @dataclass(frozen=True)
-class HyperdecoderConfig:
+class MultiTaskConfig(OnBatches):
+    """How the multi-task LoRA is trained."""
+
+
+@dataclass(frozen=True)
+class HyperdecoderConfig(OnBatches):
     """How the hyperdecoder is trained: as a hypernetwork, with a condition for each input.
 
     Args:
-        steps: optimiser steps.
         variant: of the head.
         trunk_dim: D of the hypernetwork.
         head_dim: H of the hypernetwork.
-        tasks: tasks a batch.
-        samples: examples a task in a batch.
-        learning_rate: peak, of AdamW.
-        seed: of start, dropout and examples.
     """
 
-    steps: int = 3500
+    learning_rate: float = 8e-4
+    weight_decay: float = 0.02
     variant: Variant = "L"
     trunk_dim: int = 320
     head_dim: int = 512
-    tasks: int = 48
-    samples: int = 2
-    learning_rate: float = 8e-4
-    weight_decay: float = 0.02
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "steps", "tasks", "samples")
 
 
 def train_library(
@@ -266,9 +260,7 @@ def _samples(examples: Sequence[Example]) -> list[Sample]:
     return found
 
 
-def _step_batches(
-    step: int, tasks: Sequence[MicroTask], config: MultiTaskConfig | HyperdecoderConfig
-) -> tuple[list[Batch], int]:
+def _step_batches(step: int, tasks: Sequence[MicroTask], config: OnBatches) -> tuple[list[Batch], int]:
     """The batches of one step, as a hypernetwork's SFT draws them, and how many tasks they are of."""
     rng = Random(f"{config.seed}/{step}")
     drawn = rng.sample(list(tasks), min(config.tasks, len(tasks)))

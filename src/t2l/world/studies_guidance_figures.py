@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t2l.world.studies_examples import steps_to
+
 _POLICY_NAMES = {
     "base": "the base, no adapter",
     "warn": "warn: the generated adapter all the same",
@@ -14,6 +16,8 @@ _POLICY_NAMES = {
     "blend": "blend: fading from the threshold to half of it",
 }
 _GROUPS = ("near", "far", "junk", "vague", "mixture")
+GOALS = (0.5, 0.75, 0.9, 1.0)
+"""Shares of the fresh LoRA's best accuracy."""
 DETECTION, CALIBRATION_ERROR, SHARE_OF_STEPS = 0.95, 0.05, 1 / 3
 """Targets: AUROC of telling near tasks from junk and far ones, calibration error, steps of a warm start."""
 
@@ -55,13 +59,23 @@ def examples_summary(result: Mapping[str, Any]) -> str:
     """What each use of examples adds."""
     warm = result["warm_start"]
     choosing, tuned = result["choosing"], result["embedding"]
+    shares = ", ".join(f"{100 * goal:.0f}%: {_share_of_steps(warm, goal)}" for goal in GOALS)
     return (
         f"From {100 * result['as_given']:.1f}% as given: choosing among {choosing['candidates']:.0f} wordings by the "
-        f"outputs of {result['few']} examples adds {_three(choosing['outputs']['gain'], 1)} points, by their inputs alone "
-        f"{_three(choosing['inputs']['gain'], 1)}; {tuned['steps']} steps on the embedding add "
-        f"{_three(tuned['gain'], 1)}. Fine-tuning on {warm['examples']} examples reaches the best accuracy of a fresh "
-        f"LoRA in {_three(warm['ratio'], 2)} of its steps (target at most a third)."
+        f"outputs of {result['few']} examples adds {_three(choosing['outputs']['gain'], 1)} points, by their inputs "
+        f"alone {_three(choosing['inputs']['gain'], 1)}; {tuned['steps']} steps on the embedding add "
+        f"{_three(tuned['gain'], 1)}. Fine-tuning on {warm['examples']} examples from the generated adapter takes, of "
+        f"the steps of a fresh LoRA to a share of its best accuracy ({shares}; mean curves, target at most "
+        f"{SHARE_OF_STEPS:.2f})."
     )
+
+
+def _share_of_steps(warm: Mapping[str, Any], goal: float) -> str:
+    """Steps of the warm start over those of the fresh one, to ``goal`` times the best accuracy of the latter."""
+    curves = {name: [mean for mean, _, _ in warm[name]] for name in ("warm", "fresh")}
+    accuracy = goal * max(curves["fresh"])
+    needed, taken = (steps_to(warm["looks"], curves[name], accuracy) for name in ("warm", "fresh"))
+    return "not reached" if needed is None or not taken else f"{needed / taken:.2f}"
 
 
 def examples_tables(result: Mapping[str, Any]) -> list[list[list[str]]]:

@@ -1,0 +1,176 @@
+"""From a few examples: losses of adapters, tuned embeddings and warm starts, on a tiny base; and files of examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import fill, random_weights, tiny_llama, tiny_pair
+from t2l.bases import EMBEDDED_BASE, load_base
+from t2l.commands.examples import Examples, choose, read_examples
+from t2l.errors import T2LError
+from t2l.guidance.choosing import agreement, answer_samples, candidates
+from t2l.hypernet import HyperNetwork
+from t2l.lora import LoraSpec
+from t2l.training.refinement import (
+    RefineConfig,
+    fit_losses,
+    fresh_adapters,
+    refine_embeddings,
+    tune_adapters,
+)
+from t2l.world.base import encode_runs
+
+PAIRS = [("ab", "b"), ("cd", "d"), ("ef", "f"), ("gh", "h")]
+
+
+def samples() -> list[Any]:
+    found = []
+    for pair in PAIRS:
+        ids_1T, labels_1T = encode_runs([[pair]])
+        found.append((ids_1T[0].tolist(), labels_1T[0].tolist()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    return tiny_llama().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def spec(base: Any) -> LoraSpec:
+    return LoraSpec.from_base(base.config, rank=2)
+
+
+def test_samples_are_those_that_the_embedded_base_was_trained_on() -> None:
+    base = load_base(EMBEDDED_BASE)
+    assert answer_samples(base, PAIRS) == samples()
+    with pytest.raises(T2LError, match="room for"):
+        answer_samples(base, [("a" * 600, "b")])
+
+
+def test_each_adapter_has_its_own_loss(base: Any, spec: LoraSpec) -> None:
+    weights = random_weights(spec, 3, seed=1)
+    losses = fit_losses(base, spec, weights, samples())
+    alone = torch.cat([fit_losses(base, spec, weights.select(row), samples()) for row in range(3)])
+    torch.testing.assert_close(losses, alone)
+    assert len(set(losses.tolist())) == 3
+
+
+def test_tuning_lowers_the_loss_and_rows_do_not_disturb_each_other(base: Any, spec: LoraSpec) -> None:
+    start = random_weights(spec, 2, seed=2)
+    config = RefineConfig(steps=12, learning_rate=0.02, batch=4)
+    seen: list[int] = []
+    tuned = tune_adapters(
+        base, spec, start, [samples(), samples()[:2]], config, watch=lambda step, weights: seen.append(step)
+    )
+    assert seen == list(range(13))
+    assert bool((fit_losses(base, spec, tuned, samples()[:2]) < fit_losses(base, spec, start, samples()[:2])).all())
+    alone = tune_adapters(base, spec, start.select(1), [samples()[:2]], config)
+    torch.testing.assert_close(tuned.b["q_proj"][1], alone.b["q_proj"][0], atol=1e-4, rtol=1e-3)
+
+
+def test_a_fresh_start_is_the_base(base: Any, spec: LoraSpec) -> None:
+    weights = fresh_adapters(spec, 2, seed=0)
+    assert all(not bool(tensor.any()) for tensor in weights.b.values())
+    assert not torch.equal(weights.a["q_proj"][0], weights.a["q_proj"][1])
+
+
+def test_tuned_embeddings_fit_better_keep_their_length_and_leave_the_hypernetwork(base: Any, spec: LoraSpec) -> None:
+    network: Any = fill(HyperNetwork(spec, 6, trunk_dim=8, head_dim=8, head_init="linear"), std=0.4)
+    network.requires_grad_(True)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    embedding_NE = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    moved_NE = refine_embeddings(
+        base, network, embedding_NE, [samples(), samples()], RefineConfig(steps=15, learning_rate=0.01, batch=4)
+    )
+    torch.testing.assert_close(moved_NE.norm(dim=1), embedding_NE.norm(dim=1))
+    with torch.no_grad():
+        old = fit_losses(base, spec, network(embedding_NE), samples())
+        new = fit_losses(base, spec, network(moved_NE), samples())
+    assert bool((new < old).all())
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in before.items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+
+
+def test_settings_that_make_no_sense_are_refused(base: Any, spec: LoraSpec) -> None:
+    for wrong in ({"steps": 0}, {"batch": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}):
+        with pytest.raises(T2LError):
+            RefineConfig(**wrong)
+    with pytest.raises(T2LError, match="samples"):
+        tune_adapters(base, spec, random_weights(spec, 2), [samples()], RefineConfig(steps=1))
+    with pytest.raises(T2LError, match="samples"):
+        tune_adapters(base, spec, random_weights(spec, 1), [[]], RefineConfig(steps=1))
+
+
+def test_the_best_wording_is_chosen_by_outputs_or_by_agreement() -> None:
+    base, t2l = tiny_pair(["one", "two", "three"])
+    embedding_NE = t2l.encoder.encode(["one", "two", "three"])
+    with torch.no_grad():
+        weights = t2l.hypernetwork(embedding_NE)
+    losses = fit_losses(base.model, t2l.spec, weights, answer_samples(base, PAIRS))
+    inputs, outputs = (tuple(column) for column in zip(*PAIRS, strict=True))
+    by_loss = choose(base, t2l, embedding_NE, Examples(inputs, outputs, ""))
+    assert (by_loss.by, by_loss.place) == ("loss", int(losses.argmin()))
+    by_agreement = choose(base, t2l, embedding_NE, Examples(inputs, None, ""))
+    shares = agreement(base, t2l.spec, weights, inputs)
+    assert (by_agreement.by, by_agreement.place) == ("agreement", shares.index(max(shares)))
+    twice = weights.select(torch.tensor([0, 0, 1]))
+    assert agreement(base, t2l.spec, twice, inputs)[:2] == [1.0, 1.0]
+
+
+def test_candidates_begin_with_the_description() -> None:
+    found = candidates(None, ["Give the last word."])
+    assert found[0] == "Give the last word."
+    assert len(set(found)) == len(found) > 4
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "inputs", "outputs"),
+    [
+        ("a.jsonl", '{"input": "b a", "output": "a b"}\n\n{"input": "x", "output": ""}\n', ("b a", "x"), ("a b", "")),
+        ("a.jsonl", '{"input": "b a"}\n', ("b a",), None),
+        ("a.csv", 'input,output\n"b, a",a b\n', ("b, a",), ("a b",)),
+        ("a.csv", "\ufeffinput\nb a\n", ("b a",), None),
+    ],
+)
+def test_examples_are_read(name: str, text: str, inputs: Any, outputs: Any, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    found = read_examples(tmp_path / name)
+    assert (found.inputs, found.outputs) == (inputs, outputs)
+    assert len(found.digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("a.jsonl", "", "no example"),
+        ("a.jsonl", "{", "Line 1"),
+        ("a.jsonl", "[1]", "not a JSON object"),
+        ("a.jsonl", '{"input": "a", "outputs": "b"}', "Did you mean 'output'"),
+        ("a.jsonl", '{"input": " "}', "has no input"),
+        ("a.jsonl", '{"input": "a", "output": 3}', "not text"),
+        ("a.jsonl", '{"input": "a", "output": "b"}\n{"input": "c"}', "has no output"),
+        ("a.csv", "question,answer\na,b\n", "no column 'input'"),
+        ("a.csv", "input,output\na\n", "Row 2"),
+    ],
+)
+def test_examples_that_cannot_be_used_are_named(name: str, text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(T2LError, match=problem):
+        read_examples(tmp_path / name)
+
+
+def test_a_missing_or_binary_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00")
+    for name in ("no.csv", "b.csv"):
+        with pytest.raises(T2LError, match="cannot be read"):
+            read_examples(tmp_path / name)
+    with pytest.raises(T2LError, match="outputs are needed"):
+        Examples(("a",), None, "").pairs()

@@ -1,0 +1,436 @@
+"""The workbench without a browser: what is shown is right, escaped and its visitor's own; the server stays home."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import base64
+import csv
+import io
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from helpers import tiny_pair
+from live_server import live
+from t2l import cli
+from t2l.composition import combine, scale
+from t2l.errors import T2LError
+from t2l.guidance.guide import Confidence, Neighbour
+from t2l.guidance.wording import findings
+from t2l.inspection import NormTable, cosine
+from t2l.serving.engine import Engine, Limits
+from t2l.serving.http import HttpOptions
+from t2l.serving.sampling import Sampling
+from t2l.serving.scheduler import Scheduler
+from t2l.workbench import cards, code, table
+from t2l.workbench.advice import UNCALIBRATED, Advice, Guidance, Near
+from t2l.workbench.work import NOTHING_YET, Asked, Workbench
+
+NASTY = "<img src=x onerror=alert(1)>\"'${alert(2)}{{ 7*7 }}</textarea><script>alert(3)</script>"
+NAMES = [*(f"task {number}" for number in range(8)), NASTY]
+SHORT = Asked(max_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[Any, Any]:
+    return tiny_pair(NAMES)
+
+
+@pytest.fixture(scope="module")
+def engine(world: Any) -> Iterator[Engine]:
+    with Engine(*world, Limits(slots=4, context=400, max_tokens=200, timeout_s=60)) as made:
+        yield made
+
+
+@pytest.fixture
+def work(engine: Engine) -> Workbench:
+    return Workbench(engine, Guidance())
+
+
+async def last(steps: AsyncIterator[Any]) -> Any:
+    *_, end = [step async for step in steps]
+    return end
+
+
+def said(html: str) -> list[str]:
+    """The texts of the answers, read as a browser reads them."""
+    import html as entities
+
+    return [entities.unescape(text) for text in re.findall(r'<div class="wb-said">(.*?)(?:<span|</div>)', html)]
+
+
+# --- what the buttons do ------------------------------------------------------------------------------------------
+
+
+def test_base_and_adapter_answer_side_by_side_at_any_strength(work: Workbench, engine: Engine) -> None:
+    (made,) = engine.make([NAMES[0]]).result(30)
+    base = engine.chat("red", Sampling(max_tokens=8)).text
+    adapted = engine.chat("red", Sampling(max_tokens=8), adapter=made.adapter).text
+    weak = engine.chat("red", Sampling(max_tokens=8), adapter=scale(made.adapter, 0.5)).text
+    assert base != adapted
+    assert said(asyncio.run(last(work.answer(NAMES[0], "red", 1.0, SHORT)))) == [base, adapted]
+    assert said(asyncio.run(last(work.answer(NAMES[0], "red", 0.0, SHORT)))) == [base, base]
+    shown = asyncio.run(last(work.answer(NAMES[0], "red", 0.5, SHORT)))
+    assert said(shown) == [base, weak] and "Adapted, strength 0.5" in shown
+    assert said(asyncio.run(last(work.answer(" ", "red", 1.0, SHORT)))) == [base]
+    wrong = asyncio.run(last(work.answer("no such task", "red", 1.0, SHORT)))
+    assert said(wrong) == [base] and 'role="alert"' in wrong and "no such task" in wrong
+    assert "room for 400" in asyncio.run(last(work.answer(NAMES[0], "word " * 200, 1.0, SHORT)))
+
+
+def test_answers_come_piece_by_piece_and_who_leaves_frees_the_slots(
+    work: Workbench, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Scheduler.step
+    monkeypatch.setattr(Scheduler, "step", lambda self: (time.sleep(0.02), step(self)))
+
+    async def watch() -> list[str]:
+        return [shown async for shown in work.answer(NAMES[1], "red", 1.0, Asked(max_tokens=30))]
+
+    pieces = asyncio.run(watch())
+    assert len(pieces) >= 3
+    before, after = said(pieces[0]), said(pieces[-1])
+    assert all(end.startswith(start) for start, end in zip(before, after, strict=True)) and before != after
+    assert "wb-caret" in pieces[0] and "wb-caret" not in pieces[-1]
+
+    async def leave() -> None:
+        steps = work.answer(NAMES[1], "red", 1.0, Asked(max_tokens=200, temperature=1.0))
+        await anext(steps)
+        await steps.aclose()
+
+    cancelled = engine.stats()["cancelled"]
+    asyncio.run(leave())
+    for _ in range(200):
+        if engine.stats()["active"] == 0:
+            break
+        time.sleep(0.02)
+    assert engine.stats()["active"] == 0 and engine.stats()["cancelled"] == cancelled + 2
+
+
+def test_many_visitors_get_their_own(work: Workbench, engine: Engine) -> None:
+    async def all_at_once() -> list[str]:
+        visits = [last(work.answer(NAMES[n % 8], f"item {n}", 1.0, SHORT)) for n in range(24)]
+        return await asyncio.gather(*visits)
+
+    made = [one.adapter for one in engine.make(NAMES[:8]).result(30)]
+    for number, shown in enumerate(asyncio.run(all_at_once())):
+        text, options = f"item {number}", Sampling(max_tokens=8)
+        wanted = [engine.chat(text, options).text, engine.chat(text, options, adapter=made[number % 8]).text]
+        assert said(shown) == wanted
+
+
+def test_what_is_shown_of_an_adapter(work: Workbench, engine: Engine) -> None:
+    shown = asyncio.run(work.show(NAMES[2], "red", 0.5, "http://127.0.0.1:1"))
+    (made,) = engine.make([NAMES[2]]).result(30)
+    assert made.kept.id in shown.about and f"/v1/adapters/{made.kept.id}/download?strength=0.5" in shown.links
+    norms = NormTable.of(scale(made.adapter, 0.5))
+    numbers = re.findall(r"wb-cell[^>]*>([\d.]+)<", shown.norms)
+    assert numbers == [f"{norm:.2f}" for row in norms.norm_LM for norm in row]
+    assert NOTHING_YET in asyncio.run(work.show("  ", "red", 1.0, "http://x")).about
+    assert 'role="alert"' in asyncio.run(work.show("\x00", "red", 1.0, "http://x")).about
+
+
+def test_two_descriptions_and_what_lies_between(work: Workbench, engine: Engine, world: Any) -> None:
+    one, two = (made.adapter for made in engine.make(NAMES[3:5]).result(30))
+    options = Sampling(max_tokens=8)
+    answers, below = asyncio.run(last(work.compare(NAMES[3], NAMES[4], 0.25, "features", "red", SHORT)))
+    between = world[1].blend(NAMES[3:5], [0.75, 0.25])
+    assert said(answers) == [engine.chat("red", options, adapter=which).text for which in (None, one, between, two)]
+    assert "75% A, 25% B" in answers and f"<b>{cosine(one, two):.2f}</b>" in below
+    answers, below = asyncio.run(last(work.compare(NAMES[3], NAMES[4], 1.0, "svd", "red", SHORT)))
+    assert said(answers)[2] == said(answers)[3]
+    assert 'role="alert"' in asyncio.run(last(work.compare("nope", NAMES[4], 0.5, "svd", "red", SHORT)))[0]
+    assert "Describe two" in asyncio.run(last(work.compare("", NAMES[4], 0.5, "svd", "red", SHORT)))[0]
+    assert "wb-heat" in asyncio.run(last(work.compare(NAMES[3], NAMES[4], 0.5, "svd", " ", SHORT)))[1]
+
+
+def test_a_table_goes_in_and_comes_out_with_answers(work: Workbench, engine: Engine) -> None:
+    (made,) = engine.make([NAMES[5]]).result(30)
+    (other,) = engine.make([NAMES[6]]).result(30)
+    options = Sampling(max_tokens=8)
+    right = engine.chat("a,b", options, adapter=made.adapter).text
+    given = io.StringIO()
+    writer = csv.writer(given)
+    writer.writerows(
+        [["id", "input", "expected", "description"], ["1", "a,b", right, ""], ["2", 'x "y"', "?", NAMES[6]]]
+    )
+    writer.writerows([["3", f"row {number}", "", ""] for number in range(20)])
+    shown, link = asyncio.run(last(work.batch(NAMES[5], 1.0, given.getvalue(), SHORT)))
+    assert "<b>44 of 44</b>" in shown and "<b>1 of 2</b><span>right, adapted" in shown
+    data = base64.b64decode(re.findall(r"base64,([\w+/=]+)", link)[0])
+    rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+    assert list(rows[0]) == ["id", "input", "expected", "description", "base", "adapted"] and len(rows) == 22
+    assert rows[0]["adapted"].strip() == right.strip() and rows[0]["input"] == "a,b"
+    assert rows[1]["adapted"] == engine.chat('x "y"', options, adapter=other.adapter).text
+    assert rows[9]["base"] == engine.chat("row 7", options).text
+    for text, part in (("", "no input"), ("input\n", "no input"), ("x\n" * 501, "501 rows")):
+        assert part in asyncio.run(last(work.batch(NAMES[5], 1.0, text, SHORT)))[0]
+    assert NOTHING_YET in asyncio.run(last(work.batch("", 1.0, "x", SHORT)))[0]
+    failed = asyncio.run(last(work.batch(NAMES[5], 1.0, "fine\n" + "word " * 200, SHORT)))[0]
+    assert "2 without an answer" in failed and "<b>4 of 4</b>" in failed
+
+
+def test_nothing_a_visitor_writes_becomes_markup(work: Workbench) -> None:
+    shown = asyncio.run(work.show(NASTY, NASTY, 1.0, "http://127.0.0.1:1"))
+    pieces = [shown.about, shown.norms, shown.links]
+    pieces.append(asyncio.run(last(work.answer("bad " + NASTY, NASTY, 1.0, SHORT))))
+    pieces += asyncio.run(last(work.compare(NASTY, "bad " + NASTY, 0.5, "svd", NASTY, SHORT)))
+    pieces += asyncio.run(last(work.batch(NASTY, 1.0, f"input,{NASTY.replace(',', '')}\n{NASTY},{NASTY}", SHORT)))
+    near = Advice([Near(NASTY, NASTY, 0.5)], [NASTY], 0.7, 0.1, NASTY)
+    (made,) = work.engine.make([NASTY]).result(30)
+    pieces.append(cards.made(made, near))
+    pieces.append(cards.answers([cards.Answer(NASTY, NASTY), cards.Answer("x", error=T2LError(NASTY, NASTY))]))
+    pieces.append(cards.header(NASTY, [NASTY]))
+    for piece in pieces:
+        assert "<img" not in piece and "<script" not in piece and 'onerror=alert(1)>"' not in piece
+    assert "&lt;img" in pieces[-1] and "70%" in pieces[-3]
+
+
+# --- code, tables, neighbours ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [NASTY, "it's", 'a "b" \\ $HOME `id`', "-rf", "two\nlines", "häh 日本"])
+def test_the_code_holds_exactly_the_texts(text: str) -> None:
+    python = ast.parse(code.python("http://127.0.0.1:8008", "base", text, text, 0.5))
+    words = [node.value for node in ast.walk(python) if isinstance(node, ast.Constant)]
+    assert words.count(text) == 2 and 0.5 in words and "http://127.0.0.1:8008/v1" in words
+    curl = shlex.split(code.curl("http://127.0.0.1:8008", text, text, 1.0).replace("\\\n", " "))
+    body = json.loads(curl[curl.index("-d") + 1])
+    assert body["task_description"] == text and body["messages"][0]["content"] == text and "strength" not in body
+    run, generate = (shlex.split(line) for line in _commands(code.shell(text, text, 2.0))[:2])
+    assert run[-1] == generate[-1] == text and f"--input={text}" in run and run[run.index("--strength") + 1] == "2"
+    assert ("--" in run) == text.startswith("-")
+
+
+def _commands(text: str) -> list[str]:
+    """Split where a command ends: at line ends outside of quotes."""
+    found, now = [], ""
+    for line in text.splitlines():
+        now = f"{now}\n{line}" if now else line
+        try:
+            shlex.split(now)
+        except ValueError:
+            continue
+        found.append(now)
+        now = ""
+    return found
+
+
+def test_only_what_can_be_an_address_is_one() -> None:
+    assert code.address_of("http", "127.0.0.1:8008") == "http://127.0.0.1:8008"
+    assert code.address_of("https", "[::1]:8") == "https://[::1]:8"
+    for scheme, host in (
+        ("http", "a b"),
+        ("http", "x';id'"),
+        ("ftp", "x"),
+        ("http", ""),
+        ("http", "x/y"),
+        ("http", "a\nb"),
+    ):
+        with pytest.raises(T2LError):
+            code.address_of(scheme, host)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "rows"),
+    [
+        ("a, b\n\n c ", ["input"], [{"input": "a, b"}, {"input": " c "}]),
+        ("\ufeffinput;note\r\nx;1\r\n", ["input", "note"], [{"input": "x", "note": "1"}]),
+        ('input,expected\n"two\nlines",b\nlonely', ["input", "expected"], [
+            {"input": "two\nlines", "expected": "b"}, {"input": "lonely", "expected": ""}]),
+        ("note\tinput\n1\tx", ["note", "input"], [{"note": "1", "input": "x"}]),
+    ],
+)  # fmt: skip
+def test_tables_are_read(text: str, columns: list[str], rows: list[Any]) -> None:
+    read = table.read_table(text)
+    assert read.columns == columns and read.rows == rows
+    if len(columns) > 1:
+        assert table.read_table(table.write_table(read.columns, read.rows)) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("input,input\nx,y", "own name"),
+        ("input,base\nx,y", "'base'"),
+        ("input,a\nx,y,z", "Row 1 has 3 values for 2"),
+        ('input,a\n"x,y', "cannot be read"),
+        ("inputs,expected\nx,y", "no column called 'input'"),
+    ],
+)
+def test_tables_that_are_refused(text: str, part: str) -> None:
+    with pytest.raises(T2LError, match=re.escape(part)):
+        table.read_table(text)
+    with pytest.raises(T2LError, match="not UTF-8"):
+        table.decoded(b"\xff\xfe1")
+
+
+def test_what_guidance_says_is_shown(work: Workbench) -> None:
+    (made,) = work.engine.make([NAMES[0]]).result(30)
+    assert made.confidence is None and UNCALIBRATED in cards.made(made, Guidance().advise(NAMES[0], made))
+    near = tuple(Neighbour(f"t{number}", f"says {number}", 0.9 - number / 10) for number in range(6))
+    sure = replace(made, confidence=Confidence(0.875, 0.5, {}, near), warnings=("Mind this.",))
+    advice = Guidance().advise("Do the task.", sure)
+    assert [one.name for one in advice.nearest] == ["t0", "t1", "t2", "t3"]
+    assert list(advice.tips) == [finding.advice for finding in findings("Do the task.")] and advice.tips
+    shown = cards.made(sure, advice)
+    assert "88%" in shown and "+50 points" in shown and "0.90" in shown and "Mind this." in shown
+    assert all(cards.escaped(tip) in shown for tip in advice.tips) and UNCALIBRATED not in shown
+
+
+def test_the_cosine_of_two_adapters_is_that_of_their_changes(engine: Engine) -> None:
+    one, two = (made.adapter for made in engine.make(NAMES[:2]).result(30))
+    flat = [torch.cat([a.delta(path).double().flatten() for path in a.spec.module_paths()]) for a in (one, two)]
+    assert cosine(one, two) == pytest.approx(float(torch.cosine_similarity(flat[0], flat[1], dim=0)), abs=1e-6)
+    assert cosine(one, scale(one, -2)) == pytest.approx(-1) and cosine(one, scale(two, 0.0)) == 0
+    with pytest.raises(T2LError, match="other modules"):
+        cosine(one, _other_modules(combine([two])))
+
+
+def _other_modules(adapter: Any) -> Any:
+    from t2l.adapter import Adapter
+    from t2l.lora import LoraWeights
+
+    (first, *_) = adapter.spec.groups
+    weights = LoraWeights({first.key: adapter.weights.a[first.key]}, {first.key: adapter.weights.b[first.key]})
+    return Adapter(replace(adapter.spec, groups=(first,)), weights)
+
+
+# --- the page's server ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(world: Any) -> Iterator[httpx.Client]:
+    pytest.importorskip("gradio", reason="needs the extra 'workbench'")
+    from t2l.workbench.app import add_workbench
+
+    engine = Engine(*world, Limits(slots=2, context=100))
+    options = HttpOptions(drain_s=0, api_keys=["secret"])
+    client = httpx.Client(auth=("me", "secret"), timeout=60, follow_redirects=True)
+    with client, live(engine, options, extend=lambda app: add_workbench(app, Workbench(engine, Guidance()))) as address:
+        client.base_url = address
+        yield client
+
+
+def test_the_page_names_no_other_host_and_its_browser_asks_for_the_key(page: httpx.Client) -> None:
+    html = page.get("/")
+    assert html.status_code == 200 and str(html.url).endswith("/workbench/")
+    loaded = re.findall(r'<(?:script|link|img|iframe)[^>]*?(?:src|href)="([^"]+)"', html.text)
+    assert loaded and not [link for link in loaded if re.match(r"(https?:)?//", link)]
+    assert "default-src 'self'" in html.headers["content-security-policy"]
+    assert "font-face" not in page.get("/workbench/theme.css").text and "fonts.g" not in html.text
+    assert 'analytics_enabled":false' in html.text.replace(" ", "")
+    assert page.get("/favicon.ico").headers["content-type"] == "image/svg+xml"
+    for headers in ({}, {"Authorization": "Basic bm90OnJpZ2h0"}, {"Authorization": "Basic ?"}):
+        refused = httpx.get(f"{page.base_url}/workbench/", headers=headers)
+        assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Basic")
+    assert httpx.get(f"{page.base_url}/v1/models").headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=http://127.0.0.1:1/x",
+        "/gradio_api/proxy=http://127.0.0.1:1/x",
+        "/file=/etc/passwd",
+        "/file/etc/passwd",
+        "/monitoring",
+        "/gradio_api/openapi.json",
+        "/gradio_api/call/x",
+        "/gradio_api/run/predict",
+        "/gradio_api/mcp/sse",
+        "/login",
+        "/static/../../../../etc/passwd",
+        "/static/%2e%2e/%2e%2e/etc/passwd",
+        "/assets/..%2f..%2froutes.py",
+        "/gradio_api/component_server",
+        "/docs",
+    ],
+)
+def test_the_routes_that_no_page_needs_are_shut(page: httpx.Client, path: str) -> None:
+    assert page.get(f"/workbench{path}").status_code in (403, 404)
+    assert page.post(f"/workbench{path}", json={}).status_code in (403, 404, 405)
+
+
+def test_the_command_starts_says_where_and_stops(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="needs the extra 'workbench'")
+    program = """
+import socket, sys
+connect = socket.socket.connect
+def guarded(self, address):
+    if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        sys.stderr.write(f"LEAVES HOME: {address}\\n")
+    return connect(self, address)
+socket.socket.connect = guarded
+find = socket.getaddrinfo
+def asked(host, *rest, **more):
+    if host not in ("127.0.0.1", "::1", "localhost", None):
+        sys.stderr.write(f"LEAVES HOME: {host}\\n")
+    return find(host, *rest, **more)
+socket.getaddrinfo = asked
+sys.path.insert(0, TESTS)
+from helpers import tiny_pair
+from t2l import cli
+from t2l.serving.engine import Engine
+def small(checkpoint, base, *, device, limits, store):
+    return Engine(*tiny_pair(["task"]), limits, store=store)
+Engine.from_pretrained = small
+cli.app(["workbench", "--port", "0"])
+"""
+    program = program.replace("TESTS", repr(str(Path(__file__).parent)))
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    said = ""
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said += line
+            if found := re.search(r"http://127\.0\.0\.1:\d+/workbench", line):
+                break
+        else:
+            raise AssertionError(said)
+        assert "Ctrl-C stops" in line
+        for _ in range(400):
+            try:
+                answer = httpx.get(f"{found[0]}/", timeout=30)
+                break
+            except httpx.ConnectError:
+                time.sleep(0.05)
+        assert answer.status_code == 200
+        process.send_signal(2)
+        said += process.stderr.read()
+        process.wait(30)
+    finally:
+        process.kill()
+    assert "LEAVES HOME" not in said and "Traceback" not in said, said
+
+
+def test_without_gradio_the_command_names_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(cli.app, ["workbench"])
+    assert result.exit_code == 2 and "needs gradio" in result.stderr
+    assert "pip install 't2l[workbench]'" in result.stderr
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded() -> None:
+    pytest.importorskip("gradio", reason="needs the extra 'workbench'")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        words = ["workbench", "--port", str(taken.getsockname()[1])]
+        result = CliRunner(env={"COLUMNS": "300"}).invoke(cli.app, words)
+    assert result.exit_code == 2 and "--port" in result.stderr
