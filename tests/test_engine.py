@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -360,8 +361,10 @@ def test_a_stored_adapter_survives_a_restart_bit_by_bit(spec: LoraSpec, tmp_path
     made = [adapter(spec, number) for number in range(3)]
     names = [store.add(one).id for one in made]
     assert store.memory_bytes == size and store.get(names[0]).digest == made[0].digest  # read back from the folder
+    os.utime(folder / names[1], (9, 9))  # when it was used says nothing of when it was made
     again = AdapterStore(memory=size, folder=folder)
     assert {kept.id for kept in again.entries()} == set(names)
+    assert again.entry(names[1]).created == pytest.approx(store.entry(names[1]).created, abs=60)
     kept = again.find("task 1")
     assert kept is not None and again.get(kept.id).digest == made[1].digest
     assert again.get(kept.id).spec == spec

@@ -256,7 +256,8 @@ class AdapterStore:
             try:
                 record = read_json(path / PROVENANCE_FILE, AdapterError)
                 told, rank = _told(record["provenance"]), int(record["spec"]["rank"])
-                size, created = (path / TENSOR_FILE).stat().st_size, path.stat().st_mtime
+                size = (path / TENSOR_FILE).stat().st_size
+                created = (path / PROVENANCE_FILE).stat().st_mtime  # the folder's says when it was last used
                 kept = Kept(path.name, size=size, created=created, stored=True, rank=rank, **told)
                 key = self._key(kept.description) if kept.plain else None
             except (T2LError, OSError, KeyError, AttributeError, TypeError, ValueError):

@@ -37,8 +37,8 @@ def rows_attention(
     """As transformers' attention functions: (S, H, T, D), (S, G, C, D) twice and an additive mask to (S, T, H, D)."""
     rows, heads, length, width = query.shape
     shared = key.shape[1]
-    ours = length == 1 and dropout == 0 and attention_mask is not None and attention_mask.is_floating_point()
-    if not ours or heads % shared or any(options.get(name) is not None for name in _OTHER_SCORES):
+    other = length != 1 or dropout > 0 or any(options.get(name) is not None for name in _OTHER_SCORES)
+    if other or heads % shared or attention_mask is None or not attention_mask.is_floating_point():
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
         )
