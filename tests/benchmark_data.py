@@ -14,14 +14,14 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "choices": {"text": ["ice", "steam", "snow"], "label": ["A", "B", "C"] if n else ["1", "2", "3"]},
             "answerKey": "B" if n else "2",
         }
-        for n in range(3)
+        for n in range(5)
     ],
     "boolq": [
-        {"passage": f"Box {n} is red.", "question": f"is box {n} red", "label": n % 2, "idx": n} for n in range(3)
+        {"passage": f"Box {n} is red.", "question": f"is box {n} red", "label": n % 2, "idx": n} for n in range(5)
     ],
     "gsm8k": [
         {"question": f"Tom has {n} nuts and gets 2. How many?", "answer": f"{n} + 2 = {n + 2}\n#### {n + 2}"}
-        for n in range(3)
+        for n in range(5)
     ],
     "hellaswag": [
         {
@@ -31,12 +31,12 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "ctx_b": "he",
             "ctx": "A man takes a cup. he",
             "endings": ["washes it.", "flies off.", "sings it.", "reads it."],
-            "label": str(n),
+            "label": str(n % 4),
             "source_id": "x",
             "split": "val",
             "split_type": "indomain",
         }
-        for n in range(3)
+        for n in range(5)
     ],
     "openbookqa": [
         {
@@ -45,14 +45,14 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "choices": {"text": ["light", "salt", "wind", "noise"], "label": ["A", "B", "C", "D"]},
             "answerKey": "A",
         }
-        for n in range(3)
+        for n in range(5)
     ],
     "piqa": [
-        {"goal": f"Dry {n} cups.", "sol1": "Use a towel.", "sol2": "Use a pond.", "label": n % 2} for n in range(3)
+        {"goal": f"Dry {n} cups.", "sol1": "Use a towel.", "sol2": "Use a pond.", "label": n % 2} for n in range(5)
     ],
     "winogrande": [
-        {"sentence": "Ann gave Bea _ old hat.", "option1": "her", "option2": "tea", "answer": str(1 + n % 2)}
-        for n in range(3)
+        {"sentence": f"Ann gave Bea _ {n} old hats.", "option1": "her", "option2": "tea", "answer": str(1 + n % 2)}
+        for n in range(5)
     ],
     "humaneval": [
         {
@@ -62,7 +62,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "test": f"def check(f):\n    assert f(1) == {n + 1}\n",
             "entry_point": f"plus{n}",
         }
-        for n in range(3)
+        for n in range(5)
     ],
     "mbpp": [
         {
@@ -73,7 +73,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "test_setup_code": "",
             "challenge_test_list": [],
         }
-        for n in range(3)
+        for n in range(5)
     ],
 }
 ROWS["arc_easy"] = ROWS["arc_challenge"]
@@ -92,7 +92,7 @@ ASKED = {
 SHOWN = {"mbpp": "prompt"} | dict.fromkeys(set(ASKED) - {"mbpp", "humaneval"}, "train")
 
 
-def write_benchmarks(folder: Path, count: int = 3) -> Path:
+def write_benchmarks(folder: Path, count: int = 5) -> Path:
     """All ten below ``folder``: the split that is asked, and the one that examples are shown from."""
     for name, rows in ROWS.items():
         for split in filter(None, (ASKED[name], SHOWN.get(name))):

@@ -237,7 +237,7 @@ def test_an_interrupted_run_goes_on_where_it_was(base: Base, data: Path, tmp_pat
         base, [], tasks, variants, batch=1, max_new_tokens=3, answers=again, report=lambda n, _: asked.append(n)
     )
     assert found == whole
-    assert len(asked) == 4 + 1, "four answers were lacking, and the end is reported"
+    assert len(asked) == 8 + 1, "eight answers were lacking, and the end is reported"
     assert all(json.loads(line) for line in file.read_text().splitlines())
 
 

@@ -50,14 +50,18 @@ def test_reading_and_writing_cost_what_torch_counts(kind: str) -> None:
 def test_a_hypernetwork_costs_what_torch_counts(variant: Any) -> None:
     spec = LoraSpec.from_base(tiny_base(num_hidden_layers=3).config)
     learned = variant.endswith("learned")
-    net = HyperNetwork(spec, 64, variant[0], trunk_dim=16, head_dim=24, learned_rank_positions=learned).eval()
+    net = (
+        HyperNetwork(spec, 64, variant[0], trunk_dim=16, head_dim=24, learned_rank_positions=learned)
+        .eval()
+        .requires_grad_(False)
+    )
     assert counted(lambda: net(torch.ones(1, 64))) == pytest.approx(hypernetwork_flops(net), rel=0.02)
 
 
 @pytest.mark.parametrize("kind", ["discrete", "vq", "softmax"])
 def test_every_task_encoder_is_counted(kind: Any) -> None:
     spec = LoraSpec.from_base(tiny_base().config, rank=1)
-    net = HyperNetwork(spec, 640, "L", trunk_dim=16, head_dim=8, task_encoder=kind).eval()
+    net = HyperNetwork(spec, 640, "L", trunk_dim=16, head_dim=8, task_encoder=kind).eval().requires_grad_(False)
     assert counted(lambda: net(torch.ones(1, 640))) == pytest.approx(hypernetwork_flops(net), rel=0.02)
 
 

@@ -124,8 +124,9 @@ def _item(variant: Variant, sample: Mapping[str, Any], metric: str, cut: bool) -
     else:
         answer = str(sample["resps"][0][0])
     target = sample["target"]
-    if isinstance(target, int) and len(sample["arguments"]) > target:
-        target = _choice(sample, target)
+    chosen = not isinstance(sample["filtered_resps"][0], str)
+    if chosen and str(target).isdigit() and int(target) < len(sample["arguments"]):  # HellaSwag has it as text
+        target = _choice(sample, int(target))
     return {
         "task": variant.task,
         "row": variant.row,
