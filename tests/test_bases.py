@@ -64,7 +64,7 @@ def test_an_answer_stops_at_any_end_and_leaves_it_out(base: Base) -> None:
     answers = base.answer(TEXTS, max_new_tokens=12)
     assert answers[1] == whole[1][: whole[1].index(end)]
     assert all(answer == text.split(end)[0] for answer, text in zip(answers, whole, strict=True) if "!" not in text)
-    assert base._ends() == {base.tokenizer.convert_tokens_to_ids(end), 5, base.tokenizer.convert_tokens_to_ids(EOS)}
+    assert base.ends() == {base.tokenizer.convert_tokens_to_ids(end), 5, base.tokenizer.convert_tokens_to_ids(EOS)}
 
 
 def test_the_base_cannot_bring_sampling_or_penalties(base: Base) -> None:

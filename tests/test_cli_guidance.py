@@ -197,8 +197,9 @@ def test_a_description_is_only_text(text: str, tmp_path: Path) -> None:
         assert Path(one["folder"]).resolve().parent == (tmp_path / "several").resolve()
     assert {path.name for path in tmp_path.iterdir()} == {"parent", "several", "cache"}
     card = (Path("parent/child") / "README.md").read_text(encoding="utf-8")
-    for before in card.split(text)[:-1]:  # inside a fence (or a JSON string in one), never as markup
-        assert before.count("\n```") % 2 == 1
+    pieces = card.split(text)
+    for number in range(1, len(pieces)):  # inside a fence (or a JSON string in one), never as markup
+        assert text.join(pieces[:number]).count("\n```") % 2 == 1
 
 
 def test_markup_of_the_terminal_is_shown_as_it_is() -> None:

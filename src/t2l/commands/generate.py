@@ -300,12 +300,6 @@ def _show(report: dict[str, Any]) -> None:
         if folder and len(adapters) > 1:
             say(f"  {_shortened(adapter['description'])}", "dim", console=out)
         say_confidence(adapter)
-    if report["calibrate"]:
-        say(
-            f"The checkpoint is not calibrated, so nothing is said about trust: {report['calibrate']}",
-            "dim",
-            console=out,
-        )
     plural = "adapter" if len(adapters) == 1 else "adapters"
     each = f" ({times['generate_per_adapter']:.1f} ms each)" if len(adapters) > 1 else ""
     say(
@@ -313,6 +307,12 @@ def _show(report: dict[str, Any]) -> None:
         f"writing {times['write']:.0f} ms.",
         console=out,
     )
+    if report["calibrate"]:
+        say(
+            f"The checkpoint is not calibrated, so nothing is said about trust: {report['calibrate']}",
+            "dim",
+            console=out,
+        )
     first, source = next((one for one in adapters if one["folder"]), None), report["checkpoint"]
     if first is None:
         return

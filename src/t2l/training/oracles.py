@@ -107,8 +107,10 @@ class OracleConfig:
         for name in ("chunk", "max_samples", "max_tokens", "bfloat16"):
             del values[name]
         del values["loop"]["save_every"]
-        if not self.sft.neftune:  # libraries from before there was such a term stay what they are
-            del values["sft"]["neftune"]
+        # libraries from before there were these settings stay what they are
+        for part, name in (("sft", "neftune"), ("loop", "restart")):
+            if not values[part][name]:
+                del values[part][name]
         return values
 
 
