@@ -21,6 +21,7 @@ from helpers import random_weights
 from t2l.bases import EMBEDDED_BASE, Base, load_base
 from t2l.encoders import DescriptionEncoder, MiniLmEncoder, OneHotEncoder
 from t2l.errors import T2LError
+from t2l.guidance.guide import is_calibrated
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora, embedded_checkpoint
@@ -31,6 +32,7 @@ from t2l.training.reconstruction import ReconstructionConfig
 from t2l.training.sft import IGNORED
 from t2l.training.standardization import Standardization
 from t2l.world import build as build_module
+from t2l.world import calibration as calibration_module
 from t2l.world import comparator_training as comparator_training_module
 from t2l.world import evaluate as evaluate_module
 from t2l.world import exact_match as exact_match_module
@@ -513,10 +515,13 @@ def test_the_whole_build_in_miniature(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     monkeypatch.setattr(build_module, "ComparatorConfig", lambda: comparators)
     monkeypatch.setattr(comparator_training_module, "tasks_of", lambda *splits: few)
-    with pytest.raises(T2LError, match="is missing"):
-        build(tmp_path, ["assets"])
+    monkeypatch.setattr(calibration_module, "tasks_of", lambda *splits: tasks_of(*splits)[:4])
+    for name, stage in (("is missing", "assets"), ("no checkpoint", "calibration")):
+        with pytest.raises(T2LError, match=name):
+            build(tmp_path, [stage])
     assets = build(tmp_path)
     t2l = TextToLora.from_pretrained(assets / "checkpoint")
+    assert is_calibrated(t2l)
     assert t2l.metadata["steps"] == 2 and t2l.spec.base_model == EMBEDDED_BASE
     adapter = t2l.generate(["add two"])[0]
     made = load_base(assets / "base")

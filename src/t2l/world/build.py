@@ -15,6 +15,7 @@ from torch import Tensor
 
 from t2l.encoders import MiniLmEncoder
 from t2l.errors import T2LError
+from t2l.guidance.guide import is_calibrated
 from t2l.hypernet import HyperNetwork
 from t2l.model import TextToLora
 from t2l.storage import new_folder
@@ -22,6 +23,7 @@ from t2l.training.library import Library
 from t2l.training.loop import LoopConfig, printed_progress
 from t2l.training.reconstruction import ReconstructionConfig, train_reconstruction
 from t2l.training.standardization import Standardization
+from t2l.world.calibration import calibrate_world
 from t2l.world.comparators import ComparatorConfig, train_hyperdecoder, train_library, train_multi_task
 from t2l.world.conditions import DescriptionTable
 from t2l.world.pretrain import pretrain
@@ -30,9 +32,9 @@ from t2l.world.tasks import SPLITS, tasks_of
 from t2l.world.wording import descriptions
 from t2l.world.workfolder import DESCRIPTIONS, built_base, built_token_states, embedded_encoder, embedded_spec
 
-Stage = Literal["base", "descriptions", "sft", "library", "recon", "comparators", "assets"]
+Stage = Literal["base", "descriptions", "sft", "library", "recon", "comparators", "calibration", "assets"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-SHIPPED: tuple[Stage, ...] = ("base", "descriptions", "sft", "assets")
+SHIPPED: tuple[Stage, ...] = ("base", "descriptions", "sft", "calibration", "assets")
 """The stages that the shipped assets come from; the others are for comparisons."""
 SFT = SftRecipe(LoopConfig(steps=6300, restart=3500, warmup=200, decay=0.8, save_every=100))
 RECONSTRUCTION = ReconstructionConfig(LoopConfig(steps=6000, warmup=300, save_every=500), tasks=64, learning_rate=8e-4)
@@ -58,6 +60,7 @@ def build(folder: Path, stages: Sequence[Stage] = SHIPPED, *, install: bool = Fa
         "library": _library,
         "recon": _recon,
         "comparators": _comparators,
+        "calibration": _calibration,
         "assets": _assets,
     }
     for stage in STAGES:
@@ -144,6 +147,19 @@ def _comparators(folder: Path) -> None:
     train_library(base, folder / "oracle", held_out, config.oracle)
     train_multi_task(base, folder / "multi-task", config.multi_task)
     train_hyperdecoder(base, folder / "hyperdecoder", config.hyperdecoder)
+
+
+def _calibration(folder: Path) -> None:
+    if not (folder / "checkpoint").is_dir():
+        raise T2LError(
+            f"There is no checkpoint in '{folder}'.", f"Build it first: t2l world build --stage sft --dir {folder}"
+        )
+    t2l = TextToLora.from_pretrained(folder / "checkpoint")
+    if is_calibrated(t2l):
+        return
+    base = built_base(folder)
+    static = train_multi_task(base, folder / "multi-task", ComparatorConfig().multi_task)  # done where it is there
+    calibrate_world(t2l, base, static=static.weights().detach(), report=print).save(folder / "checkpoint")
 
 
 def _assets(folder: Path) -> None:
