@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from t2l import composition
@@ -29,6 +29,7 @@ from t2l.adapter import Adapter
 from t2l.errors import DescriptionError, T2LError
 from t2l.serving.access import App, Gate, Receive, Scope, Send
 from t2l.serving.adapter_store import ID_PREFIX, Kept
+from t2l.serving.api_page import api_page
 from t2l.serving.engine import Engine
 from t2l.serving.errors import OutOfTimeError, RequestError, UnknownModelError
 from t2l.serving.maker import Made
@@ -114,6 +115,8 @@ def create_app(engine: Engine, options: HttpOptions | None = None) -> FastAPI:
         description="Describe a task in plain words; get answers under the LoRA adapter for it.",
         version="1",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        redoc_url=None,
         responses={status: {"model": ErrorReply, "description": "What is wrong."} for status in ("4XX", "5XX")},
     )
     app.state.engine = engine
@@ -432,6 +435,11 @@ def _add_monitoring(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         """200 while requests are taken, else 503. Needs no key."""
         running = engine.running
         return JSONResponse({"status": "ok" if running else "stopping"}, 200 if running else 503)
+
+    @app.get("/docs", include_in_schema=False)
+    async def documentation() -> Response:
+        """The API as a page for people."""
+        return HTMLResponse(api_page(app.openapi()))
 
     @app.get("/metrics", tags=["monitoring"], response_class=Response, responses=_TEXT)
     async def numbers() -> Response:
