@@ -220,7 +220,8 @@ def export(out: Path, split: str | None, count: int, each: int, force: bool, con
                 "paraphrases": descriptions(task, 4, part="evaluation", seed=SEED),
             }
             write_json(place / "task.json", about)
-            for name, part in (("test", "evaluation"), ("train", "train")):
+            files: dict[str, Part] = {"test": "evaluation", "train": "train"}
+            for name, part in files.items():
                 pairs = task.examples(each, seed=SEED, part=part)
                 rows = [json.dumps({"input": question, "output": answer}) for question, answer in pairs]
                 write_bytes(place / f"{name}.jsonl", ("\n".join(rows) + "\n").encode())
