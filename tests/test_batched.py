@@ -400,6 +400,20 @@ def test_the_handle_can_be_entered_again() -> None:
     assert not context.applied
 
 
+def test_a_context_that_is_rebound_has_the_new_adapters_in_inference_mode_too() -> None:
+    base, ids = tiny_base(), tokens(2, 5)
+    spec = spec_of(base)
+    first, second = (random_weights(spec, 2, seed=seed) for seed in (1, 2))
+    with torch.inference_mode():
+        with apply_batched(base, spec, second):
+            expected = base(ids).logits
+        context = apply_batched(base, spec, first)
+        with context:
+            assert not torch.equal(base(ids).logits, expected)
+        with context.rebind(second):
+            assert torch.equal(base(ids).logits, expected)
+
+
 def test_two_contexts_at_once_are_refused() -> None:
     base = tiny_base()
     spec = spec_of(base)

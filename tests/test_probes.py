@@ -11,6 +11,7 @@ import torch
 
 from helpers import random_weights
 from t2l.bases import EMBEDDED_BASE, load_base
+from t2l.deltas import delta_similarity
 from t2l.encoders import MiniLmEncoder
 from t2l.guidance import calibrate as calibrate_module
 from t2l.guidance.guide import Guide
@@ -21,7 +22,7 @@ from t2l.training.refinement import RefineConfig
 from t2l.world import calibration, studies_composition, studies_examples, studies_guidance, studies_probes
 from t2l.world import evaluate as evaluate_module
 from t2l.world.studies import PROBES
-from t2l.world.studies_probes import delta_similarity, probe_summary, run_probe, spearman, spearman_interval
+from t2l.world.studies_probes import probe_summary, run_probe, spearman, spearman_interval
 from t2l.world.tasks import tasks_of
 
 
@@ -109,7 +110,7 @@ def test_similarity_of_weight_changes_is_that_of_the_products() -> None:
     lora = random_weights(spec(), 3, seed=1)
     deltas = [torch.cat([(lora.b[key][n] @ lora.a[key][n]).flatten() for key in lora.a]).double() for n in range(3)]
     expected = torch.stack([torch.stack([torch.cosine_similarity(x, y, dim=0) for y in deltas]) for x in deltas])
-    torch.testing.assert_close(delta_similarity(lora).double(), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(delta_similarity(lora), expected.double(), atol=1e-5, rtol=1e-4)
 
 
 def test_rank_correlation() -> None:

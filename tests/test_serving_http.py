@@ -353,8 +353,8 @@ def test_the_command_serves_what_it_is_told(world: Any, monkeypatch: pytest.Monk
     )
     (tmp_path / "keys").write_text("# ours\nsecret\n")
 
-    def serve(*words: str) -> str:
-        result = CliRunner(env={"COLUMNS": "300", "T2L_API_KEY": ""}).invoke(cli.app, ["serve", "--port", "0", *words])
+    def serve(*words: str, key: str = "") -> str:
+        result = CliRunner(env={"COLUMNS": "300", "T2L_API_KEY": key}).invoke(cli.app, ["serve", "--port", "0", *words])
         assert result.exit_code == 0, result.output
         served[-1][0].app.state.engine.close()
         return result.stderr
@@ -365,6 +365,7 @@ def test_the_command_serves_what_it_is_told(world: Any, monkeypatch: pytest.Monk
     assert served[0][1][0] == "127.0.0.1" and "http://127.0.0.1:" in said and "Note" not in said
     assert "asks for no key" in serve("--host", "0.0.0.0")
     assert "asks for no key" not in serve("--host", "0.0.0.0", "--api-key-file", str(tmp_path / "keys"))
+    assert "asks for no key" not in serve("--host", "0.0.0.0", key="secret")
 
 
 def test_what_the_command_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,14 +139,32 @@ class Base:
         return tokens
 
     def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+        ids_ST, mask_ST = self.padded(prompts)
+        out_ST = self.greedy(ids_ST, mask_ST, max_new_tokens)
+        ends = self.ends()
+        return [self._text(row, ends) for row in out_ST[:, ids_ST.shape[1] :].tolist()]
+
+    @property
+    def padding(self) -> int:
+        """The token that stands where a row is shorter than the longest: the tokenizer's, or an end."""
+        stated = self.tokenizer.pad_token_id
+        return int(stated if isinstance(stated, int) else min(self.ends(), default=0))
+
+    def padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask of rows that end together, padded on the left, on the model's device."""
+        width, padding = max(len(row) for row in rows), self.padding
+        ids = [[padding] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
+
+    def greedy(self, ids_ST: Tensor, mask_ST: Tensor, max_new_tokens: int, **more: Any) -> Tensor:
+        """Prompts of `padded`, followed by their greedy continuations up to any token of `ends`.
+
+        Args:
+            more: for transformers' ``generate``, such as ``stopping_criteria``.
+        """
         from transformers import GenerationConfig
 
-        ends = self.ends()
-        padding = self.tokenizer.pad_token_id
-        padding = padding if padding is not None else min(ends, default=0)
-        width = max(len(ids) for ids in prompts)
-        ids_ST = torch.tensor([[padding] * (width - len(ids)) + ids for ids in prompts])
-        mask_ST = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
         config = GenerationConfig(  # the base's own sampling and penalties are overruled, one by one
             do_sample=False,
             num_beams=1,
@@ -154,16 +172,14 @@ class Base:
             no_repeat_ngram_size=0,
             min_new_tokens=0,
             max_new_tokens=max_new_tokens,
-            eos_token_id=sorted(ends) or None,
-            pad_token_id=padding,
+            eos_token_id=sorted(self.ends()) or None,
+            pad_token_id=self.padding,
         )
-        device = self.model.device
         own, self.model.generation_config = self.model.generation_config, config  # transformers 4 mixes in the base's
         try:
-            ids_ST = self.model.generate(ids_ST.to(device), attention_mask=mask_ST.to(device), generation_config=config)
+            return self.model.generate(ids_ST, attention_mask=mask_ST, generation_config=config, **more)
         finally:
             self.model.generation_config = own
-        return [self._text(row, ends) for row in ids_ST[:, width:].tolist()]
 
     def ends(self) -> set[int]:
         """Every token that ends an answer: the tokenizer's, and those of the model (Llama 3 has three)."""
@@ -241,14 +257,7 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     Raises:
         BaseModelError: there is no such base, or its tokenizer cannot be read.
     """
-    place, trust = _locate(name), may_run_code(trust_remote_code)
-    try:
-        with quiet():
-            from transformers import AutoTokenizer
-
-            return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust)
-    except Exception as problem:  # the hub, the disk, transformers and remote code each raise their own kinds
-        raise _not_loaded(str(name), problem) from problem
+    return _part("AutoTokenizer", name, revision, trust_remote_code)
 
 
 def base_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -257,12 +266,17 @@ def base_config(name: str | Path, *, revision: str | None = None, trust_remote_c
     Raises:
         BaseModelError: there is no such base, or its config cannot be read.
     """
+    return _part("AutoConfig", name, revision, trust_remote_code)
+
+
+def _part(kind: str, name: str | Path, revision: str | None, trust_remote_code: bool) -> Any:
+    """What transformers' class ``kind`` reads of a base."""
     place, trust = _locate(name), may_run_code(trust_remote_code)
     try:
         with quiet():
-            from transformers import AutoConfig
+            import transformers
 
-            return AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust)
+            return getattr(transformers, kind).from_pretrained(place, revision=revision, trust_remote_code=trust)
     except Exception as problem:  # the hub, the disk, transformers and remote code each raise their own kinds
         raise _not_loaded(str(name), problem) from problem
 

@@ -106,6 +106,7 @@ class BatchedLora:
         weights.check(self.spec)
         self.weights = weights
         self.samples = _Samples.of(index, weights.num_samples, next(iter(weights.a.values())).device)
+        self._kept_sites = {}
         return self
 
     def __enter__(self) -> BatchedLora:

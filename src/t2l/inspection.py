@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2l.adapter import PROVENANCE_FILE, Adapter
+from t2l.composition import conform
+from t2l.deltas import delta_similarity
 from t2l.errors import CheckpointError, OutputError, T2LError
-from t2l.lora import LoraSpec
+from t2l.lora import LoraSpec, LoraWeights
 from t2l.model import CONFIG_FILE as CHECKPOINT_CONFIG
 from t2l.model import TextToLora
 from t2l.peft_format import CONFIG_FILE as ADAPTER_CONFIG
@@ -182,24 +184,14 @@ def save_heatmap(norms: NormTable, target: str | Path, *, title: str = "", force
 def cosine(first: Adapter, second: Adapter) -> float:
     """The cosine between the weight changes of two adapters: 1 where they point the same way, 0 where one is zero.
 
-    ``<B_1 A_1, B_2 A_2> = sum((B_1^T B_2) * (A_1 A_2^T))``, so no O x I product is formed.
-
     Raises:
         T2LError: they adapt other modules.
     """
     if first.spec.groups != second.spec.groups:
         raise T2LError("The adapters change other modules, so their changes cannot be compared.")
 
-    def inner(one: Adapter, other: Adapter) -> float:
-        total = 0.0
-        for key, a_NLRI in one.weights.a.items():
-            corner_b = one.weights.b[key].double().mT @ other.weights.b[key].double()
-            corner_a = a_NLRI.double() @ other.weights.a[key].double().mT
-            total += float((corner_b * corner_a).sum())
-        return total
-
-    norms = math.sqrt(max(inner(first, first), 0.0) * max(inner(second, second), 0.0))
-    return inner(first, second) / norms if norms else 0.0
+    spec = max((first.spec, second.spec), key=lambda spec: spec.rank)
+    return float(delta_similarity(LoraWeights.cat([conform(one, spec).weights for one in (first, second)]))[0, 1])
 
 
 def _of_adapter(folder: Path) -> Report:

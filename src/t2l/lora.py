@@ -367,10 +367,6 @@ class _LinearSite:
     in_features: int
     out_features: int
 
-    @property
-    def inside_layer(self) -> str:
-        return self.path.split("{layer}.", 1)[1]
-
 
 def _load_config(base: Any, revision: str | None, trust_remote_code: bool) -> tuple[PretrainedConfig, str | None]:
     from transformers import AutoConfig, PretrainedConfig

@@ -2,8 +2,7 @@
 
 Axis letters: N descriptions, L layers.
 
-Level 3. Weight changes are compared as ``B A`` without ever forming them: <B A, B' A'> = sum((B^T B') * (A A'^T)).
-This file measures one checkpoint; it knows no base weights and no task's data.
+Level 3. This file measures one checkpoint; it knows no base weights and no task's data.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2l.deltas import cosines, inner_products
+from t2l.encoders.encoder import one_vector
 from t2l.errors import DescriptionError
 from t2l.lora import LoraWeights
 from t2l.model import TextToLora
@@ -93,10 +94,12 @@ def sensitivity(t2l: TextToLora, descriptions: Sequence[str] = PROBES) -> Sensit
         )
     embedding_NE = t2l.encoder.encode(texts)
     weights = LoraWeights.cat([adapter.weights for adapter in t2l.generate_from_embeddings(embedding_NE)])
-    products = _products(weights)  # (module, layer position) -> (N, N), unscaled
+    products = inner_products(weights)  # (module, layer position) -> (N, N), unscaled
     scale = t2l.spec.scaling**2
     whole_NN = torch.stack(list(products.values())).sum(dim=0) * scale
-    changes, meanings = _cosines(whole_NN), _cosines(_pooled(embedding_NE, t2l))
+    changes = cosines(whole_NN)
+    vector_NW = one_vector(embedding_NE, t2l.encoder.token_dim).double()
+    meanings = cosines(vector_NW @ vector_NW.mT)
     count = len(texts)
     pairs = tuple(
         (one, other, meanings[one, other].item(), changes[one, other].item())
@@ -107,34 +110,6 @@ def sensitivity(t2l: TextToLora, descriptions: Sequence[str] = PROBES) -> Sensit
     distance_N = (whole_NN.diagonal() - 2 * whole_NN.mean(dim=1) + mean_square).clamp_min(0).sqrt()
     drift = tuple((distance_N / mean_square.sqrt().clamp_min(1e-30)).tolist())
     return Sensitivity(tuple(texts), pairs, _pearson(pairs), drift, _sites(t2l, products, scale))
-
-
-def _products(weights: LoraWeights) -> dict[tuple[str, int], Tensor]:
-    found = {}
-    for key, a_NLRI in weights.a.items():
-        b_NLOR = weights.b[key].double()
-        for place in range(a_NLRI.shape[1]):
-            a_NRI, b_NOR = a_NLRI[:, place].double(), b_NLOR[:, place]
-            rows = []
-            for a_RI, b_OR in zip(a_NRI, b_NOR, strict=True):
-                rows.append(((b_OR.mT @ b_NOR) * (a_RI @ a_NRI.mT)).sum(dim=(-2, -1)))
-            found[key, place] = torch.stack(rows)
-    return found
-
-
-def _pooled(embedding_NE: Tensor, t2l: TextToLora) -> Tensor:
-    """Inner products of description embeddings (N, N), token states averaged over the real ones."""
-    token_dim = getattr(t2l.encoder, "token_dim", None)
-    if token_dim is not None:
-        state_NTW = embedding_NE.unflatten(1, (-1, token_dim))
-        real_NT1 = (state_NTW != 0).any(dim=-1, keepdim=True)
-        embedding_NE = (state_NTW * real_NT1).sum(dim=1) / real_NT1.sum(dim=1).clamp_min(1)
-    return embedding_NE.double() @ embedding_NE.double().mT
-
-
-def _cosines(product_NN: Tensor) -> Tensor:
-    length_N = product_NN.diagonal().clamp_min(0).sqrt().clamp_min(1e-30)
-    return product_NN / (length_N[:, None] * length_N[None])
 
 
 def _pearson(pairs: Sequence[tuple[int, int, float, float]]) -> float | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, Checkpoint, Device, checked_device
+from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import BaseModelError, T2LError, did_you_mean
 
@@ -40,12 +40,7 @@ def evaluate(
         ),
     ] = None,
     checkpoint: Checkpoint = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the one the checkpoint is for."
-        ),
-    ] = None,
+    base: BaseModel = None,
     protocol: Annotated[
         ProtocolName,
         typer.Option(help="paper: greedy generation, first matching choice; loglikelihood: the harness's own."),

@@ -36,6 +36,12 @@ Checkpoint = Annotated[
         "--checkpoint", "-c", metavar="FOLDER|HUB_ID", help="The checkpoint; that of the embedded world by default."
     ),
 ]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        "--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the one the checkpoint is for."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there, where it is of the same kind.")]
 Strength = Annotated[
     float,

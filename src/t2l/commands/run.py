@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, Checkpoint, Device, Strength, checked_device, checked_strength
+from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Strength, checked_device, checked_strength
 from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import BaseModelError, T2LError
 
@@ -22,12 +22,7 @@ def run(
         list[str] | None, typer.Option("--input", "-i", metavar="TEXT...", help="What the task is done to; repeatable.")
     ] = None,
     checkpoint: Checkpoint = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the one the checkpoint is for."
-        ),
-    ] = None,
+    base: BaseModel = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 64,
     strength: Strength = 1.0,
     device: Device = "cpu",

@@ -13,35 +13,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from t2l.commands.options import Checkpoint, Device, checked_device
+from t2l.commands.options import BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.terminal import Notes, say
 from t2l.errors import OutputError, T2LError
 
 if TYPE_CHECKING:
     from t2l.serving.engine import Engine
 
-KEY = "T2L_APIKEY"
+KEY = "T2L_API_KEY"
 _MB = 1 << 20
+
+Host = Annotated[str, typer.Option(help="The address to listen on; by default only this machine can connect.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")]
+Store = Annotated[Path | None, typer.Option(metavar="DIR", help="Keep adapters here, so that they survive a restart.")]
+Slots = Annotated[int, typer.Option(min=1, help="Requests that are decoded together.")]
+Context = Annotated[int, typer.Option(min=8, help="Longest prompt and answer together, in tokens.")]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option("--api-key-file", metavar="FILE", help=f"API keys, one a line; {KEY} in the environment is one."),
+]
 
 
 def serve(
     checkpoint: Checkpoint = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the one the checkpoint is for."
-        ),
-    ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on; by default only this machine can connect.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8008,
+    base: BaseModel = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8008,
     device: Device = "cpu",
-    store: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep adapters here, so that they survive a restart.")
-    ] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Requests that are decoded together.")] = 16,
-    context: Annotated[int, typer.Option(min=8, help="Longest prompt and answer together, in tokens.")] = 2048,
+    store: Store = None,
+    slots: Slots = 16,
+    context: Context = 2048,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 1024,
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", min=0, help="Requests that may wait for a slot; more are turned away.")
@@ -53,10 +54,7 @@ def serve(
     store_size: Annotated[int, typer.Option("--store-size", min=1, help="Megabytes of adapters kept in --store.")] = (
         10240
     ),
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option("--api-key-file", metavar="FILE", help=f"API keys, one a line; {KEY} in the environment is one."),
-    ] = None,
+    api_key_file: ApiKeyFile = None,
     rate_limit: Annotated[
         int, typer.Option("--rate-limit", min=0, help="Requests a minute for each key or address; 0 for no limit.")
     ] = 0,

@@ -94,44 +94,17 @@ AcceptChanges = Annotated[
 OnCpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU, whatever else there is.")]
 
 
-@train.command("sft")
-def sft(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    out: Run = None,
-    dry_run: DryRun = False,
-    accept_changes: AcceptChanges = False,
-    cpu: OnCpu = False,
-    as_json: AsJson = False,
-) -> None:
-    """Train a hypernetwork end to end, through the frozen base, on a data store."""
-    _train("sft", recipe, overrides, out, dry_run, accept_changes, cpu, as_json)
-
-
-@train.command("lora")
-def lora(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    out: Run = None,
-    dry_run: DryRun = False,
-    accept_changes: AcceptChanges = False,
-    cpu: OnCpu = False,
-    as_json: AsJson = False,
-) -> None:
-    """Train one LoRA by the same loop: of all tasks, or of those that data.tasks names."""
-    _train("lora", recipe, overrides, out, dry_run, accept_changes, cpu, as_json)
-
-
 def _train(
-    what: str,
-    name: str,
-    overrides: list[str] | None,
-    out: Path | None,
-    dry_run: bool,
-    accept_changes: bool,
-    cpu: bool,
-    as_json: bool,
+    context: typer.Context,
+    name: RecipeName,
+    overrides: Overrides = None,
+    out: Run = None,
+    dry_run: DryRun = False,
+    accept_changes: AcceptChanges = False,
+    cpu: OnCpu = False,
+    as_json: AsJson = False,
 ) -> None:
+    what = str(context.info_name)
     from t2l.training.recipes import load_recipe
 
     recipe = load_recipe(name, overrides or [])
@@ -186,6 +159,13 @@ def _train(
                     say(f"Next: t2l generate 'what it should do' --checkpoint {result}", console=results())
         accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+for _what, _said in (
+    ("sft", "Train a hypernetwork end to end, through the frozen base, on a data store."),
+    ("lora", "Train one LoRA by the same loop: of all tasks, or of those that data.tasks names."),
+):
+    train.command(_what, help=_said)(_train)
 
 
 def _save(trained: object, folder: RunFolder, base_model: str) -> Path:

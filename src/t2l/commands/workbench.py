@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from t2l.commands.options import Checkpoint, Device, checked_device
-from t2l.commands.serve import KEY, api_keys, listen, shown_address, warn_of_openness
+from t2l.commands.options import BaseModel, Checkpoint, Device, checked_device
+from t2l.commands.serve import (
+    ApiKeyFile,
+    Context,
+    Host,
+    Port,
+    Slots,
+    Store,
+    api_keys,
+    listen,
+    shown_address,
+    warn_of_openness,
+)
 from t2l.commands.terminal import Notes, say
 from t2l.errors import T2LError
 
@@ -22,26 +29,14 @@ _OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"
 
 def workbench(
     checkpoint: Checkpoint = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the one the checkpoint is for."
-        ),
-    ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on; by default only this machine can connect.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8008,
+    base: BaseModel = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8008,
     device: Device = "cpu",
-    store: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep adapters here, so that they survive a restart.")
-    ] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Requests that are decoded together.")] = 16,
-    context: Annotated[int, typer.Option(min=8, help="Longest prompt and answer together, in tokens.")] = 2048,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option("--api-key-file", metavar="FILE", help=f"API keys, one a line; {KEY} in the environment is one."),
-    ] = None,
+    store: Store = None,
+    slots: Slots = 16,
+    context: Context = 2048,
+    api_key_file: ApiKeyFile = None,
 ) -> None:
     """Try descriptions in the browser: base and adapter side by side, heat maps, batches, adapters to download."""
     os.environ.update(_OFFLINE)  # before Gradio is imported

@@ -46,10 +46,10 @@ def _science(row: Row) -> str:
 _READERS: dict[str, Callable[[Row], str]] = {
     "arc_challenge": _science,
     "arc_easy": _science,
-    "openbookqa": _science,
     "boolq": lambda row: f"{row['question']} {row['passage']}",
     "gsm8k": lambda row: row["question"],
     "hellaswag": lambda row: f"{row['ctx']} {row['endings'][int(row['label'] or 0)]}",
+    "openbookqa": _science,
     "piqa": lambda row: f"{row['goal']} {row['sol1']} {row['sol2']}",
     "winogrande": lambda row: row["sentence"],
     "humaneval": lambda row: row["prompt"],

@@ -112,7 +112,7 @@ class ChatEndpoint:
                         return reply
                     reason = reply
                 elif response.status_code in (408, 409, 425, 429) or response.status_code >= 500:
-                    reason, wait = f"status {response.status_code}", _retry_after(response.headers.get("Retry-After"))
+                    reason, wait = f"status {response.status_code}", retry_after(response.headers.get("Retry-After"))
                 elif response.status_code == 400 and "seed" in body:
                     # servers that know no seed refuse it; ask once more without
                     del body["seed"]
@@ -179,7 +179,7 @@ def _message(response: Any) -> str:
         return response.text.strip()[:300] or "no reason given"
 
 
-def _retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None) -> float | None:
     """Seconds, from a number or a date (RFC 9110, section 10.2.3)."""
     if not value:
         return None

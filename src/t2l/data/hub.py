@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
+from t2l.data.endpoint import retry_after
 from t2l.data.sources import Instance, Task, TaskSource
 from t2l.errors import DataError
 
@@ -22,6 +23,7 @@ ORGANISATION = "Lots-of-LoRAs"
 PREFIX = "hub:"
 """What the name of a data set or an organisation begins with where sources are given."""
 
+_LONGEST_WAIT = 300.0  # seconds
 _SIZE = 1 << 20  # bytes of a data set, for the time left: nobody knows before it is fetched
 _MARK = re.compile(r"\nNow complete the following example\s*-\s*\nInput:\s*")
 _EXAMPLES = re.compile(r"\n+\s*(?:Positive|Negative) Example \d+\s*-")
@@ -242,7 +244,7 @@ def _may_pass(problem: Exception) -> bool:
 def _retry_after(problem: Exception) -> float | None:
     """Seconds that the server asks to wait."""
     for link in _chain(problem):
-        value = getattr(getattr(link, "response", None), "headers", {}).get("Retry-After")
-        if value is not None and re.fullmatch(r"\d+(\.\d+)?", str(value)):
-            return min(float(value), 300.0)
+        asked = retry_after(getattr(getattr(link, "response", None), "headers", {}).get("Retry-After"))
+        if asked is not None:
+            return min(asked, _LONGEST_WAIT)
     return None

@@ -116,11 +116,6 @@ class TaskBalancedSampler:
         self._permutations: dict[tuple[str, int], tuple[int, list[int]]] = {}  # the last turn of each
         self._sorted: tuple[int, list[list[list[Pick]]]] | None = None
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps after which every task was visited as often as the largest task has samples, over all processes."""
-        return len(self.tasks) * max(self._sizes) / (self._groups * self._samples_per_task * self._world_size)
-
     def batch(self, step: int) -> list[Pick]:
         """The samples of this process at a step; any step may be asked for, in any order.
 

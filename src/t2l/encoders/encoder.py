@@ -1,6 +1,6 @@
 """DescriptionEncoder: what every encoder is, and the pieces that several of them share.
 
-Axis letters: N samples, E embedding width.
+Axis letters: N samples, E embedding width, T tokens, W width of one token's state.
 
 Level 1. This file knows no particular encoder and no cache.
 """
@@ -84,6 +84,15 @@ def to_sphere(embedding_NE: Tensor) -> Tensor:
     """Each row scaled to length sqrt(E), as the reference implementation does, so that entries are about 1."""
     embedding_NE = embedding_NE.detach().to("cpu", torch.float32)
     return F.normalize(embedding_NE, dim=-1) * math.sqrt(embedding_NE.shape[-1])
+
+
+def one_vector(embedding_NE: Tensor, token_dim: int | None) -> Tensor:
+    """One vector a text: the embedding, or the mean of the states of its tokens (W wide) where it holds those."""
+    if token_dim is None:
+        return embedding_NE
+    state_NTW = embedding_NE.unflatten(1, (-1, token_dim))
+    real_NT1 = (state_NTW != 0).any(dim=-1, keepdim=True)
+    return (state_NTW * real_NT1).sum(dim=1) / real_NT1.sum(dim=1).clamp_min(1)
 
 
 def read_fields(config: Mapping[str, Any], kind: str, **types: type | tuple[type, ...]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from t2l.data.benchmarks import BENCHMARKS
 from t2l.encoders.cache import default_cache_folder
 from t2l.errors import T2LError, did_you_mean
 from t2l.evaluation.paper_protocol import code_config, configs
@@ -27,18 +28,7 @@ from t2l.storage import read_json
 Protocol = Literal["loglikelihood", "paper"]
 """``loglikelihood``: the harness's own way. ``paper``: greedy generation, first matching choice. Never in one table."""
 GROUP = "paper10"
-PAPER10 = (
-    "arc_challenge",
-    "arc_easy",
-    "boolq",
-    "gsm8k",
-    "hellaswag",
-    "openbookqa",
-    "piqa",
-    "winogrande",
-    "humaneval",
-    "mbpp",
-)
+PAPER10 = BENCHMARKS
 _FOLDERS = {"arc_challenge": "arc", "arc_easy": "arc", "boolq": "super_glue/boolq"}  # in the harness; others: as named
 CODE = ("humaneval", "mbpp")
 """Benchmarks that are scored by running what the model wrote."""

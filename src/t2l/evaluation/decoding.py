@@ -87,8 +87,6 @@ class Decoder:
         self.source, self.batch, self.batch_tokens = source, batch, batch_tokens
         self._kind = [_shape_of(adapter.spec) for adapter in self.adapters]
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-        padding = base.tokenizer.pad_token_id
-        self._padding = int(padding if isinstance(padding, int) else min(base.ends(), default=0))
 
     @property
     def window(self) -> int | None:
@@ -120,7 +118,7 @@ class Decoder:
         rows = [list(request.context + request.continuation)[-(self.window or 1 << 30) :] for request in requests]
         for numbers in self._batches([len(row) for row in rows], [request.adapter for request in requests]):
             part = [requests[number] for number in numbers]
-            ids_ST, mask_ST = self._padded([rows[number] for number in numbers])
+            ids_ST, mask_ST = self.base.padded([rows[number] for number in numbers])
             longest = max(len(request.continuation) for request in part)
             last_S = [-1 - len(request.continuation) for request in part]
             with self._adapted([request.adapter for request in part], ids_ST, mask_ST, last_S):
@@ -172,29 +170,13 @@ class Decoder:
         return min(request.max_new_tokens, self.window // 2) if self.window else request.max_new_tokens
 
     def _generate(self, rows: list[list[int]], adapters: list[int], most: int, until: tuple[str, ...]) -> list[Answer]:
-        from transformers import GenerationConfig, StoppingCriteriaList
+        from transformers import StoppingCriteriaList
 
-        ids_ST, mask_ST = self._padded(rows)
+        ids_ST, mask_ST = self.base.padded(rows)
         ends, width = self.base.ends(), ids_ST.shape[1]
-        config = GenerationConfig(  # the base's own sampling and penalties are overruled, one by one
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            min_new_tokens=0,
-            max_new_tokens=most,
-            eos_token_id=sorted(ends) or None,
-            pad_token_id=self._padding,
-        )
         stopped = StoppingCriteriaList([_Until(self.base.tokenizer, until, width)] if until else [])  # pyright: ignore
-        own, self.model.generation_config = self.model.generation_config, config
-        try:
-            with self._adapted(adapters, ids_ST, mask_ST, [-1] * len(rows)), quiet():
-                out_ST = self.model.generate(
-                    ids_ST, attention_mask=mask_ST, generation_config=config, stopping_criteria=stopped
-                )
-        finally:
-            self.model.generation_config = own
+        with self._adapted(adapters, ids_ST, mask_ST, [-1] * len(rows)), quiet():
+            out_ST = self.base.greedy(ids_ST, mask_ST, most, stopping_criteria=stopped)
         return [self._answer(row, ends, until, most) for row in out_ST[:, width:].tolist()]
 
     def _answer(self, tokens: list[int], ends: set[int], until: tuple[str, ...], most: int) -> Answer:
@@ -212,12 +194,6 @@ class Decoder:
         return self.model(
             input_ids=ids_ST, attention_mask=mask_ST, position_ids=position_ST, use_cache=False, **given
         ).logits
-
-    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        width = max(len(row) for row in rows)
-        ids = [[self._padding] * (width - len(row)) + row for row in rows]
-        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-        return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
 
     def _adapted(self, adapters: Sequence[int], ids_ST: Tensor, mask_ST: Tensor, last_S: Sequence[int]) -> Any:
         """The context in which sample i of the batch has the adapter ``adapters[i]``; its prompt ends at last_S[i]."""

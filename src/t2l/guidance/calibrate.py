@@ -80,7 +80,8 @@ def calibrate(
     embedding_NE = t2l.encoder.encode([text for text, _ in texts] + controls)
     with torch.inference_mode():
         weights = t2l.hypernetwork(embedding_NE)
-    signal_NF = measure(t2l, known, embedding_NE, weights)
+        task_NK = t2l.hypernetwork.encode(embedding_NE).float().cpu()
+    signal_NF = measure(t2l, known, embedding_NE, task_NK, weights)
     asked = [(row, example) for row, (_, task) in enumerate(texts) for example in task.examples]
     every = [example for task in validation for example in task.examples]
     rng = Random("calibrate/controls")
@@ -110,7 +111,7 @@ def known_tasks(t2l: TextToLora, training: Mapping[str, Sequence[str]]) -> Known
     """What a calibration keeps of the training tasks."""
     texts = [text for some in training.values() for text in some]
     embedding_MDE = t2l.encoder.encode(texts).unflatten(0, (len(training), -1))
-    if getattr(t2l.encoder, "token_dim", None) is not None:
+    if t2l.encoder.token_dim is not None:
         raise T2LError(f"Checkpoints that read tokens ({t2l.encoder.identity}) cannot be calibrated yet.")
     encoding_MDK = t2l.hypernetwork.encode(embedding_MDE.flatten(0, 1)).float().cpu().unflatten(0, (len(training), -1))
     first = [some[0] for some in training.values()]

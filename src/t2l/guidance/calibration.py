@@ -30,6 +30,7 @@ JSON_FILE, TENSOR_FILE = "calibration.json", "calibration.safetensors"
 THRESHOLD = 0.5
 KIND, FORMAT = "t2l-calibration", 1
 _PENALTY = 0.01  # on the weights of standardised signals
+_BIAS_PENALTY = 1e-6  # so that there is one solution
 _STEPS = 8  # of the gain, before neighbours that fall are joined
 _SMALLEST_SPREAD = 1e-6
 
@@ -188,28 +189,24 @@ def _signed_logistic(standard_NF: Tensor, label_N: Tensor, share_N: Tensor, sign
 
 
 def _logistic(standard_NF: Tensor, label_N: Tensor, share_N: Tensor) -> tuple[Tensor, float]:
-    """Weights and bias by Newton's method, with a quadratic penalty on the weights."""
-    design = torch.cat([standard_NF, torch.ones(len(standard_NF), 1, dtype=torch.float64)], dim=1)
-    penalty = torch.full((design.shape[1],), _PENALTY, dtype=torch.float64)
-    penalty[-1] = 1e-6
-    solution = torch.zeros(design.shape[1], dtype=torch.float64)
+    """Weights and bias of a logistic regression with a quadratic penalty on the weights."""
+    solution = torch.zeros(standard_NF.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [solution], max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
-    def loss(point: Tensor) -> Tensor:
-        each_N = F.binary_cross_entropy_with_logits(design @ point, label_N, reduction="none")
-        return (share_N * each_N).sum() + (penalty * point.square()).sum()
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logit_N = standard_NF @ solution[:-1] + solution[-1]
+        value = F.binary_cross_entropy_with_logits(logit_N, label_N, share_N, reduction="sum")
+        value = value + _PENALTY * solution[:-1].square().sum() + _BIAS_PENALTY * solution[-1].square()
+        value.backward()
+        return value
 
-    for _ in range(50):
-        chance_N = torch.sigmoid(design @ solution)
-        gradient = design.T @ (share_N * (chance_N - label_N)) + 2 * penalty * solution
-        curvature = (design * (share_N * chance_N * (1 - chance_N))[:, None]).T @ design + 2 * torch.diag(penalty)
-        step = torch.linalg.solve(curvature, gradient)
-        length = 1.0
-        while length > 1e-4 and loss(solution - length * step) > loss(solution):
-            length /= 2
-        solution = solution - length * step
-        if float(step.abs().max()) * length < 1e-9:
-            break
-    return solution[:-1], float(solution[-1])
+    with torch.enable_grad():
+        optimizer.step(loss)
+    *weights, bias = solution.tolist()
+    return torch.tensor(weights, dtype=torch.float64), bias
 
 
 def _isotonic(score: Sequence[float], gain: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:

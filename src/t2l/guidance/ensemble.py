@@ -46,7 +46,7 @@ def ensemble(t2l: TextToLora, descriptions: Sequence[str]) -> list[Adapter]:
 
 def ensemble_embeddings(t2l: TextToLora, descriptions: Sequence[str]) -> Tensor:
     """(N, E): for each description the mean over its phrasings, brought back to an embedding's length."""
-    if getattr(t2l.encoder, "token_dim", None) is not None or not t2l.encoder.full_stop:
+    if t2l.encoder.token_dim is not None or not t2l.encoder.full_stop:
         raise CheckpointError(f"Embeddings of the encoder {t2l.encoder.identity} cannot be averaged.")
     rows = []
     for text in descriptions:

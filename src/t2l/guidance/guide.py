@@ -157,9 +157,10 @@ class Guide:
         """As `assess`, for N description embeddings."""
         known, scale = self.calibration.known, self.calibration.scale
         made: LoraWeights = self.t2l.hypernetwork(embedding_NE) if weights is None else weights
-        signal_NF = measure(self.t2l, known, embedding_NE, made)
+        task_NK = self.t2l.hypernetwork.encode(embedding_NE).float().cpu()
+        signal_NF = measure(self.t2l, known, embedding_NE, task_NK, made)
         value_N = scale.confidence(signal_NF).tolist()
-        similarity_NM = known.encoding.similarities(self.t2l.hypernetwork.encode(embedding_NE).float().cpu())
+        similarity_NM = known.encoding.similarities(task_NK)
         found = []
         for value, signal_F, similarity_M in zip(value_N, signal_NF.tolist(), similarity_NM, strict=True):
             top = similarity_M.topk(min(_CANDIDATES, len(similarity_M)))

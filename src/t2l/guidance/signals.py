@@ -60,15 +60,14 @@ class Known:
 
 
 @torch.inference_mode()
-def measure(t2l: TextToLora, known: Known, embedding_NE: Tensor, weights: LoraWeights) -> Tensor:
+def measure(t2l: TextToLora, known: Known, embedding_NE: Tensor, task_NK: Tensor, weights: LoraWeights) -> Tensor:
     """All `SIGNALS` of N descriptions, (N, number of signals), float32.
 
     Args:
         embedding_NE: as the checkpoint's encoder gives them.
+        task_NK: as the hypernetwork encodes them.
         weights: their adapters.
     """
-    hypernetwork = t2l.hypernetwork
-    task_NK = hypernetwork.encode(embedding_NE).float().cpu()
     size = known.mean.a
     mean_norm = _flat(known.mean).norm().clamp_min(1e-12)
     flat_NW = _flat(weights)

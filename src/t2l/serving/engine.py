@@ -32,7 +32,7 @@ from t2l.serving.composer import Combination, Composer
 from t2l.serving.errors import BusyError, RequestError, StoppedError
 from t2l.serving.maker import AdapterMaker, Made
 from t2l.serving.passes import Passes
-from t2l.serving.prompts import chat_tokens, check_tokens, ends, room
+from t2l.serving.prompts import chat_tokens, check_tokens, room
 from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Job, Scheduler
 from t2l.serving.stream import Completion, Stream
@@ -106,7 +106,7 @@ class Engine:
             key=lambda text: prepare([text], full_stop=full_stop)[0],
         )
         self._passes = Passes(base, t2l.spec, slots=self.limits.slots, context=self.limits.context)
-        self._scheduler = Scheduler(self._passes, ends=ends(base), decode=self._decode)
+        self._scheduler = Scheduler(self._passes, ends=base.ends(), decode=self._decode)
         self._changed = threading.Condition()
         self._inbox: deque[Job] = deque()
         self._draining = self._closed = False

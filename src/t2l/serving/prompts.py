@@ -82,14 +82,6 @@ def room(prompt_tokens: int, max_tokens: int | None, context: int, limit: int) -
     return wanted
 
 
-def ends(base: Base) -> set[int]:
-    """Every token that ends an answer: the tokenizer's, and those of the model."""
-    stated = getattr(base.model.generation_config, "eos_token_id", None)
-    found = {stated} if isinstance(stated, int) else set(stated or ())
-    own = base.tokenizer.eos_token_id
-    return found | ({own} if isinstance(own, int) else set())
-
-
 def _tokens(base: Base, text: str, *, special: bool) -> list[int]:
     return list(base.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 

@@ -188,14 +188,3 @@ def _and_more(paths: list[str]) -> str:
 
 def _shape_only(kind: str, shape: list[int]) -> Tensor:
     return torch.empty(shape, dtype=_HEADER_DTYPES.get(kind, torch.int8), device="meta")
-
-
-def with_base(spec: LoraSpec, base: LoraSpec) -> LoraSpec:
-    """The spec of a library that only PEFT files describe, with the depth and the groups that its base has.
-
-    Raises:
-        AdapterError: the adapters are not of the base's modules.
-    """
-    if (reason := misfit(replace(spec, rank=base.rank), base)) is not None:
-        raise AdapterError(f"The adapters are not for '{base.base_model}': {reason}.")
-    return replace(base, rank=spec.rank, alpha=spec.alpha, use_rslora=spec.use_rslora)

@@ -26,6 +26,7 @@ from t2l.errors import RecipeError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
+from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.library import Library
 from t2l.training.library_run import loop_config, open_store
 from t2l.training.loop import Report
@@ -176,20 +177,8 @@ def run_recon(
 
 
 def new_hypernetwork(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder) -> HyperNetwork:
-    """The recipe's hypernetwork at its start."""
-    wanted = recipe.hypernetwork
-    return HyperNetwork(
-        spec,
-        encoder.dim,
-        wanted.variant,
-        trunk_dim=wanted.trunk_dim,
-        head_dim=wanted.head_dim,
-        dropout=wanted.dropout,
-        head_init="linear",
-        output_gain=True,
-        output_shift=True,
-        seed=recipe.loop.seed,
-    )
+    """The recipe's hypernetwork at its start; it speaks in z-scores."""
+    return fresh_hypernetwork(recipe, spec, encoder, head_init="linear", output_gain=True, output_shift=True)
 
 
 def recon_config(recipe: Recipe) -> ReconstructionConfig:

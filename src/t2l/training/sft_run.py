@@ -23,6 +23,7 @@ from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSource, LoraSpec
 from t2l.model import TextToLora
 from t2l.storage import read_tensors, tensors_digest, write_tensors
+from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.frozen_base import load_frozen_base, shard
 from t2l.training.optimizers import muon_and_adamw
 from t2l.training.recipes import Recipe
@@ -186,17 +187,7 @@ def build_source(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder) ->
                 "recipe."
             )
         return found
-    return HyperNetwork(
-        spec,
-        encoder.dim,
-        settings.variant,
-        trunk_dim=settings.trunk_dim,
-        head_dim=settings.head_dim,
-        dropout=settings.dropout,
-        task_encoder="linear" if encoder.token_dim is None else "tokens",
-        token_dim=encoder.token_dim,
-        seed=recipe.loop.seed,
-    )
+    return fresh_hypernetwork(recipe, spec, encoder)
 
 
 def train_from_store(

@@ -22,6 +22,7 @@ from t2l.baselines.hyperdecoder import input_states
 from t2l.baselines.nearest import NearestTask
 from t2l.baselines.static import average_of
 from t2l.encoders import DescriptionEncoder
+from t2l.encoders.encoder import one_vector
 from t2l.errors import T2LError, did_you_mean
 from t2l.lora import LoraWeights
 from t2l.training.library import Library
@@ -263,13 +264,8 @@ class _Exam:
 
 def _pooled(encoder: DescriptionEncoder, texts: Sequence[str]) -> Tensor:
     """One vector a text: the encoder's own, or the mean of the states of its tokens where it gives those."""
-    token_dim = encoder.token_dim
     parts = []
     for start in range(0, len(texts), _TEXTS_AT_A_TIME):
         embedding_NE = encoder.encode(texts[start : start + _TEXTS_AT_A_TIME])
-        if token_dim is not None:
-            state_NTW = embedding_NE.unflatten(1, (-1, token_dim))
-            real_NT1 = (state_NTW != 0).any(dim=-1, keepdim=True)
-            embedding_NE = (state_NTW * real_NT1).sum(dim=1) / real_NT1.sum(dim=1).clamp_min(1)
-        parts.append(embedding_NE)
+        parts.append(one_vector(embedding_NE, encoder.token_dim))
     return torch.cat(parts)

@@ -23,7 +23,7 @@ from t2l.model import TextToLora
 from t2l.training.oracles import Sample
 from t2l.training.refinement import RefineConfig, fit_losses, fresh_adapters, refine_embeddings, tune_adapters
 from t2l.world.calibration import unseen_wordings
-from t2l.world.evaluate import RESAMPLES
+from t2l.world.evaluate import RESAMPLES, bootstrap
 from t2l.world.exact_match import Example, Query, exact_match
 from t2l.world.tasks import NEAR, MicroTask, tasks_of
 
@@ -157,10 +157,7 @@ def steps_to(looks: Sequence[int], accuracy: Sequence[float], goal: float) -> fl
 
 def _interval(values: Sequence[float], seed: int) -> list[float]:
     """Mean and 95% interval in percent, resampling tasks."""
-    rng = Random(seed)
-    means = sorted(_mean(rng.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    edges = (means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1])
-    return [round(100 * value, 2) for value in (_mean(values), *edges)]
+    return [round(value, 2) for value in bootstrap(values, seed)]
 
 
 def _gap(after: Sequence[float], before: Sequence[float], seed: int) -> list[float]:

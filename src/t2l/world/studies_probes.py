@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from t2l.bases import Base, load_base
+from t2l.deltas import delta_similarity
 from t2l.encoders import CachedEncoder, MiniLmEncoder
 from t2l.errors import T2LError
 from t2l.lora import LoraWeights
@@ -275,20 +275,6 @@ def two_ways(t2l: TextToLora, base: Base, say: Say) -> dict[str, Any]:
         "similarity": {"same": over_tasks("similarity"), "other": over_tasks("similarity_other")},
         "agreement": {"same": over_tasks("agreement"), "other": over_tasks("agreement_other")},
     }
-
-
-def delta_similarity(lora: LoraWeights) -> Tensor:
-    """Cosine similarity (N, N) of the weight changes B A, all modules of an adapter as one vector.
-
-    <B A, B' A'> is the sum over (B^T B') * (A A'^T), so no change of weights is ever made.
-    """
-    inner_NN = torch.zeros(lora.num_samples, lora.num_samples)
-    for key, a_NLRI in lora.a.items():
-        gram_a = torch.einsum("nlri,mlsi->nmlrs", a_NLRI.float(), a_NLRI.float())
-        gram_b = torch.einsum("nlor,mlos->nmlrs", lora.b[key].float(), lora.b[key].float())
-        inner_NN += (gram_a * gram_b).sum(dim=(2, 3, 4))
-    norm_N = inner_NN.diagonal().clamp_min(1e-20).sqrt()
-    return inner_NN / (norm_N[:, None] * norm_N[None])
 
 
 def spearman(pairs: Sequence[tuple[float, float]]) -> float:
