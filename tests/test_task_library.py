@@ -18,7 +18,7 @@ from t2l.adapter import Adapter
 from t2l.data.prompts import Rows
 from t2l.data.store import DataStore, TaskEntry
 from t2l.data.writer import open_writer
-from t2l.errors import BaseModelError, DataError, T2LError
+from t2l.errors import BaseModelError, DataError, T2LError, TrainingStopped
 from t2l.lora import LoraSpec
 from t2l.training.library import Library
 from t2l.training.loop import LoopConfig
@@ -134,6 +134,22 @@ train_task_library(tiny_base(), tiny_spec(), store, {str(tmp_path / "killed")!r}
     library = train_task_library(base, tiny_spec(), store, tmp_path / "killed", CONFIG, report=silent)
     assert library.names == list(SIZES)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_sigterm_saves_and_leaves(base: Any, store: DataStore, tmp_path: Path) -> None:
+    def report(done: int, steps: int, loss: float) -> None:
+        if done == 16:
+            signal.raise_signal(signal.SIGTERM)
+
+    train_task_library(base, tiny_spec(), store, tmp_path / "whole", CONFIG, report=silent)
+    with pytest.raises(TrainingStopped, match="after step 17"):
+        train_task_library(base, tiny_spec(), store, tmp_path / "stopped", CONFIG, report=report)
+    seen: list[int] = []
+    train_task_library(
+        base, tiny_spec(), store, tmp_path / "stopped", CONFIG, report=lambda done, *_: seen.append(done)
+    )
+    assert seen[0] == 6  # of the second chunk, the first one being there
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
 
 
 def test_what_does_not_belong_together_is_refused(base: Any, store: DataStore, tmp_path: Path) -> None:

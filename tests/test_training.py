@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import tiny_base, tiny_config, tokens
-from t2l.errors import OutputError, T2LError
+from t2l.errors import OutputError, T2LError, TrainingStopped
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.training import loop as loop_module
@@ -34,7 +34,9 @@ GOLDEN = TESTS / "golden" / "sft_loss.txt"
 TOY = LoopConfig(steps=11, warmup=3, decay=0.5, save_every=3, seed=5)
 
 
-def toy_run(state_path: Path, *, die_after: int = 0, sigkill: bool = False, config: LoopConfig = TOY) -> Any:
+def toy_run(
+    state_path: Path, *, die_after: int = 0, sigkill: bool = False, sigterm: bool = False, config: LoopConfig = TOY
+) -> Any:
     """Trains a small network with dropout by two optimisers; gives its losses by step and its final parameters."""
     generator = torch.Generator().manual_seed(1)
     module = nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.Dropout(0.3), nn.Linear(8, 1))
@@ -55,7 +57,9 @@ def toy_run(state_path: Path, *, die_after: int = 0, sigkill: bool = False, conf
         if done == die_after:
             if sigkill:
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise KeyboardInterrupt
+            if not sigterm:
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
 
     train(module, optimizers, loss_at, config, state_path=state_path, report=report)
     return losses, [parameter.detach().clone() for parameter in module.parameters()]
@@ -89,6 +93,14 @@ def test_a_killed_process_resumes_exactly(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
     assert_continues(toy_run(tmp_path / "state.pt"), toy_run(tmp_path / "whole.pt"), 7)
+
+
+def test_sigterm_ends_the_step_saves_and_leaves(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingStopped, match="after step 5 of 11; the same command goes on"):
+        toy_run(tmp_path / "state.pt", die_after=4, sigterm=True)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert_continues(toy_run(tmp_path / "state.pt"), toy_run(tmp_path / "whole.pt"), 6)
 
 
 def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:

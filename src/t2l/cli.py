@@ -34,7 +34,7 @@ from t2l.commands.train import recipes, train
 from t2l.commands.train_adapters import library, recon
 from t2l.commands.workbench import workbench
 from t2l.commands.world import demo, world
-from t2l.errors import T2LError
+from t2l.errors import T2LError, TrainingStopped
 
 _DEBUG = "T2L_DEBUG"
 
@@ -45,6 +45,9 @@ class Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except TrainingStopped as stop:
+            say(str(stop), "yellow")
+            raise typer.Exit(143) from stop
         except T2LError as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()

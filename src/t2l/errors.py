@@ -50,6 +50,18 @@ class DataError(T2LError):
     """Training data that cannot be found, read or used."""
 
 
+class TrainingStopped(T2LError):
+    """A training run was asked to stop (SIGTERM, Ctrl-C) and has saved its state.
+
+    Args:
+        done: steps that were made.
+        steps: of the whole run.
+    """
+
+    def __init__(self, done: int, steps: int) -> None:
+        super().__init__(f"Stopped after step {done} of {steps}; the same command goes on from there.")
+
+
 class OutputError(T2LError):
     """A result that cannot be written where it was asked for."""
 

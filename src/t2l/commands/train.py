@@ -13,7 +13,7 @@ import typer
 
 from t2l.commands.options import AsJson, Force
 from t2l.commands.terminal import print_json, results, say
-from t2l.errors import T2LError
+from t2l.errors import T2LError, TrainingStopped
 
 if TYPE_CHECKING:
     from t2l.training.run_folder import RunFolder
@@ -124,7 +124,6 @@ def _train(
     from t2l.lora import LoraSource, LoraSpec
     from t2l.training.run_folder import RunFolder
     from t2l.training.sft_run import train_from_store
-    from t2l.training.trainer import TrainingStopped
 
     def static(spec: LoraSpec) -> LoraSource:
         from t2l.baselines.static import StaticLora

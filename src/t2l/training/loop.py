@@ -7,6 +7,7 @@ the step number alone, so that nothing but this file's state is needed to go on.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2l.errors import T2LError
+from t2l.errors import T2LError, TrainingStopped
 from t2l.training.state import afresh, read_state, write_state
+from t2l.training.stopping import StopRequest, stop_requests
 
 LossAt = Callable[[int], Tensor]
 """Step number -> the loss of that step's batch, with a graph."""
@@ -77,7 +79,21 @@ def train(
     Raises:
         T2LError: the saved state is damaged or belongs to another run, or the loss is not finite.
         OutputError: the state cannot be written.
+        TrainingStopped: after SIGTERM, when the state has been saved.
     """
+    with stop_requests(signal.SIGTERM) as stop:
+        _train(module, optimizers, loss_at, config, state_path, report, stop)
+
+
+def _train(
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    loss_at: LossAt,
+    config: LoopConfig,
+    state_path: Path,
+    report: Report,
+    stop: StopRequest,
+) -> None:
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     start = _restore(state_path, module, optimizers, config)
     for step in range(start, config.steps):
@@ -97,9 +113,13 @@ def train(
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+        last = step + 1 == config.steps
+        stopping = stop.asked and not last
+        if (step + 1) % config.save_every == 0 or last or stopping:
             _save(state_path, module, optimizers, config, step + 1)
         report(step + 1, config.steps, value)
+        if stopping:
+            raise TrainingStopped(step + 1, config.steps)
 
 
 def bfloat16_is_fast() -> bool:

@@ -13,6 +13,7 @@ Level 4. Knows token ids and labels; does not know texts, or what a task is beyo
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2l.batched import apply_batched
-from t2l.errors import T2LError
+from t2l.errors import T2LError, TrainingStopped
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 from t2l.training.cross_entropy import LOGITS_AT_ONCE
 from t2l.training.library import Library
@@ -41,6 +42,7 @@ from t2l.training.sft import (
     weighted_cross_entropy,
 )
 from t2l.training.state import afresh, read_state, write_state
+from t2l.training.stopping import stop_requests
 
 Sample = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt with its answer, and the labels: -100 where nothing is predicted."""
@@ -206,6 +208,7 @@ def train_oracles(
         T2LError: two tasks share a name, a task has no validation samples, or the folder holds a library, or the
             state of a killed run, with other settings.
         OutputError: the folder cannot be written.
+        TrainingStopped: after SIGTERM, when the state has been saved.
     """
     names = [task.name for task in tasks]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -226,17 +229,21 @@ def train_oracles(
     base.requires_grad_(False)
     chunks = [missing[start : start + config.chunk] for start in range(0, len(missing), config.chunk)]
     total = len(chunks) * config.loop.steps
-    for number, chunk in enumerate(chunks):
-        done = number * config.loop.steps
-        run = _Run(base, spec, chunk, config)
-        run.restore(state_path, library)
-        while run.active:
-            loss = run.step()
-            if run.steps % config.loop.save_every == 0:
-                run.save(state_path)
-            report(done + run.steps if run.active else done + config.loop.steps, total, loss)
-        library.add(run.results())
-        state_path.unlink(missing_ok=True)
+    with stop_requests(signal.SIGTERM) as stop:
+        for number, chunk in enumerate(chunks):
+            done = number * config.loop.steps
+            run = _Run(base, spec, chunk, config)
+            run.restore(state_path, library)
+            while run.active:
+                loss = run.step()
+                stopping = stop.asked and run.active
+                if run.steps % config.loop.save_every == 0 or stopping:
+                    run.save(state_path)
+                report(done + run.steps if run.active else done + config.loop.steps, total, loss)
+                if stopping:
+                    raise TrainingStopped(done + run.steps, total)
+            library.add(run.results())
+            state_path.unlink(missing_ok=True)
     return library
 
 

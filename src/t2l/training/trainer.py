@@ -12,20 +12,20 @@ import math
 import random
 import signal
 import statistics
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from t2l.errors import CheckpointError, RecipeError, T2LError
+from t2l.errors import CheckpointError, RecipeError, T2LError, TrainingStopped
 from t2l.training.loop import LoopConfig
 from t2l.training.recipes import Recipe
 from t2l.training.run_folder import RunFolder
+from t2l.training.stopping import StopRequest, stop_requests
 from t2l.training.trackers import Progress, Trackers
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ _HISTORY = 64  # losses that a spike is measured against
 _ENOUGH = 16  # of them, before anything is called a spike
 
 Say = Callable[[str], None]
-
-
-class TrainingStopped(Exception):
-    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved its state; it can be taken up again."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +120,13 @@ class _Run:
         self.losses: list[float] = []
         self.best: tuple[float, int] | None = None
         self.failed = self.tokens = 0
-        self.asked_to_stop = False
+        self.stop = StopRequest()
 
     def go(self) -> int:
         start, steps = self._resume(), self.recipe.loop.steps
         main = self.accelerator.is_main_process
         with ExitStack() as stack:
-            stack.enter_context(self._signals())
+            self.stop = stack.enter_context(stop_requests(signal.SIGTERM, signal.SIGINT))
             trackers = None
             if main:
                 settings = self.recipe.to_dict()
@@ -153,7 +149,7 @@ class _Run:
                 if better or stop or done == steps or done % self.recipe.loop.save_every == 0:
                     self._save(done)
                 if stop and done < steps:
-                    raise TrainingStopped(f"Stopped after step {done} of {steps}; the same command goes on from there.")
+                    raise TrainingStopped(done, steps)
         return self.best[1] if self.best is not None else steps
 
     def _step(self, step: int) -> tuple[dict[str, float], bool]:
@@ -167,7 +163,7 @@ class _Run:
             _seed(self.recipe.loop.seed, step, number)
             done = self.job.learn(step, number, 1 / self.job.micro_batches)
             sums += torch.tensor([done.loss, done.samples, done.tokens, 0.0], dtype=torch.float64)
-        sums[3] = float(self.asked_to_stop)
+        sums[3] = float(self.stop.asked)
         if self.accelerator.num_processes > 1:
             sums = self._sum(sums)
             self._sum_gradients()
@@ -327,25 +323,6 @@ class _Run:
         if self.accelerator.num_processes == 1:
             return value
         return bool(self._sum(torch.tensor([float(value)]))[0])
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and the first Ctrl-C end the run after the step that is being made."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: Any) -> None:
-            if self.asked_to_stop and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.asked_to_stop = True
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _seed(seed: int, step: int, number: int) -> None:
