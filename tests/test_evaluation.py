@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmark_data import ROWS as DATA
 from benchmark_data import write_benchmarks, write_task
@@ -20,7 +25,7 @@ from t2l.encoders import DescriptionEncoder
 from t2l.errors import BaseModelError, OutputError, T2LError
 from t2l.evaluation.answers import Answers, key_of
 from t2l.evaluation.code_runner import run_program
-from t2l.evaluation.decoding import PLAIN, Decoder, Prompted, Scored
+from t2l.evaluation.decoding import PLAIN, Decoder, Prompted, Scored, cheapest_cuts
 from t2l.evaluation.paper_protocol import configs, first_choice, last_number
 from t2l.lora import LoraSpec
 
@@ -62,17 +67,8 @@ def test_scores_in_shared_batches_are_those_of_each_request_alone(base: Base) ->
     ]
     shared = Decoder(base, adapters, batch=3).scores(requests)
     for request, (score, greedy) in zip(requests, shared, strict=True):
-        ids = torch.tensor([[*request.context, *request.continuation]])
-        if request.adapter == PLAIN:
-            logits = base.model(ids).logits
-        else:
-            own = adapters[request.adapter]
-            with apply_batched(base.model, own.spec, own.weights):
-                logits = base.model(ids).logits
-        own_TV = logits[0, len(request.context) - 1 : -1].log_softmax(-1)
-        target = torch.tensor(request.continuation)
-        assert score == pytest.approx(float(own_TV.gather(1, target[:, None]).sum()), abs=1e-4)
-        assert greedy == bool((own_TV.argmax(-1) == target).all())
+        expected, best = alone(base, adapters, request)
+        assert score == pytest.approx(expected, abs=1e-4) and greedy == best
 
 
 def test_answers_in_shared_batches_are_those_of_each_request_alone(base: Base) -> None:
@@ -87,6 +83,104 @@ def test_answers_in_shared_batches_are_those_of_each_request_alone(base: Base) -
         (alone,) = base.answer([text], max_new_tokens=6, spec=given.get("spec"), weights=given.get("weights"))
         assert answer.text == alone.split("\n")[0]
     assert len({answer.text for answer in shared}) > 1
+
+
+def alone(base: Base, adapters: list[Adapter], request: Scored) -> tuple[float, bool]:
+    """The score of one request in a plain forward pass."""
+    ids = torch.tensor([[*request.context, *request.continuation]])
+    with torch.no_grad(), ExitStack() as stack:
+        if request.adapter != PLAIN:
+            own = adapters[request.adapter]
+            stack.enter_context(apply_batched(base.model, own.spec, own.weights))
+        logits = base.model(ids).logits
+    own_TV = logits[0, len(request.context) - 1 : -1].log_softmax(-1)
+    target = torch.tensor(request.continuation)
+    return float(own_TV.gather(1, target[:, None]).sum()), bool((own_TV.argmax(-1) == target).all())
+
+
+CHOICES = [
+    Scored(tuple(range(5, 8 + n)), choice, adapter)
+    for n, adapter in enumerate([0, PLAIN, 1, 1])
+    for choice in [(20,), (21, 22, 23), (24, 25), (20,)]
+]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 9, 64])
+def test_choices_after_one_context_score_as_each_alone(base: Base, batch: int) -> None:
+    adapters = adapters_of(base, 2)
+    scores = Decoder(base, adapters, batch=batch).scores(CHOICES)
+    for request, (score, greedy) in zip(CHOICES, scores, strict=True):
+        expected, best = alone(base, adapters, request)
+        assert score == pytest.approx(expected, abs=1e-4) and greedy == best
+
+
+def test_the_context_of_choices_is_read_once(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, forward = [], base.model.forward
+    monkeypatch.setattr(
+        base.model, "forward", lambda *args, **kw: read.append(kw["input_ids"].shape) or forward(*args, **kw)
+    )
+    monkeypatch.setattr("t2l.evaluation.scoring.keeps_logits", lambda model: False)
+    monkeypatch.setattr("t2l.evaluation.greedy.keeps_logits", lambda model: False)
+    Decoder(base, batch=64).scores([Scored(tuple(range(5, 45)), (20, n), PLAIN) for n in range(21, 26)])
+    assert read == [(1, 40), (5, 1)]
+
+
+def test_a_cache_of_which_no_rows_can_be_chosen_serves_all_the_same(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = adapters_of(base, 2)
+    prompts = [Prompted(tuple(range(5, 9 + n)), ("e",), 8, n % 2) for n in range(5)]
+    expected = Decoder(base, adapters).scores(CHOICES), Decoder(base, adapters).answers(prompts)
+    monkeypatch.setattr("t2l.evaluation.greedy._is_plain", lambda cache: False)
+    scores, answers = Decoder(base, adapters).scores(CHOICES), Decoder(base, adapters).answers(prompts)
+    assert [score for score, _ in scores] == pytest.approx([score for score, _ in expected[0]], abs=1e-4)
+    assert answers == expected[1]
+
+
+def test_rows_leave_a_batch_when_they_have_ended(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapters = adapters_of(base, 4)
+    prompts = [tuple(range(5 + n, 9 + 2 * n)) for n in range(8)]
+    free = Decoder(base, adapters).answers([Prompted(p, (), 12, n % 4) for n, p in enumerate(prompts)])
+    early = Counter(letter for answer in free for letter in set(answer.text[:6]))
+    ((letter, count),) = early.most_common(1)
+    asked = [Prompted(p, (letter,), 12, n % 4) for n, p in enumerate(prompts)]
+    rows, forward = [], base.model.forward
+    monkeypatch.setattr(
+        base.model, "forward", lambda *args, **kw: rows.append(len(kw["input_ids"])) or forward(*args, **kw)
+    )
+    monkeypatch.setattr("t2l.evaluation.greedy.keeps_logits", lambda model: False)
+    found = Decoder(base, adapters).answers(asked)
+    for one, whole, request in zip(found, free, asked, strict=True):
+        assert one.text == whole.text.split(request.until[0])[0]
+    assert count >= 3 and rows[0] == 8 and rows == sorted(rows, reverse=True) and rows[-1] <= 8 - count
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=9),
+    st.integers(0, 100),
+    st.integers(1, 5),
+    st.integers(1, 200),
+)
+def test_batches_are_cut_where_it_costs_least(lengths: list[int], cost: int, most: int, tokens: int) -> None:
+    lengths = sorted(lengths, reverse=True)
+
+    def price(sizes: Sequence[int]) -> float:
+        total, start = 0.0, 0
+        for size in sizes:
+            if size > most or (size > 1 and size * lengths[start] > tokens):
+                return float("inf")
+            total, start = total + cost + size * lengths[start], start + size
+        return total
+
+    def every(left: int) -> Iterator[list[int]]:
+        if left == 0:
+            yield []
+        for size in range(1, left + 1):
+            yield from ([size, *rest] for rest in every(left - size))
+
+    sizes = cheapest_cuts(lengths, cost, most, tokens)
+    assert sum(sizes) == len(lengths)
+    assert price(sizes) == min(map(price, every(len(lengths))))
 
 
 def test_an_endless_answer_is_bounded_and_said_to_be_cut(base: Base) -> None:

@@ -9,23 +9,26 @@ no benchmark, no harness and no file.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from t2l.adapter import Adapter
-from t2l.bases import Base, quiet
+from t2l.bases import Base
 from t2l.batched import apply_batched
 from t2l.errors import T2LError
+from t2l.evaluation.greedy import Under, greedy_tokens, positions
+from t2l.evaluation.scoring import Score, choice_scores, whole_scores
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 
 PLAIN = -1
 """In place of an adapter's number: the base as it is."""
+_PASS_TOKENS = {"cpu": 48, "cuda": 1024}
+"""What a pass costs besides its tokens, in tokens: below about so many, the machine waits for weights or for Python."""
+_USUAL_ANSWER = 16  # tokens
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,6 @@ class Decoder:
         self.base, self.model, self.adapters = base, base.model, list(adapters)
         self.source, self.batch, self.batch_tokens = source, batch, batch_tokens
         self._kind = [_shape_of(adapter.spec) for adapter in self.adapters]
-        self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     @property
     def window(self) -> int | None:
@@ -97,8 +99,8 @@ class Decoder:
     def scores(
         self,
         requests: Sequence[Scored],
-        done: Callable[[int, tuple[float, bool]], None] = lambda number, result: None,
-    ) -> list[tuple[float, bool]]:
+        done: Callable[[int, Score], None] = lambda number, result: None,
+    ) -> list[Score]:
         """For each request the log-probability of its continuation, and whether greedy decoding gives it.
 
         A context that is too long loses its beginning, as in lm-evaluation-harness.
@@ -114,24 +116,51 @@ class Decoder:
         longest = max((len(request.continuation) for request in requests), default=0)
         if self.window is not None and longest >= self.window:
             raise T2LError(f"A continuation has {longest} tokens; '{self.base.name}' has room for {self.window}.")
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        rows = [list(request.context + request.continuation)[-(self.window or 1 << 30) :] for request in requests]
-        for numbers in self._batches([len(row) for row in rows], [request.adapter for request in requests]):
-            part = [requests[number] for number in numbers]
-            ids_ST, mask_ST = self.base.padded([rows[number] for number in numbers])
-            longest = max(len(request.continuation) for request in part)
-            last_S = [-1 - len(request.continuation) for request in part]
-            with self._adapted([request.adapter for request in part], ids_ST, mask_ST, last_S):
-                logits_STV = self._logits(ids_ST, mask_ST, longest + 1)[:, -longest - 1 : -1].float()
-            log_STV = logits_STV.log_softmax(dim=-1)
-            for row, (number, request) in enumerate(zip(numbers, part, strict=True)):
-                length = len(request.continuation)
-                target_T = torch.tensor(request.continuation, device=log_STV.device)
-                own_TV = log_STV[row, -length:]
-                greedy = bool((own_TV.argmax(dim=-1) == target_T).all())
-                found[number] = (float(own_TV.gather(1, target_T[:, None]).sum()), greedy)
-                done(number, found[number])
+        found: list[Score] = [(0.0, False)] * len(requests)
+        questions: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for number, request in enumerate(requests):
+            questions.setdefault((request.adapter, request.context), []).append(number)
+        single, several = [], []
+        for (_, context), numbers in questions.items():
+            longest = max(len(requests[number].continuation) for number in numbers)
+            fits = self.window is None or len(context) + longest <= self.window
+            several.append(numbers) if len(numbers) > 1 and fits else single.extend([number] for number in numbers)
+        for group, score in ((several, self._choices), (single, self._whole)):
+            for numbers, scores in score(group, requests):
+                for number, own in zip(numbers, scores, strict=True):
+                    found[number] = own
+                    done(number, own)
         return found
+
+    def _whole(self, group: Sequence[list[int]], requests: Sequence[Scored]) -> Iterator[tuple[list[int], list[Score]]]:
+        """Numbers of requests with their scores, batch by batch: context and continuation in one pass."""
+        flat = [number for numbers in group for number in numbers]
+        tails = [requests[number].continuation for number in flat]
+        contexts = [
+            requests[number].context[-(self.window - len(tail) if self.window else 1 << 30) :]
+            for number, tail in zip(flat, tails, strict=True)
+        ]
+        lengths = [len(one) + len(other) for one, other in zip(contexts, tails, strict=True)]
+        for places in self._batches(lengths, [requests[number].adapter for number in flat]):
+            some, own = [contexts[place] for place in places], [tails[place] for place in places]
+            under = self._given([requests[flat[place]].adapter for place in places], some)
+            yield [flat[place] for place in places], whole_scores(self.base, some, own, under)
+
+    def _choices(
+        self, group: Sequence[list[int]], requests: Sequence[Scored]
+    ) -> Iterator[tuple[list[int], list[Score]]]:
+        """As `_whole`, for numbers of requests that share a context, which is read once."""
+        firsts = [requests[numbers[0]] for numbers in group]
+        most = max(map(len, group), default=1)
+        for places in self._batches([len(one.context) for one in firsts], [one.adapter for one in firsts], 2, most):
+            contexts = [firsts[place].context for place in places]
+            choices = [[requests[number].continuation for number in group[place]] for place in places]
+            under = self._given([firsts[place].adapter for place in places], contexts)
+            scores = choice_scores(self.base, contexts, choices, under)
+            if scores is None:
+                yield from self._whole([group[place] for place in places], requests)
+                continue
+            yield [n for place in places for n in group[place]], [one for some in scores for one in some]
 
     @torch.inference_mode()
     def answers(
@@ -154,7 +183,9 @@ class Decoder:
         kinds = [(request.adapter, most, request.until) for request, most in zip(requests, room, strict=True)]
         for bound in dict.fromkeys((most, until) for _, most, until in kinds):
             same = [number for number, kind in enumerate(kinds) if kind[1:] == bound]
-            for places in self._batches([len(rows[n]) for n in same], [requests[n].adapter for n in same]):
+            for places in self._batches(
+                [len(rows[n]) for n in same], [requests[n].adapter for n in same], min(bound[0], _USUAL_ANSWER)
+            ):
                 numbers = [same[place] for place in places]
                 made = self._generate([rows[n] for n in numbers], [requests[n].adapter for n in numbers], *bound)
                 for number, answer in zip(numbers, made, strict=True):
@@ -170,14 +201,18 @@ class Decoder:
         return min(request.max_new_tokens, self.window // 2) if self.window else request.max_new_tokens
 
     def _generate(self, rows: list[list[int]], adapters: list[int], most: int, until: tuple[str, ...]) -> list[Answer]:
-        from transformers import StoppingCriteriaList
-
         ids_ST, mask_ST = self.base.padded(rows)
-        ends, width = self.base.ends(), ids_ST.shape[1]
-        stopped = StoppingCriteriaList([_Until(self.base.tokenizer, until, width)] if until else [])  # pyright: ignore
-        with self._adapted(adapters, ids_ST, mask_ST, [-1] * len(rows)), quiet():
-            out_ST = self.base.greedy(ids_ST, mask_ST, most, stopping_criteria=stopped)
-        return [self._answer(row, ends, until, most) for row in out_ST[:, width:].tolist()]
+        tail = max(map(len, until), default=0) + 8  # tokens: a token has at least a byte, nearly always
+
+        def ended(row: int, tokens: Sequence[int]) -> bool:
+            if not until:
+                return False
+            text = self.base.tokenizer.decode(list(tokens[-tail:]), skip_special_tokens=True)
+            return any(one in text for one in until)
+
+        found = greedy_tokens(self.base, ids_ST, mask_ST, most, under=self._given(adapters, rows), ended=ended)
+        ends = self.base.ends()
+        return [self._answer(tokens, ends, until, most) for tokens in found]
 
     def _answer(self, tokens: list[int], ends: set[int], until: tuple[str, ...], most: int) -> Answer:
         stop = next((place for place, token in enumerate(tokens) if token in ends), None)
@@ -187,59 +222,77 @@ class Decoder:
             return Answer(text[:cut], False)
         return Answer(text, stop is None and len(tokens) >= most)
 
-    def _logits(self, ids_ST: Tensor, mask_ST: Tensor, last: int) -> Tensor:
-        """Logits of the last positions at least."""
-        position_ST = (mask_ST.cumsum(dim=1) - 1).clamp_min(0)
-        given: dict[str, Any] = {"logits_to_keep": last} if self._keeps else {}
-        return self.model(
-            input_ids=ids_ST, attention_mask=mask_ST, position_ids=position_ST, use_cache=False, **given
-        ).logits
+    def _given(self, adapters: Sequence[int], prompts: Sequence[Sequence[int]]) -> Under:
+        """In which context rows of a batch are computed: row i has the adapter ``adapters[i]``.
 
-    def _adapted(self, adapters: Sequence[int], ids_ST: Tensor, mask_ST: Tensor, last_S: Sequence[int]) -> Any:
-        """The context in which sample i of the batch has the adapter ``adapters[i]``; its prompt ends at last_S[i]."""
+        Args:
+            prompts: of the rows, for a hyperdecoder.
+        """
         used = sorted(set(adapters) - {PLAIN})
-        if not used and self.source is not None:
-            position_ST = (mask_ST.cumsum(dim=1) - 1).clamp_min(0)
+        if used:
+            spec = self.adapters[used[0]].spec
+            weights = LoraWeights.cat([self.adapters[adapter].weights for adapter in used])
+            place = {adapter: row for row, adapter in enumerate(used)} | {PLAIN: PLAIN}
+            index = [place[one] for one in adapters]
+        elif self.source is not None:
+            ids_ST, mask_ST = self.base.padded([list(prompt) for prompt in prompts])
             hidden_STW = self.model.base_model(
-                input_ids=ids_ST, attention_mask=mask_ST, position_ids=position_ST
+                input_ids=ids_ST, attention_mask=mask_ST, position_ids=positions(mask_ST)
             ).last_hidden_state
-            state_SW = hidden_STW[torch.arange(len(last_S), device=hidden_STW.device), torch.tensor(last_S)]
-            return apply_batched(self.model, self.source.spec, self.source(state_SW.float()))
-        if not used:
-            return nullcontext()
-        place = {adapter: row for row, adapter in enumerate(used)} | {PLAIN: PLAIN}
-        weights = LoraWeights.cat([self.adapters[adapter].weights for adapter in used])
+            spec, weights = self.source.spec, self.source(hidden_STW[:, -1].float())
+            index = list(range(len(adapters)))
+        else:
+            return lambda rows: nullcontext()
         weights = weights.to(self.model.device)  # once a batch, not once a token
-        return apply_batched(self.model, self.adapters[used[0]].spec, weights, [place[one] for one in adapters])
+        return lambda rows: apply_batched(self.model, spec, weights, [index[row] for row in rows])
 
-    def _batches(self, lengths: Sequence[int], adapters: Sequence[int]) -> Iterator[list[int]]:
-        """Numbers of requests that share a pass: the longest first, equal adapters side by side, one shape a pass."""
+    def _batches(
+        self, lengths: Sequence[int], adapters: Sequence[int], steps: int = 1, rows: int = 1
+    ) -> Iterator[list[int]]:
+        """Numbers of requests that share a pass: the longest first, equal adapters side by side, one shape a pass.
+
+        Args:
+            steps: how many passes each batch takes, about.
+            rows: how many rows each of them becomes, at most.
+        """
         shapes: dict[Any, list[int]] = {}
         for number, adapter in enumerate(adapters):
             shapes.setdefault(None if adapter == PLAIN else self._kind[adapter], []).append(number)
         plain = shapes.pop(None, [])
         first = next(iter(shapes), None)
         shapes[first] = [*shapes.get(first, []), *plain]  # a request without an adapter fits any batch
+        most = max(1, self.batch // rows)
+        cost = steps * _PASS_TOKENS.get(self.model.device.type, _PASS_TOKENS["cuda"])
         for numbers in shapes.values():
             order = sorted(numbers, key=lambda n: (-lengths[n], adapters[n]))
+            sizes = cheapest_cuts([lengths[n] for n in order], cost, most, self.batch_tokens // rows)
             start = 0
-            while start < len(order):
-                size = max(1, min(self.batch, self.batch_tokens // max(1, lengths[order[start]])))
+            for size in sizes:
                 yield sorted(order[start : start + size], key=lambda n: adapters[n])
                 start += size
 
 
-class _Until:
-    """Transformers' stopping criterion: a row is done when its text holds one of the given ones."""
+def cheapest_cuts(lengths: Sequence[int], pass_cost: int, most: int, most_tokens: int) -> list[int]:
+    """Sizes of batches, in order, whose padded tokens and passes cost least together.
 
-    def __init__(self, tokenizer: Any, until: tuple[str, ...], width: int) -> None:
-        self.tokenizer, self.until, self.width = tokenizer, until, width
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        tail = max(len(text) for text in self.until) + 8  # tokens: a token has at least a byte, nearly always
-        texts = self.tokenizer.batch_decode(input_ids[:, self.width :][:, -tail:], skip_special_tokens=True)
-        done = [any(one in text for one in self.until) for text in texts]
-        return torch.tensor(done, device=input_ids.device)
+    Args:
+        lengths: of the requests, falling; a batch is padded to its first.
+        pass_cost: of a batch, in tokens.
+        most: requests in a batch.
+        most_tokens: tokens in a batch, padding included; a single request may have more.
+    """
+    best = [0] * (len(lengths) + 1)  # of the requests from here on
+    taken = [0] * len(lengths)
+    for start in reversed(range(len(lengths))):
+        room = max(1, min(most, len(lengths) - start, most_tokens // max(1, lengths[start])))
+        best[start], taken[start] = min(
+            (pass_cost + size * lengths[start] + best[start + size], -size) for size in range(1, room + 1)
+        )
+    sizes, start = [], 0
+    while start < len(lengths):
+        sizes.append(-taken[start])
+        start -= taken[start]
+    return sizes
 
 
 def _shape_of(spec: LoraSpec) -> Any:
