@@ -5,23 +5,82 @@ names the task must then be visible in the input itself.
 
 Axis letters: S samples, T tokens, W hidden width of the base.
 
-Level 5. The source is a plain `t2l.hypernet.HyperNetwork` with E = W; this file gives it its conditions and its loss.
-It does not know tasks, texts or files.
+Level 5. The source is a plain `t2l.hypernet.HyperNetwork` with E = W; this file gives it its conditions, its loss and
+its folder: ``config.json`` (structure, settings) and ``model.safetensors``. It does not know tasks or texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from t2l.errors import T2LError
-from t2l.lora import LoraSource
+from t2l.errors import CheckpointError, T2LError
+from t2l.heads import Variant
+from t2l.hypernet import HyperNetwork
+from t2l.lora import LoraSource, LoraSpec
+from t2l.storage import new_folder, read_json, read_tensors, write_json, write_tensors
 from t2l.training.sft import IGNORED, Batch, SftConfig, sft_loss
 from t2l.training.standardization import Standardization
+
+CONFIG_FILE, TENSOR_FILE = "config.json", "model.safetensors"
+
+
+def new_hyperdecoder(
+    spec: LoraSpec, width: int, variant: Variant, *, trunk_dim: int, head_dim: int, dropout: float = 0.05, seed: int = 0
+) -> HyperNetwork:
+    """One that has learned nothing: it gives adapters that change nothing.
+
+    Args:
+        width: W of the base.
+    """
+    return HyperNetwork(spec, width, variant, trunk_dim=trunk_dim, head_dim=head_dim, dropout=dropout, seed=seed)
+
+
+def save_hyperdecoder(
+    source: HyperNetwork, folder: str | Path, settings: Mapping[str, Any], *, force: bool = False
+) -> Path:
+    """Writes it as a folder, whole or not at all.
+
+    Args:
+        settings: how it was trained, as plain JSON values.
+
+    Raises:
+        OutputError: the folder exists (and ``force`` is not set) or cannot be written.
+    """
+    with new_folder(folder, marker=CONFIG_FILE, force=force) as inside:
+        write_tensors(inside / TENSOR_FILE, source.state_dict())
+        write_json(inside / CONFIG_FILE, {"structure": source.to_config(), "settings": dict(settings)})
+    return Path(folder)
+
+
+def load_hyperdecoder(folder: str | Path, settings: Mapping[str, Any] | None = None) -> HyperNetwork:
+    """The hyperdecoder of a folder, frozen.
+
+    Args:
+        settings: it must have been trained with these; any by default.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        T2LError: it was trained with other settings.
+    """
+    folder = Path(folder).expanduser()
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"'{folder}' holds no hyperdecoder.", "Train one: t2l train hyperdecoder RECIPE")
+    config = read_json(folder / CONFIG_FILE, CheckpointError)
+    if not isinstance(config.get("structure"), dict):
+        raise CheckpointError(f"'{folder}' is no hyperdecoder.", "Train one: t2l train hyperdecoder RECIPE")
+    if settings is not None and config.get("settings") != dict(settings):
+        raise T2LError(
+            f"The hyperdecoder in '{folder}' was made with {config.get('settings')}, not {dict(settings)}.",
+            "Use the same settings, or delete the folder to train another.",
+        )
+    tensors = read_tensors(folder / TENSOR_FILE, CheckpointError)
+    return HyperNetwork.from_tensors(config["structure"], tensors, source=folder).eval().requires_grad_(False)
 
 
 @torch.no_grad()

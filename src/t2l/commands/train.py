@@ -16,6 +16,7 @@ from t2l.commands.terminal import print_json, results, say
 from t2l.errors import T2LError, TrainingStopped
 
 if TYPE_CHECKING:
+    from t2l.training.recipes import Recipe
     from t2l.training.run_folder import RunFolder
 
 train = typer.Typer(
@@ -125,11 +126,30 @@ def _train(
     from t2l.training.run_folder import RunFolder
     from t2l.training.sft_run import train_from_store
 
-    def static(spec: LoraSpec) -> LoraSource:
-        from t2l.baselines.static import StaticLora
+    def rival(spec: LoraSpec) -> LoraSource:
+        """What reads no description."""
+        if what == "lora":
+            from t2l.baselines.static import StaticLora
 
-        return StaticLora(spec, seed=recipe.loop.seed)
+            return StaticLora(spec, seed=recipe.loop.seed)
+        from t2l.baselines.hyperdecoder import new_hyperdecoder
+        from t2l.bases import base_config
 
+        wanted = recipe.hypernetwork
+        width = base_config(recipe.base.model, revision=recipe.base.revision).get_text_config().hidden_size
+        return new_hyperdecoder(
+            spec,
+            int(width),
+            wanted.variant,
+            trunk_dim=wanted.trunk_dim,
+            head_dim=wanted.head_dim,
+            dropout=wanted.dropout,
+            seed=recipe.loop.seed,
+        )
+
+    read = None
+    if what == "hyperdecoder":
+        from t2l.baselines.hyperdecoder import input_states as read
     accelerator = Accelerator(cpu=cpu)
     folder = RunFolder(out or Path("runs") / Path(name).stem)
     main = accelerator.is_main_process
@@ -140,7 +160,8 @@ def _train(
                 folder,
                 accelerator,
                 say=lambda text: say(text),
-                make_source=static if what == "lora" else None,
+                make_source=None if what == "sft" else rival,
+                read=read,
                 accept_changes=accept_changes,
                 what=what,
             )
@@ -149,7 +170,7 @@ def _train(
                 say(str(stop), "yellow")
             raise typer.Exit(143) from stop
         if main:
-            result = _save(trained, folder, recipe.base.model)
+            result = _save(trained, folder, recipe)
             if as_json:
                 print_json({"run": str(folder.folder), "result": str(result)})
             else:
@@ -163,21 +184,27 @@ def _train(
 for _what, _said in (
     ("sft", "Train a hypernetwork end to end, through the frozen base, on a data store."),
     ("lora", "Train one LoRA by the same loop: of all tasks, or of those that data.tasks names."),
+    ("hyperdecoder", "Train a rival by the same loop: a hypernetwork that reads the prompt, not a description."),
 ):
     train.command(_what, help=_said)(_train)
 
 
-def _save(trained: object, folder: RunFolder, base_model: str) -> Path:
-    """The checkpoint that ``t2l generate`` reads, or the adapter's folder."""
+def _save(trained: object, folder: RunFolder, recipe: Recipe) -> Path:
+    """The checkpoint that ``t2l generate`` reads, the adapter's folder, or that of the hyperdecoder."""
     from t2l.adapter import adapters_from_weights
+    from t2l.baselines.hyperdecoder import save_hyperdecoder
     from t2l.baselines.static import StaticLora
+    from t2l.hypernet import HyperNetwork
     from t2l.model import TextToLora
 
     if isinstance(trained, TextToLora):
         return trained.save_pretrained(folder.result, force=True)
+    if isinstance(trained, HyperNetwork):
+        settings = {"trained_by": "t2l train hyperdecoder", "recipe": recipe.to_dict()}
+        return save_hyperdecoder(trained, folder.folder / "hyperdecoder", settings, force=True)
     assert isinstance(trained, StaticLora)
     place = folder.folder / "adapter"
-    provenance = {"trained_by": "t2l train lora", "base_model": base_model}
+    provenance = {"trained_by": "t2l train lora", "base_model": recipe.base.model}
     weights = trained.weights().detach().map(lambda tensor: tensor.clone())
     adapters_from_weights(trained.spec, weights, [provenance])[0].save(place, force=True)
     return place

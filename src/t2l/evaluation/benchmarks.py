@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from t2l.data.benchmarks import BENCHMARKS
+from t2l.data.descriptions import read_description_files
 from t2l.encoders.cache import default_cache_folder
 from t2l.errors import T2LError, did_you_mean
 from t2l.evaluation.paper_protocol import code_config, configs
@@ -283,11 +284,16 @@ def _own_task(folder: Path, wordings: Mapping[str, Wording] | None) -> Evaluatio
 def read_wordings(file: Path) -> dict[str, Wording]:
     """Descriptions by task from a YAML file: ``matched: {TASK: [...]}``, and ``paraphrase`` in the same way.
 
+    JSON Lines are read as ``t2l data prepare`` reads them: ``name``, ``descriptions``, ``evaluation_descriptions``.
+
     Raises:
         T2LError: it cannot be read or has another form.
     """
     import yaml
 
+    if file.suffix == ".jsonl":
+        sets = read_description_files([file]).sets
+        return {one.name: Wording(one.name, one.descriptions, one.evaluation) for one in sets}
     try:
         texts = yaml.safe_load(file.read_text(encoding="utf-8"))
         matched = {str(name): tuple(map(str, some)) for name, some in texts["matched"].items()}

@@ -1,9 +1,10 @@
 """Does the description do the work? Conditions compared item by item, with paired intervals and a verdict in words.
 
 Level 5. Every condition answers the same items, so differences are paired: per task a bootstrap resamples items, pooled
-it resamples tasks (each task counts the same), and items within them where there are few tasks. Only then is "the
-adapter helps" told apart from "the description helps" (LANDSCAPE of this project, section 0). This file knows items
-and their scores; it knows no model.
+it resamples tasks (each task counts the same), and items within each drawn task. That is rather too wide than too
+narrow: what items add by chance is in the spread of the tasks already. Only then is "the adapter helps" told apart from
+"the description helps" (LANDSCAPE of this project, section 0). This file knows items and their scores; it knows no
+model.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _NAMES = {
 }
 _TELLING = ("static", "multi-task", "other-task")
 """Conditions that give an adapter all the same: only a lead over all of these that were measured passes the gate."""
+LEAST_ITEMS = 30
+"""Fewer paired items than these neither pass nor fail the gate: resampled, a handful of lucky answers looks certain."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +86,22 @@ def scores_of(items: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[in
 
 
 def pooled(tasks: Sequence[Sequence[float]], seed: int = 0) -> Interval:
-    """Mean over tasks of the mean over their items, in percent; resamples tasks, then items within each."""
+    """Mean over tasks of the mean over their items, in percent; resamples tasks, then items within each.
+
+    A task that is drawn twice has its items drawn twice.
+    """
     rng = np.random.default_rng(seed)
     arrays = [np.asarray(values, dtype=float) for values in tasks]
-    drawn = np.empty(RESAMPLES)
-    means = np.stack([_resampled(values, rng) for values in arrays])  # (tasks, RESAMPLES)
-    for number in range(RESAMPLES):
-        chosen = rng.integers(0, len(arrays), len(arrays)) if len(arrays) > 1 else np.zeros(1, dtype=int)
-        drawn[number] = means[chosen, number].mean()
-    return _interval(float(np.mean([values.mean() for values in arrays])), drawn)
+    share = np.full(len(arrays), 1 / len(arrays))
+    times = rng.multinomial(len(arrays), share, size=RESAMPLES)  # (RESAMPLES, tasks)
+    drawn = sum((_resampled(values, rng, times[:, place]) for place, values in enumerate(arrays)), np.zeros(RESAMPLES))
+    return _interval(float(np.mean([values.mean() for values in arrays])), drawn / len(arrays))
 
 
 def single(values: Sequence[float], seed: int = 0) -> Interval:
     """Mean over items, in percent; resamples items."""
     array = np.asarray(values, dtype=float)
-    return _interval(float(array.mean()), _resampled(array, np.random.default_rng(seed)))
+    return _interval(float(array.mean()), _resampled(array, np.random.default_rng(seed), np.ones(RESAMPLES, dtype=int)))
 
 
 def accuracies(items: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[str, Interval]]:
@@ -128,7 +132,11 @@ def compared(
 
 
 def gate_of(items: Sequence[Mapping[str, Any]], seed: int = 0, first: str = "matched") -> Gate:
-    """Accuracies, paired comparisons of ``first`` with every other condition, and the verdict."""
+    """Accuracies, paired comparisons of ``first`` with every other condition, and the verdict.
+
+    The gate is passed or not only where ``first`` is "matched" and an adapter for all tasks as well as another task's
+    description were measured, on `LEAST_ITEMS` items or more; otherwise ``passed`` is None.
+    """
     comparisons: list[Comparison] = []
     overall: dict[str, Comparison] = {}
     measured = list(dict.fromkeys(item["row"] for item in items))
@@ -138,27 +146,34 @@ def gate_of(items: Sequence[Mapping[str, Any]], seed: int = 0, first: str = "mat
             each, together = found
             overall[other] = together
             comparisons += [together, *each.values()]
-    return Gate(accuracies(items, seed), tuple(comparisons), *_verdict(overall))
+    lines = [_line(other, comparison) for other, comparison in overall.items()]
+    last, passed = _verdict(overall) if first == "matched" else ("", None)
+    verdict = (*lines, last) if last else tuple(lines)
+    return Gate(accuracies(items, seed), tuple(comparisons), verdict, passed)
 
 
-def _verdict(overall: Mapping[str, Comparison]) -> tuple[tuple[str, ...], bool | None]:
-    lines = []
-    for other, comparison in overall.items():
-        subject = "The description" if other in AGAINST and other != "base" else "The adapter from the description"
-        lines.append(f"{subject} {_in_words(comparison.difference, other)}")
+def _line(other: str, comparison: Comparison) -> str:
+    subject = "The description" if other in AGAINST and other != "base" else "The adapter from the description"
+    return f"{subject} {_in_words(comparison.difference, other)}"
+
+
+def _verdict(overall: Mapping[str, Comparison]) -> tuple[str, bool | None]:
+    """The last line, and whether the gate is passed."""
     telling = [overall[other] for other in _TELLING if other in overall]
-    if not telling:
-        return tuple(lines), None
-    passed = all(one.difference.low > 0 for one in telling)
-    if passed:
-        lines.append("The gate is passed: the description does the work.")
-    elif any(one.difference.high < 0 for one in telling):
-        lines.append("The gate is not passed: the right description does worse than none.")
-    else:
-        lines.append(
-            "The gate is not passed: what the adapter gives cannot be told apart from a description's absence."
-        )
-    return tuple(lines), passed
+    if "other-task" not in overall or len(telling) < 2:
+        lacking = "another task's description" if "other-task" not in overall else "an adapter for all tasks"
+        return f"The gate is open: {lacking} was not measured.", None
+    items = min(one.items for one in telling)
+    if items < LEAST_ITEMS:
+        return f"The gate is open: {items} items are too few to judge by, {LEAST_ITEMS} are the least.", None
+    if all(one.difference.low > 0 for one in telling):
+        return "The gate is passed: the description does the work.", True
+    if any(one.difference.high < 0 for one in telling):
+        return "The gate is not passed: the right description does worse than none.", False
+    return (
+        "The gate is not passed: what the adapter gives cannot be told apart from a description's absence.",
+        False,
+    )
 
 
 def _in_words(gap: Interval, other: str) -> str:
@@ -176,12 +191,10 @@ def _name(row: str) -> str:
     return _NAMES.get(row, f"{row.removesuffix('-shot')} examples in the prompt" if row.endswith("-shot") else row)
 
 
-def _resampled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means of resamples of one list."""
-    if len(values) == 0:
-        return np.zeros(RESAMPLES)
+def _resampled(values: np.ndarray, rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
+    """Sums of the means of so many resamples of one list, each of its length: (RESAMPLES,)."""
     unique, counts = np.unique(values, return_counts=True)  # a draw of items is a draw of how often each value comes
-    drawn = rng.multinomial(len(values), counts / len(values), size=RESAMPLES)
+    drawn = rng.multinomial(len(values) * times, counts / len(values))  # (RESAMPLES, unique values)
     return drawn @ unique / len(values)
 
 

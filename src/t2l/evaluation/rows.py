@@ -16,6 +16,7 @@ import torch
 from t2l.adapter import Adapter
 from t2l.baselines.nearest import NearestTask
 from t2l.baselines.static import average_of
+from t2l.encoders.encoder import one_vector
 from t2l.errors import T2LError, did_you_mean
 from t2l.evaluation.decoding import PLAIN
 from t2l.evaluation.wording import GATE, Wording, texts_for
@@ -47,6 +48,7 @@ NEEDS = {
     "task-specific": "--task-adapters",
 }
 """Row -> the option that brings what it needs."""
+_TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,29 @@ class Bench:
         place = self._add(adapter)
         self.variants += [Variant(row, task.name, adapter=place) for task in self.tasks]
 
+    def foreign(self, library: Any) -> list[str]:
+        """The library's adapters that were not trained on a task of this run: the others would know the answers.
+
+        Raises:
+            T2LError: there is none.
+        """
+        own = {task.name for task in self.tasks}
+        names = [name for name in library.names if name not in own]
+        if not names:
+            raise T2LError(
+                f"All {len(library)} adapters of the library are of tasks that are measured, so it knows the answers.",
+                "Give adapters of other tasks with --library; those of the tasks themselves go to --task-adapters.",
+            )
+        return names
+
     def average(self, library: Any) -> None:
-        """The mean of a `t2l.training.library.Library`'s adapters."""
-        self.static(Adapter(library.spec, average_of(library).weights()), "average")
+        """The mean of a `t2l.training.library.Library`'s adapters, those of the run's own tasks aside."""
+        self.static(Adapter(library.spec, average_of(library, self.foreign(library)).weights()), "average")
 
     def nearest(self, library: Any, t2l: TextToLora, texts: dict[str, Sequence[str]]) -> None:
         """The library's adapter whose description is nearest to the task's, by the checkpoint's encoder.
+
+        Adapters of the run's own tasks are not among those that are searched.
 
         Args:
             texts: adapter name -> its task's descriptions.
@@ -129,17 +148,17 @@ class Bench:
         Raises:
             T2LError: no adapter of the library has a description.
         """
-        names = [name for name in library.names for _ in texts.get(name, ())]
-        if not names:
+        known = [(name, text) for name in self.foreign(library) for text in texts.get(name, ())]
+        if not known:
             raise T2LError(
                 "No adapter of the library has a description, so none is nearest.",
-                "Give them: --descriptions FILE.yaml with matched: {ADAPTER: [TEXT, ...]}",
+                "Give them: --descriptions FILE, YAML with matched: {ADAPTER: [TEXT, ...]} or the JSON Lines of "
+                "t2l data prepare",
             )
-        known = t2l.encoder.encode([text for name in library.names for text in texts.get(name, ())])
-        source = NearestTask(library, names, known)
+        source = NearestTask(library, [name for name, _ in known], _vectors(t2l, [text for _, text in known]))
         for task in self.tasks:
             some = self._texts("matched", task)
-            for number, (text, name) in enumerate(zip(some, source.nearest(t2l.encoder.encode(some)), strict=True)):
+            for number, (text, name) in enumerate(zip(some, source.nearest(_vectors(t2l, some)), strict=True)):
                 key = f"library: {name}"
                 if key not in self._place:
                     self._place[key] = self._add(library.adapter(name))
@@ -155,11 +174,10 @@ class Bench:
             place = self._add(library.adapter(task.name))
             self.variants.append(Variant("task-specific", task.name, adapter=place))
 
-    def gate(self, t2l: TextToLora, static: Adapter | None = None) -> list[str]:
+    def gate(self, t2l: TextToLora) -> list[str]:
         """Every condition of the description gate, and the base; returns the conditions left out and why.
 
-        Args:
-            static: one adapter for all tasks; by default the mean of the A and B that the matched descriptions give.
+        The static adapter is the mean of the A and of the B that the matched descriptions give.
         """
         self.base()
         left_out = []
@@ -170,9 +188,7 @@ class Bench:
                 self.described(t2l, condition, row=condition)
             except T2LError as problem:
                 left_out.append(f"{condition}: {problem.message}")
-        if static is None:
-            static = mean_adapter([self.adapters[v.adapter] for v in self.variants if v.row == "matched"])
-        self.static(static, "static")
+        self.static(mean_adapter([self.adapters[v.adapter] for v in self.variants if v.row == "matched"]), "static")
         return left_out
 
     def _texts(self, condition: str, task: EvaluationTask) -> list[str]:
@@ -183,6 +199,12 @@ class Bench:
     def _add(self, adapter: Adapter) -> int:
         self.adapters.append(adapter)
         return len(self.adapters) - 1
+
+
+def _vectors(t2l: TextToLora, texts: Sequence[str]) -> torch.Tensor:
+    """(N, W), one vector a text; the mean over tokens where the encoder gives their states."""
+    parts = [t2l.encoder.encode(list(texts[at : at + _TEXTS_AT_ONCE])) for at in range(0, len(texts), _TEXTS_AT_ONCE)]
+    return torch.cat([one_vector(part, t2l.encoder.token_dim) for part in parts])
 
 
 def mean_adapter(adapters: Sequence[Adapter]) -> Adapter:

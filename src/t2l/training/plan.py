@@ -13,6 +13,7 @@ import torch
 
 from t2l.bases import base_config
 from t2l.encoders import encoder_from_config
+from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.training.cross_entropy import LOGITS_AT_ONCE
 from t2l.training.recipes import Recipe
@@ -82,7 +83,7 @@ class Plan:
 
 
 def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
-    """The plan of a recipe for ``t2l train sft`` or ``t2l train lora``; no weights are read and nothing is written.
+    """The plan of a recipe for ``t2l train sft``, ``lora`` or ``hyperdecoder``; no weights are read, nothing is written.
 
     Raises:
         BaseModelError: the base's config cannot be found.
@@ -91,9 +92,9 @@ def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
     spec = build_spec(recipe)
     config = base_config(recipe.base.model, revision=recipe.base.revision)
     base_parameters, linear_parameters = _count(config)
-    trained = spec.num_parameters if what == "lora" else _hypernetwork_parameters(recipe, spec)
+    trained = spec.num_parameters if what == "lora" else _hypernetwork_parameters(recipe, spec, config, what)
     tokens, notes = _tokens_of_a_sample(recipe)
-    memory = _memory(recipe, spec, config, base_parameters, linear_parameters, trained, tokens)
+    memory = _memory(recipe, spec, config, base_parameters, linear_parameters, trained, tokens, what)
     micro_batches = recipe.loop.batch // recipe.loop.micro_batch
     devices = recipe.hardware.devices
     if micro_batches % devices:
@@ -142,7 +143,13 @@ def _count(config: Any) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in model.parameters()), linear
 
 
-def _hypernetwork_parameters(recipe: Recipe, spec: LoraSpec) -> int:
+def _hypernetwork_parameters(recipe: Recipe, spec: LoraSpec, config: Any, what: str) -> int:
+    if what == "hyperdecoder":
+        wanted = recipe.hypernetwork
+        with torch.device("meta"):
+            width = int(config.get_text_config().hidden_size)
+            sizes = {"trunk_dim": wanted.trunk_dim, "head_dim": wanted.head_dim}
+            return HyperNetwork(spec, width, wanted.variant, **sizes).num_parameters
     encoder = encoder_from_config(recipe.encoder)
     with torch.device("meta"):
         return build_source(recipe, spec, encoder).num_parameters
@@ -162,7 +169,7 @@ def _tokens_of_a_sample(recipe: Recipe) -> tuple[int, list[str]]:
 
 
 def _memory(
-    recipe: Recipe, spec: LoraSpec, config: Any, parameters: int, linear: int, trained: int, tokens: int
+    recipe: Recipe, spec: LoraSpec, config: Any, parameters: int, linear: int, trained: int, tokens: int, what: str
 ) -> dict[str, float]:
     """GiB of one device. Activations are those of a micro-batch of the longest samples."""
     text = config.get_text_config()
@@ -175,7 +182,9 @@ def _memory(
         weights /= recipe.hardware.devices
     states = recipe.loop.micro_batch * recipe.data.max_length * width * number
     kept = layers + _LAYER_STATES / 2 if base.activation_checkpointing else layers * _LAYER_STATES / 2
-    conditions = recipe.loop.micro_batch // recipe.data.samples_per_task * recipe.loss.views
+    conditions = recipe.loop.micro_batch  # of a hyperdecoder: one a sample
+    if what != "hyperdecoder":
+        conditions = conditions // recipe.data.samples_per_task * recipe.loss.views
     adapters = (
         conditions * spec.num_parameters * (4 + 4 + number)
     )  # float32, its gradient, and a copy as the base reads

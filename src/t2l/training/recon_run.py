@@ -169,7 +169,12 @@ def run_recon(
     ).to("cpu")
     if standardize is not None:
         standardize.fold_into(hypernetwork)
-    metadata = {"trained": "t2l train recon", "recipe": recipe.to_dict(), "seed": recipe.loop.seed}
+    metadata = {
+        "trained": "t2l train recon",
+        "training_tasks": len(plan.learned),
+        "recipe": recipe.to_dict(),
+        "seed": recipe.loop.seed,
+    }
     TextToLora(encoder.encoder, hypernetwork, metadata).save_pretrained(checkpoint)
     for name in (STATE_FILE, BEST_FILE):
         (folder / name).unlink(missing_ok=True)

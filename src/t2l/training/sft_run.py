@@ -9,7 +9,8 @@ Level 4. Puts the parts together: base, encoder, hypernetwork, micro-batches, lo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +29,7 @@ from t2l.training.frozen_base import load_frozen_base, shard
 from t2l.training.optimizers import muon_and_adamw
 from t2l.training.recipes import Recipe
 from t2l.training.run_folder import RunFolder
-from t2l.training.sft import SftConfig
+from t2l.training.sft import Batch, SftConfig
 from t2l.training.sft_step import MicroBatch, Terms, backward_through, sample_losses
 from t2l.training.standardization import Standardization
 from t2l.training.store_batches import StoreBatches, collate, cut, encode_descriptions, train_tasks
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 _HIDDEN = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")  # parameters by name: hidden matrices for Muon
 _SMALL = 8  # samples that validation takes through the base together
+_STATES_FOR_SCALE = 2048  # samples from which the standardisation of what a base says of its inputs is taken
+Read = Callable[[Any, Batch], Tensor]
+"""(base, batch) -> condition_SE: a condition for each sample, from the sample's own prompt."""
 
 
 class SftJob(Job):
@@ -48,6 +52,7 @@ class SftJob(Job):
         base: the frozen causal LM.
         source: in training mode, on the device.
         conditions: task index -> condition_DE, as the source reads them.
+        read: for a source that reads the samples' prompts instead.
     """
 
     def __init__(
@@ -58,9 +63,10 @@ class SftJob(Job):
         store: DataStore,
         conditions: Mapping[int, Tensor],
         device: torch.device,
+        read: Read | None = None,
     ) -> None:
         self.recipe, self.base, self.source, self.store, self.device = recipe, base, source, store, device
-        self.conditions = conditions
+        self.conditions, self.read = conditions, read
         self.module: nn.Module = source
         self.batches = StoreBatches(store, recipe, conditions)
         self.micro_batches = self.batches.micro_batches
@@ -84,7 +90,7 @@ class SftJob(Job):
     def learn(self, step: int, number: int, share: float) -> Done:
         micro = self.batches.micro_batch(step, number)
         tokens = int(micro.batch.lengths_S.sum())
-        micro = micro.to(self.device)
+        micro = self._with_conditions(micro.to(self.device))
         if self._adapters is None and self.recipe.base.compile:
             with torch.no_grad():
                 weights = self.source(micro.condition_CE)
@@ -109,7 +115,7 @@ class SftJob(Job):
         other = self._held_out[(part + 1) % len(self._held_out)]
         own = self._validation_loss(task, self.conditions[task])
         measures = {"loss": own, "plain_base": self._validation_loss(task, None)}
-        if len(self._held_out) > 1 and isinstance(self.source, HyperNetwork):
+        if len(self._held_out) > 1 and isinstance(self.source, HyperNetwork) and self.read is None:
             measures["other_description"] = self._validation_loss(task, self.conditions[other])
         self.base.train()
         return measures
@@ -128,8 +134,16 @@ class SftJob(Job):
             index = sorted((start + row) % len(used_DE) for row in range(len(part)))
             micro = MicroBatch(collate(part, index), used_DE).to(self.device)
             source = None if condition_DE is None else self.source
+            micro = micro if source is None else self._with_conditions(micro)
             total += sample_losses(self.base, source, micro) * len(part)
         return total / count
+
+    def _with_conditions(self, micro: MicroBatch) -> MicroBatch:
+        """A condition for each sample where the source reads prompts; as it is otherwise."""
+        if self.read is None:
+            return micro
+        own = replace(micro.batch, index_S=torch.arange(len(micro.batch.ids_ST)))
+        return replace(micro, batch=own, condition_CE=self.read(self.base, own))
 
 
 def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
@@ -197,13 +211,15 @@ def train_from_store(
     *,
     say: Say,
     make_source: Callable[[LoraSpec], LoraSource] | None = None,
+    read: Read | None = None,
     accept_changes: bool = False,
     what: str = "sft",
 ) -> TextToLora | LoraSource:
     """Trains, from the beginning or from where the run in the folder was left; the selected checkpoint.
 
     Args:
-        make_source: what is trained instead of a hypernetwork: it reads no condition.
+        make_source: what is trained instead of a hypernetwork that reads descriptions.
+        read: the conditions that it reads, from each sample's prompt; by default it reads none.
         accept_changes: go on with a recipe that differs from the run's.
 
     Raises:
@@ -211,6 +227,10 @@ def train_from_store(
     """
     if recipe.data.store is None:
         raise RecipeError("The recipe names no data.", "Prepare some (t2l data prepare) and add data.store=FOLDER")
+    if read is not None and recipe.loss.contrast:
+        raise RecipeError("loss.contrast compares descriptions, and this reads none.", "Set loss.contrast=0.")
+    if read is not None and recipe.base.shard:
+        raise RecipeError("A base that is spread over devices cannot be read from within.", "Set base.shard=false.")
     main = accelerator.is_main_process
     quiet: Say = say if main else _nothing
     store = DataStore.open(recipe.data.store)
@@ -233,7 +253,7 @@ def train_from_store(
         conditions = {task: torch.zeros(max(1, len(store.tasks[task].descriptions)), 1) for task in tasks}
         source = make_source(spec)
     standardize = None
-    if isinstance(source, HyperNetwork) and recipe.hypernetwork.standardize and encoder.token_dim is None:
+    if make_source is None and recipe.hypernetwork.standardize and encoder.token_dim is None:
         if recipe.hypernetwork.start is not None:
             raise RecipeError(
                 "hypernetwork.start reads plain embeddings.", "Set hypernetwork.standardize=false with it."
@@ -245,8 +265,11 @@ def train_from_store(
         quiet(f"Note: {base.note}")
     if recipe.base.shard:
         shard(base.model)
+    if read is not None and recipe.hypernetwork.standardize:
+        standardize = _scale_of_states(read, base.model, store, recipe, accelerator.device)
+        read = _standardized(read, standardize)
     source.to(accelerator.device).train()
-    job = SftJob(recipe, base.model, source, store, conditions, accelerator.device)
+    job = SftJob(recipe, base.model, source, store, conditions, accelerator.device, read)
     selected = run(job, recipe, folder, accelerator, say=quiet)
     tensors, _, _ = folder.load(selected)
     source.load_state_dict(tensors)
@@ -256,7 +279,15 @@ def train_from_store(
     finished = copy.deepcopy(source)
     if standardize is not None:
         standardize.fold_into(finished)
-    metadata = {"trained_by": "t2l train sft", "seed": recipe.loop.seed, "step": selected, "recipe": recipe.to_dict()}
+    if make_source is not None:
+        return finished
+    metadata = {
+        "trained_by": "t2l train sft",
+        "seed": recipe.loop.seed,
+        "step": selected,
+        "training_tasks": len(train_tasks(store, recipe)),
+        "recipe": recipe.to_dict(),
+    }
     return TextToLora(encoder_from_config(recipe.encoder), finished, metadata)
 
 
@@ -282,6 +313,34 @@ def _conditions(
     accelerator.wait_for_everyone()
     found = read_tensors(path, CheckpointError)
     return {task: found[str(task)] for task in tasks}
+
+
+def _scale_of_states(read: Read, base: Any, store: DataStore, recipe: Recipe, device: torch.device) -> Standardization:
+    """Gives what the base says of training prompts mean 0 and variance 1; kept on the CPU."""
+    states = [read(base, part).cpu() for part in _batches_for_scale(store, recipe, device)]
+    return Standardization.of(torch.cat(states))
+
+
+def _batches_for_scale(store: DataStore, recipe: Recipe, device: torch.device) -> Iterator[Batch]:
+    """The same samples for the same store and recipe, spread over the training tasks."""
+    places = train_tasks(store, recipe)
+    each = max(1, _STATES_FOR_SCALE // len(places))
+    picks = [(task, sample) for task in places for sample in range(min(each, store.tasks[task].samples))]
+    picks = picks[:: max(1, len(picks) // _STATES_FOR_SCALE)]
+    for start in range(0, len(picks), _SMALL):
+        samples = []
+        for task, place in picks[start : start + _SMALL]:
+            found = store.sample(task, place)
+            samples.append(cut(found.input_ids, found.prompt_length, recipe.data.max_length))
+        yield MicroBatch(collate(samples, range(len(samples))), torch.zeros(1, 1)).to(device).batch
+
+
+def _standardized(read: Read, standardize: Standardization) -> Read:
+    def both(base: Any, batch: Batch) -> Tensor:
+        state_SW = read(base, batch)
+        return standardize(state_SW.cpu()).to(state_SW.device)
+
+    return both
 
 
 def _texts_digest(store: DataStore, tasks: list[int], limit: int | None, identity: str) -> str:

@@ -105,7 +105,12 @@ def _sft(folder: Path) -> None:
         state_path=folder / "sft-state.pt",
         report=printed_progress("sft"),
     )
-    metadata = {"trained": "t2l world build --stage sft", "steps": SFT.loop.steps, "seed": SFT.loop.seed}
+    metadata = {
+        "trained": "t2l world build --stage sft",
+        "training_tasks": len(tasks_of("train")),
+        "steps": SFT.loop.steps,
+        "seed": SFT.loop.seed,
+    }
     TextToLora(embedded_encoder(), hypernetwork, metadata).save_pretrained(folder / "checkpoint", dtype=torch.float16)
 
 
@@ -137,7 +142,11 @@ def _recon(folder: Path) -> None:
         report=printed_progress("recon", 100),
     )
     standardize.fold_into(hypernetwork)
-    metadata = {"trained": "t2l world build --stage recon", "steps": RECONSTRUCTION.loop.steps}
+    metadata = {
+        "trained": "t2l world build --stage recon",
+        "training_tasks": len(place),
+        "steps": RECONSTRUCTION.loop.steps,
+    }
     TextToLora(embedded_encoder(), hypernetwork, metadata).save_pretrained(folder / "recon")
 
 

@@ -9,7 +9,7 @@ Axis letters: S samples, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -19,13 +19,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2l.baselines.hyperdecoder import hyperdecoder_loss, input_states
+from t2l.baselines.hyperdecoder import (
+    CONFIG_FILE,
+    hyperdecoder_loss,
+    input_states,
+    load_hyperdecoder,
+    new_hyperdecoder,
+    save_hyperdecoder,
+)
 from t2l.baselines.static import StaticLora
-from t2l.errors import CheckpointError, T2LError
+from t2l.errors import T2LError
 from t2l.heads import Variant
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
-from t2l.storage import new_folder, read_json, read_tensors, tensors_digest, write_json, write_tensors
+from t2l.storage import tensors_digest
 from t2l.training.library import Library
 from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, printed_progress, train
 from t2l.training.oracles import OracleConfig, OracleTask, Sample, train_oracles
@@ -39,7 +46,6 @@ from t2l.world.tasks import MicroTask, tasks_of
 _STATES_FOR_SCALE = 2048  # inputs from which the hyperdecoder's standardisation is taken
 _INPUTS_AT_A_TIME = 256
 _MULTI_TASK = "multi-task"
-_CONFIG_FILE, _TENSOR_FILE = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -191,11 +197,11 @@ def train_hyperdecoder(
     """
     folder, tasks = Path(folder), tasks_of("train")
     settings = _settings(base, config, tasks)
-    if (folder / _CONFIG_FILE).is_file():
-        return _load_hyperdecoder(folder, settings)
+    if (folder / CONFIG_FILE).is_file():
+        return load_hyperdecoder(folder, settings)
     base.requires_grad_(False)
     standardize, sft = _state_scale(base, tasks, config.seed), SftConfig()
-    source = HyperNetwork(
+    source = new_hyperdecoder(
         world_spec(base),
         int(base.config.hidden_size),
         config.variant,
@@ -216,9 +222,7 @@ def train_hyperdecoder(
     report = report or printed_progress("hyperdecoder")
     train(source, [optimizer], loss_at, _loop(config.steps, config.seed), state_path=state_path, report=report)
     standardize.fold_into(source)
-    with new_folder(folder, marker=_CONFIG_FILE) as inside:
-        write_tensors(inside / _TENSOR_FILE, source.state_dict())
-        write_json(inside / _CONFIG_FILE, {"structure": source.to_config(), "settings": settings})
+    save_hyperdecoder(source, folder, settings)
     state_path.unlink(missing_ok=True)
     return source.eval().requires_grad_(False)
 
@@ -284,18 +288,6 @@ def _settings(base: Any, config: Any, tasks: Sequence[MicroTask]) -> dict[str, A
     """All that determines a comparator, as plain JSON values."""
     names = blake2b("\n".join(task.name for task in tasks).encode(), digest_size=16).hexdigest()
     return {**asdict(config), "tasks_digest": names, "base": tensors_digest(base.state_dict())}
-
-
-def _load_hyperdecoder(folder: Path, settings: Mapping[str, Any]) -> HyperNetwork:
-    config = read_json(folder / _CONFIG_FILE, CheckpointError)
-    if config.get("settings") != dict(settings):
-        raise T2LError(
-            f"The hyperdecoder in '{folder}' was made with {config.get('settings')}, not {dict(settings)}.",
-            "Use the same settings, or delete the folder to train another.",
-        )
-    tensors = read_tensors(folder / _TENSOR_FILE, CheckpointError)
-    source = HyperNetwork.from_tensors(config.get("structure", {}), tensors, source=folder)
-    return source.eval().requires_grad_(False)
 
 
 def _check_positive(config: Any, *names: str) -> None:
