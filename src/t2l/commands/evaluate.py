@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +21,9 @@ from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import BaseModelError, T2LError, did_you_mean
 
 if TYPE_CHECKING:
+    from t2l.bases import Base
+    from t2l.evaluation.rows import Bench
+    from t2l.lora import LoraSource
     from t2l.model import TextToLora
 
 RUNS = Path("t2l-runs")
@@ -60,17 +64,23 @@ def evaluate(
         Path | None, typer.Option(metavar="FOLDER", help="PEFT adapters of training tasks: average, nearest, Arrow.")
     ] = None,
     multi_task: Annotated[
-        Path | None, typer.Option("--multi-task", metavar="FOLDER", help="One PEFT adapter trained on all tasks.")
+        Path | None,
+        typer.Option(
+            "--multi-task", metavar="FOLDER", help="One PEFT adapter trained on all tasks; in the gate a rival more."
+        ),
     ] = None,
     task_adapters: Annotated[
         Path | None, typer.Option("--task-adapters", metavar="FOLDER", help="PEFT adapters named as the tasks.")
     ] = None,
     hyperdecoder: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A hyperdecoder, as 'world build' leaves it.")
+        Path | None, typer.Option(metavar="FOLDER", help="A hyperdecoder, as 't2l train hyperdecoder' leaves it.")
     ] = None,
     descriptions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.yaml", help="Descriptions: matched: {TASK: [TEXT, ...]}, paraphrase: ..."),
+        typer.Option(
+            metavar="FILE",
+            help="Descriptions: YAML (matched: {TASK: [TEXT, ...]}, paraphrase: ...) or JSON Lines (t2l data prepare).",
+        ),
     ] = None,
     wordings: Annotated[int, typer.Option(min=1, help="Descriptions a task, each with its own adapter.")] = 3,
     limit: Annotated[int | None, typer.Option(min=1, help="Items a task; all by default.")] = None,
@@ -99,12 +109,13 @@ def evaluate(
     from t2l.bases import load_base
     from t2l.evaluation.benchmarks import load_tasks, read_wordings
     from t2l.evaluation.gate import gate_of
-    from t2l.evaluation.rows import ROWS, Bench
+    from t2l.evaluation.rows import ROWS, Bench, Variant
     from t2l.evaluation.runs import document, fingerprint, open_answers, run_variants, save_run
     from t2l.evaluation.wording import GATE
 
     notes = Notes()
     texts = {} if descriptions is None else read_wordings(descriptions)
+    wanted = _wanted(rows, gate, shots, [library, multi_task, task_adapters, hyperdecoder])
     loaded = load_tasks(
         tasks or (["all"] if data is not None else ["paper10"]),
         protocol=protocol.value,
@@ -119,13 +130,11 @@ def evaluate(
         raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
     model = load_base(name, device=device)
     t2l.spec.check_base(model.model)
-    wanted = _wanted(rows, gate, shots, [library, multi_task, task_adapters, hyperdecoder])
     bench = Bench(loaded, wordings=wordings, seed=seed)
-    special: list[tuple[str, Any]] = []
+    own_base: list[_OwnBase] = []
     with notes.of_warnings():
         if gate:
-            static = None if multi_task is None else _adapter(multi_task)
-            for line in bench.gate(t2l, static):
+            for line in bench.gate(t2l):
                 notes.add(f"Not measured: {line}")
         for row in wanted:
             if row == "base" and not gate:
@@ -139,13 +148,16 @@ def evaluate(
             elif row == "multi-task":
                 bench.static(_adapter(_given(row, multi_task)), "multi-task")
             elif row == "average":
-                bench.average(_library(_given(row, library)))
+                bench.average(_library(_given(row, library), bench, notes))
             elif row == "nearest":
-                bench.nearest(_library(_given(row, library)), t2l, {n: w.matched for n, w in texts.items()})
+                known = {adapter: wording.matched for adapter, wording in texts.items()}
+                bench.nearest(_library(_given(row, library), bench, notes), t2l, known)
             elif row == "task-specific":
                 bench.own(_library(_given(row, task_adapters)))
-            elif row in ("arrow", "hyperdecoder"):
-                special.append((row, _given(row, library if row == "arrow" else hyperdecoder)))
+            elif row == "arrow":
+                own_base.append(_arrow(_library(_given(row, library), bench, notes), model, bench))
+            elif row == "hyperdecoder":
+                own_base.append(_hyperdecoder(_given(row, hyperdecoder), model))
     for adapter in bench.adapters:
         adapter.spec.check_base(model.model)
     use_chat = (model.has_chat_template and protocol is ProtocolName.paper) if chat is None else chat
@@ -156,8 +168,8 @@ def evaluate(
         "checkpoint": t2l.digest,
         "base": name,
         "base_fingerprint": fingerprint(model),
-        "rows": list(dict.fromkeys([v.row for v in bench.variants] + [row for row, _ in special])),
-        "adapters": [adapter.digest for adapter in bench.adapters],
+        "rows": list(dict.fromkeys([variant.row for variant in bench.variants] + [one.row for one in own_base])),
+        "adapters": [adapter.digest for adapter in bench.adapters] + [one.identity for one in own_base],
         "shots": shots,
         "wordings": wordings,
         "limit": limit,
@@ -181,10 +193,10 @@ def evaluate(
         "report": _progress(),
     }
     items = run_variants(model, bench.adapters, loaded, bench.variants, **given)
-    for row, place in special:
-        more, variants = _special(row, place, model, loaded, given)
-        items += more
-        bench.variants += variants
+    for one in own_base:
+        more = [Variant(one.row, task.name) for task in loaded]
+        items += run_variants(one.base(), [], loaded, more, source=one.source, identity=one.identity, **given)
+        bench.variants += more
     found = gate_of(items, seed, first="matched" if gate else "t2l")
     names = {**ROWS, **GATE, f"{shots}-shot": f"base, {shots} examples in the prompt"}
     used = list(dict.fromkeys(variant.row for variant in bench.variants))
@@ -196,7 +208,7 @@ def evaluate(
         items=items,
         more={
             "gate": gate,
-            "training_tasks": t2l.metadata.get("training_tasks"),
+            "training_tasks": _training_tasks(t2l),
             "findings": found.to_dict(),
             "map": _map(t2l, bench),
             "notes": notes.texts,
@@ -270,39 +282,74 @@ def _adapter(folder: Path) -> Any:
     return Adapter.load(folder)
 
 
-def _library(folder: Path) -> Any:
+def _library(folder: Path, bench: Bench | None = None, notes: Notes | None = None) -> Any:
+    """A library; ``notes`` hear how many of its adapters know the answers to the bench's tasks."""
     from t2l.training.library import Library
 
-    return Library.open(folder)
+    library = Library.open(folder)
+    if bench is not None and notes is not None:
+        left = len(library) - len(bench.foreign(library))
+        if left:
+            notes.add(f"{left} adapters of the library are of tasks that are measured; they were left out.")
+    return library
 
 
-def _special(row: str, place: Path, model: Any, loaded: Any, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """Items of a row that is no list of adapters: Arrow routes inside the base, a hyperdecoder reads each input."""
+@dataclass(frozen=True)
+class _OwnBase:
+    """A row that is no list of adapters: Arrow routes inside the base, a hyperdecoder reads each input."""
+
+    row: str
+    identity: str
+    base: Callable[[], Base]
+    source: LoraSource | None = None
+
+
+def _arrow(library: Any, model: Base, bench: Bench) -> _OwnBase:
     from t2l.baselines.arrow import arrow_model
     from t2l.bases import Base
-    from t2l.evaluation.rows import Variant
-    from t2l.evaluation.runs import run_variants
-    from t2l.hypernet import HyperNetwork
-    from t2l.storage import read_json, read_tensors, tensors_digest
 
-    variants = [Variant(row, task.name) for task in loaded]
-    if row == "arrow":
-        library = _library(place)
-        routed = Base(arrow_model(model.model, library), model.tokenizer, model.name)
-        identity = f"arrow/{'/'.join(library.adapter(name).digest for name in library.names)}"
-        return run_variants(routed, [], loaded, variants, identity=identity, **given), variants
-    structure = read_json(place / "config.json", T2LError).get("structure", {})
-    tensors = read_tensors(place / "model.safetensors", T2LError)
-    source = HyperNetwork.from_tensors(structure, tensors, source=place).eval().requires_grad_(False)
+    library.spec.check_base(model.model)
+    names = bench.foreign(library)
+    digest = sha256("/".join(library.adapter(name).digest for name in names).encode()).hexdigest()
+    return _OwnBase(
+        "arrow",
+        f"arrow/{digest}",
+        lambda: Base(arrow_model(model.model, library, names), model.tokenizer, model.name),
+    )
+
+
+def _hyperdecoder(folder: Path, model: Base) -> _OwnBase:
+    from t2l.baselines.hyperdecoder import load_hyperdecoder
+    from t2l.storage import tensors_digest
+
+    source = load_hyperdecoder(folder)
     source.spec.check_base(model.model)
-    return run_variants(
-        model, [], loaded, variants, source=source, identity=f"hyperdecoder/{tensors_digest(tensors)}", **given
-    ), variants
+    return _OwnBase("hyperdecoder", f"hyperdecoder/{tensors_digest(source.state_dict())}", lambda: model, source)
 
 
-def _map(t2l: TextToLora, bench: Any) -> dict[str, Any]:
-    """Embeddings of the matched descriptions in the hypernetwork's task features, for the report's map of tasks."""
+def _training_tasks(t2l: TextToLora) -> int | None:
+    """On how many tasks the checkpoint was trained, where it or its calibration says so."""
+    from t2l.guidance.guide import is_calibrated
+
+    own = t2l.metadata.get("training_tasks")
+    return _known(t2l).facts.get("training_tasks") if own is None and is_calibrated(t2l) else own
+
+
+def _known(t2l: TextToLora) -> Any:
+    from t2l.guidance.guide import Guide
+
+    return Guide.of(t2l).calibration
+
+
+def _map(t2l: TextToLora, bench: Bench) -> dict[str, Any]:
+    """Where the matched descriptions lie, for the report's map of tasks.
+
+    ``features`` are the hypernetwork's, ``distance`` is that of the embedding from the nearest training task, in
+    standard deviations, where a calibration knows the training tasks.
+    """
     import torch
+
+    from t2l.guidance.guide import is_calibrated
 
     named = [(task, text) for task in bench.tasks if task.wording for text in task.wording.matched[: bench.wordings]]
     if not named:
@@ -310,10 +357,14 @@ def _map(t2l: TextToLora, bench: Any) -> dict[str, Any]:
     with torch.inference_mode():
         embedding_NE = t2l.encoder.encode([text for _, text in named])
         task_NK = t2l.hypernetwork.encode(embedding_NE)
+        distance = None
+        if is_calibrated(t2l):
+            distance = _known(t2l).known.embedding.distances(embedding_NE.cpu()).amin(dim=1).tolist()
     return {
         "tasks": [task.name for task, _ in named],
         "families": [task.family or task.name for task, _ in named],
         "features": [[round(value, 5) for value in row] for row in task_NK.flatten(1).tolist()],
+        **({"distance": [round(value, 5) for value in distance]} if distance else {}),
     }
 
 

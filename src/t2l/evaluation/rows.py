@@ -7,7 +7,7 @@ data and runs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +137,7 @@ class Bench:
         """The mean of a `t2l.training.library.Library`'s adapters, those of the run's own tasks aside."""
         self.static(Adapter(library.spec, average_of(library, self.foreign(library)).weights()), "average")
 
-    def nearest(self, library: Any, t2l: TextToLora, texts: dict[str, Sequence[str]]) -> None:
+    def nearest(self, library: Any, t2l: TextToLora, texts: Mapping[str, Sequence[str]]) -> None:
         """The library's adapter whose description is nearest to the task's, by the checkpoint's encoder.
 
         Adapters of the run's own tasks are not among those that are searched.

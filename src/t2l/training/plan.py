@@ -83,7 +83,9 @@ class Plan:
 
 
 def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
-    """The plan of a recipe for ``t2l train sft``, ``lora`` or ``hyperdecoder``; no weights are read, nothing is written.
+    """The plan of a recipe for ``t2l train sft``, ``lora`` or ``hyperdecoder``.
+
+    No weights are read and nothing is written.
 
     Raises:
         BaseModelError: the base's config cannot be found.
@@ -145,11 +147,10 @@ def _count(config: Any) -> tuple[int, int]:
 
 def _hypernetwork_parameters(recipe: Recipe, spec: LoraSpec, config: Any, what: str) -> int:
     if what == "hyperdecoder":
-        wanted = recipe.hypernetwork
+        wanted, width = recipe.hypernetwork, int(config.get_text_config().hidden_size)
         with torch.device("meta"):
-            width = int(config.get_text_config().hidden_size)
-            sizes = {"trunk_dim": wanted.trunk_dim, "head_dim": wanted.head_dim}
-            return HyperNetwork(spec, width, wanted.variant, **sizes).num_parameters
+            made = HyperNetwork(spec, width, wanted.variant, trunk_dim=wanted.trunk_dim, head_dim=wanted.head_dim)
+        return made.num_parameters
     encoder = encoder_from_config(recipe.encoder)
     with torch.device("meta"):
         return build_source(recipe, spec, encoder).num_parameters

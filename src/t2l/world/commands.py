@@ -199,7 +199,10 @@ def tasks(query: str | None, split: str | None, as_json: bool, console: Console)
 
 
 def export(out: Path, split: str | None, count: int, each: int, force: bool, console: Console) -> None:
-    """Writes tasks as folders that ``t2l evaluate --data`` reads: questions, examples to show, descriptions."""
+    """Writes tasks as folders that ``t2l evaluate --data`` reads: questions, examples to show, descriptions.
+
+    Beside them lie ``tasks.jsonl`` (the training part) and ``descriptions.jsonl``, as ``t2l data prepare`` reads them.
+    """
     from t2l.storage import new_folder, write_bytes, write_json
     from t2l.world.wording import descriptions
 
@@ -208,6 +211,7 @@ def export(out: Path, split: str | None, count: int, each: int, force: bool, con
     chosen = tasks_of(*(NEAR if split is None else (split,)))
     chosen = chosen[:: max(1, len(chosen) // count)][:count] if count else chosen
     with new_folder(out, marker=EXPORT_FILE, force=force) as inside:
+        training, described = [], []
         for task in chosen:
             place = inside / task.name
             place.mkdir()
@@ -220,11 +224,17 @@ def export(out: Path, split: str | None, count: int, each: int, force: bool, con
                 "paraphrases": descriptions(task, 4, part="evaluation", seed=SEED),
             }
             write_json(place / "task.json", about)
+            texts = {"descriptions": about["descriptions"], "evaluation_descriptions": about["paraphrases"]}
+            described.append({"name": task.name, **texts})
             files: dict[str, Part] = {"test": "evaluation", "train": "train"}
             for name, part in files.items():
                 pairs = task.examples(each, seed=SEED, part=part)
                 rows = [json.dumps({"input": question, "output": answer}) for question, answer in pairs]
                 write_bytes(place / f"{name}.jsonl", ("\n".join(rows) + "\n").encode())
+                if part == "train":
+                    training += [{"task": task.name, "prompt": asked, "response": said} for asked, said in pairs]
+        for name, lines in (("tasks", training), ("descriptions", described)):
+            write_bytes(inside / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
         write_json(inside / EXPORT_FILE, {"tasks": [task.name for task in chosen], "seed": SEED})
     console.print(f"{len(chosen)} tasks: t2l evaluate --gate --data {out}", soft_wrap=True)
 
