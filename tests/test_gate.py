@@ -38,9 +38,23 @@ def test_an_adapter_that_helps_whatever_it_is_told_does_not_pass() -> None:
     assert gate.passed is False
     assert any("base without an adapter" in line and "adds" in line for line in gate.verdict)
     assert "not passed" in gate.verdict[-1]
-    worse = gate_of(items({"matched": 0.3, "static": 0.6}))
+    worse = gate_of(items({"matched": 0.3, "other-task": 0.3, "static": 0.6}))
     assert worse.passed is False and "loses" in worse.verdict[0] and "worse than none" in worse.verdict[-1]
-    assert gate_of(items({"base": 0.1, "matched": 0.6})).passed is None
+    rival = gate_of(items({"matched": 0.6, "other-task": 0.1, "static": 0.1, "multi-task": 0.6}))
+    assert rival.passed is False, "a multi-task LoRA that does as well"
+
+
+def test_what_was_not_measured_neither_passes_nor_fails() -> None:
+    for lacking, chances in (
+        ("another task's description", {"base": 0.1, "matched": 0.9, "static": 0.1}),
+        ("an adapter for all tasks", {"base": 0.1, "matched": 0.9, "other-task": 0.1}),
+    ):
+        gate = gate_of(items(chances))
+        assert gate.passed is None and gate.verdict[-1] == f"The gate is open: {lacking} was not measured."
+    few = gate_of(items({"matched": 1.0, "other-task": 0.0, "static": 0.0}, tasks=2, each=1))
+    assert few.passed is None and "2 items are too few" in few.verdict[-1]
+    rows = gate_of(items({"t2l": 0.9, "base": 0.1, "multi-task": 0.1, "other-task": 0.1}), first="t2l")
+    assert rows.passed is None and not any("gate" in line for line in rows.verdict), "rows decide no gate"
 
 
 def test_a_difference_is_paired_on_the_items_that_both_answered() -> None:
@@ -60,5 +74,11 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         interval = single([float(rng.random() < 0.4) for _ in range(80)], seed=trial)
         hits += interval.low <= 40 <= interval.high
     assert 51 <= hits <= 60
+    hits = 0
+    for trial in range(60):  # tasks of different difficulty, a few items each
+        tasks = [[float(rng.random() < 0.4 + 0.3 * side) for _ in range(10)] for side in (-1, 0, 1) for _ in range(5)]
+        interval = pooled(tasks, seed=trial)
+        hits += interval.low <= 40 <= interval.high
+    assert hits >= 51
     tasks = [[1.0] * 10, [0.0] * 1000]
     assert pooled(tasks).mean == pytest.approx(50), "each task counts the same, however many items it has"

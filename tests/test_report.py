@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from t2l.errors import T2LError
-from t2l.evaluation.findings import distances, scaling, task_map, worst_tasks
+from t2l.evaluation.findings import Curve, distances, rank_correlation, scaling, task_map, worst_tasks
 from t2l.evaluation.gate import gate_of
 from t2l.evaluation.report import markdown, page
 from t2l.evaluation.wording import GATE
@@ -89,7 +89,7 @@ def test_markdown_has_the_same_figures_and_protocols_never_share_a_table() -> No
     text = markdown([one, other])
     mean = one["findings"]["accuracy"]["t2l"][""]["mean"]
     assert f"{mean:.1f} (" in text and f"{mean:.1f}" in page([one])
-    tables = [line for line in text.splitlines() if line.startswith("|  | base")]
+    tables = [line for line in text.splitlines() if line.startswith("|  | n | base")]
     assert len(tables) == 2, "a table for each protocol"
     assert "paper's protocol" in text and "log-likelihood" in text
 
@@ -101,8 +101,43 @@ def test_what_a_report_finds_is_in_the_run() -> None:
     assert worst[0].extra is not None
     far = distances(whole)
     assert far is not None and len(far.points) == 8
-    grown = [{**run(gate=False), "training_tasks": count} for count in (16, 64)]
-    assert [curve.title for curve in scaling(grown)] == ["More training tasks"]
+    grown = [{**run(gate=False), "training_tasks": count} for count in (64, 16)]
+    (curve,) = scaling(grown)
+    assert curve.title.startswith("More training tasks") and [point[0] for point in curve.points] == [16, 64]
+    assert curve.joined and not scaling([*grown, grown[0]])[0].joined, "two runs of one number make no line"
+    other = {**grown[1], "settings": {**grown[1]["settings"], "base": "another"}}
+    assert not scaling([grown[0], other]), "another base stands in no curve with it"
+
+
+def test_accuracy_against_distance_is_from_training_tasks_where_they_are_known() -> None:
+    whole = run()
+    plain = distances(whole)
+    assert plain is not None and "other task of the run" in plain.x_name
+    whole["map"]["distance"] = [float(task) for task in range(8) for _ in range(2)]
+    found = distances(whole)
+    assert found is not None and "training task" in found.x_name
+    assert [point[0] for point in found.points] == list(range(8))
+    falling = Curve("", "", "", tuple((float(x), 100.0 - x * x, 0.0, 100.0) for x in range(9)), joined=False)
+    assert rank_correlation(falling)[0] == pytest.approx(-1)
+    flat = Curve("", "", "", tuple((float(x), 50.0, 0.0, 100.0) for x in range(9)), joined=False)
+    assert rank_correlation(flat) == (0, 0, 0)
+    tied = Curve("", "", "", ((1.0, 1, 0, 0), (1.0, 2, 0, 0), (2.0, 2, 0, 0), (3.0, 3, 0, 0)), joined=False)
+    assert rank_correlation(tied)[0] == pytest.approx(5 / 6)  # ranks 1.5, 1.5, 3, 4 and 1, 2.5, 2.5, 4
+
+
+def test_a_reader_sees_the_verdict_first_what_was_asked_and_which_text_made_the_adapter() -> None:
+    whole = run()
+    whole["variants"] = [{"task": "t0", "row": "matched", "number": 0, "description": "Say <x>."}]
+    whole["notes"] = ["Not measured: vague."]
+    whole["command"] = ["t2l", "evaluate", "--data", "my tasks"]
+    text = page([whole])
+    verdict = text[text.index("class='verdict") :]
+    assert verdict.index(whole["findings"]["verdict"][-1]) < verdict.index("points over a static adapter")
+    for wanted in ("8 tasks, 80 questions", "Adapter from: Say &lt;x&gt;.", "Note: Not measured: vague.", "rank corr"):
+        assert wanted in text, wanted
+    assert "&#x27;my tasks&#x27;" in text, "a command that can be given again"
+    assert re.search(r"<td>t0</td><td>10</td>", text), "how many questions stand behind a figure"
+    assert ">50%</text>" in text and re.search(r">\+\d+\.\d \(\+\d+\.\d to \+\d+\.\d\)</text>", text)
 
 
 def test_the_map_keeps_clusters_apart() -> None:

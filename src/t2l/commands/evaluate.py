@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from t2l.model import TextToLora
 
 RUNS = Path("t2l-runs")
+_WIDE, _LONG = 4, 12  # columns and lines that a table on a terminal takes
 
 
 class ProtocolName(str, Enum):
@@ -382,18 +383,23 @@ def _show(run: dict[str, Any], folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console, accuracy = results(), run["findings"]["accuracy"]
-    tasks = [*run["tasks"], ""]
+    console, accuracy, rows = results(), run["findings"]["accuracy"], list(run["rows"])
     how = "paper's protocol" if run["settings"]["protocol"] == "paper" else "log-likelihood"
-    shown = tasks if len(tasks) <= 11 else [""]
+    everything = f"all {len(run['tasks'])} tasks"
     table = Table(title=f"Accuracy, % (95% interval), {how}")
     table.add_column("")
-    for row in run["rows"]:
-        table.add_column(Text(row), justify="right")
-    for task in shown:
-        cells = [accuracy[row].get(task) for row in run["rows"]]
-        words = ["" if c is None else f"{c['mean']:.1f} ({c['low']:.0f}-{c['high']:.0f})" for c in cells]
-        table.add_row(Text(task or f"all {len(run['tasks'])} tasks", "" if task else "bold"), *words)
+    if len(rows) <= _WIDE and len(run["tasks"]) <= _LONG:
+        for row in rows:
+            table.add_column(Text(row), justify="right")
+        for task in [*run["tasks"], ""]:
+            cells = [_cell(accuracy[row].get(task)) for row in rows]
+            table.add_row(Text(task or everything, "" if task else "bold"), *cells)
+    else:  # more than a terminal is wide; the report has every task
+        tasks = [*(run["tasks"] if len(run["tasks"]) < _WIDE else ()), ""]
+        for task in tasks:
+            table.add_column(Text(task or everything), justify="right")
+        for row in rows:
+            table.add_row(Text(row), *(_cell(accuracy[row].get(task)) for task in tasks))
     console.print(table)
     for line in run["findings"]["verdict"]:
         say(line, console=console)
@@ -401,3 +407,7 @@ def _show(run: dict[str, Any], folder: Path) -> None:
     if cut:
         say(f"{cut} of {len(run['items'])} answers reached their bound of tokens and were cut.", console=console)
     say(f"Run: {folder}. Read it: t2l report {folder}", console=console)
+
+
+def _cell(value: dict[str, float] | None) -> str:
+    return "" if value is None else f"{value['mean']:.1f} ({value['low']:.0f}-{value['high']:.0f})"

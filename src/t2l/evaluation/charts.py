@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from t2l.evaluation.findings import Curve, Point
 
@@ -23,37 +23,41 @@ _COLOURS = (
     "#9a9a22",
     "#2596a6",
 )
-_WIDTH, _LABEL, _LINE = 860, 330, 30
+_WIDTH, _LABEL, _NUMBERS, _LINE = 900, 330, 170, 30
+_SPACE = _WIDTH - _LABEL - _NUMBERS
 
 
 def bars(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """One bar a row, from 0 to 100 %, with its interval."""
-    space = _WIDTH - _LABEL - 110
-    parts = []
+    """One bar a row, from 0 to 100 %, with its interval, over an axis in %."""
+    bottom = 8 + len(rows) * _LINE
+    parts = _axis((0, 25, 50, 75, 100), lambda value: _LABEL + _SPACE * value / 100, bottom, "{:g}%")
     for place, (name, value) in enumerate(rows):
         y = 8 + place * _LINE
-        left, width = _LABEL, space * value["mean"] / 100
-        low, high = (left + space * value[end] / 100 for end in ("low", "high"))
+        width = _SPACE * value["mean"] / 100
+        low, high = (_LABEL + _SPACE * value[end] / 100 for end in ("low", "high"))
         parts.append(_label(name, y))
         parts.append(
-            f"<rect x='{left}' y='{y}' width='{max(width, 0.5):.1f}' height='18' fill='{_COLOURS[0]}' opacity='.8'/>"
+            f"<rect x='{_LABEL}' y='{y}' width='{max(width, 0.5):.1f}' height='18' fill='{_COLOURS[0]}' opacity='.8'/>"
         )
         parts.append(_whisker(low, high, y + 9))
-        parts.append(f"<text x='{max(high, left + width) + 8:.1f}' y='{y + 14}'>{value['mean']:.1f}</text>")
-    return _svg(_WIDTH, 16 + len(rows) * _LINE, parts)
+        parts.append(f"<text x='{max(high, _LABEL + width) + 8:.1f}' y='{y + 14}'>{_numbers(value, '')}</text>")
+    return _svg(_WIDTH, bottom + 30, parts)
 
 
 def intervals(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """Differences around zero, each with its interval."""
+    """Differences around zero, each with its interval, over an axis in points."""
     least = min([0.0, *(value["low"] for _, value in rows)])
     most = max([1.0, *(value["high"] for _, value in rows)])
-    space = _WIDTH - _LABEL - 110
 
     def x(value: float) -> float:
-        return _LABEL + space * (value - least) / (most - least)
+        return _LABEL + _SPACE * (value - least) / (most - least)
 
-    height = 16 + len(rows) * _LINE
-    parts = [f"<line x1='{x(0):.1f}' x2='{x(0):.1f}' y1='0' y2='{height}' stroke='#5b6478' stroke-dasharray='4 3'/>"]
+    bottom = 8 + len(rows) * _LINE
+    step = next(size for size in (1, 2, 5, 10, 20, 25, 50) if (most - least) / size <= 8)
+    parts = _axis(range(-step * int(-least // step), int(most) + 1, step), x, bottom, "{:+g}")
+    parts.append(
+        f"<line x1='{x(0):.1f}' x2='{x(0):.1f}' y1='0' y2='{bottom}' stroke='#5b6478' stroke-dasharray='4 3'/>"
+    )
     for place, (name, value) in enumerate(rows):
         y = 17 + place * _LINE
         clear = value["low"] > 0 or value["high"] < 0
@@ -62,14 +66,27 @@ def intervals(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
         parts.append(
             f"<circle cx='{x(value['mean']):.1f}' cy='{y}' r='5' fill='{_COLOURS[0] if clear else '#9aa3b5'}'/>"
         )
-        parts.append(f"<text x='{x(value['high']) + 10:.1f}' y='{y + 5}'>{value['mean']:+.1f}</text>")
-    return _svg(_WIDTH, height, parts)
+        parts.append(f"<text x='{x(value['high']) + 10:.1f}' y='{y + 5}'>{_numbers(value, '+')}</text>")
+    return _svg(_WIDTH, bottom + 30, parts)
+
+
+def _axis(ticks: Sequence[float], x: Callable[[float], float], bottom: float, form: str) -> list[str]:
+    parts = []
+    for tick in ticks:
+        parts.append(f"<line x1='{x(tick):.1f}' x2='{x(tick):.1f}' y1='0' y2='{bottom}' stroke='#e3e7ee'/>")
+        shown = "0" if tick == 0 and "+" in form else form.format(tick)
+        parts.append(f"<text class='dim' x='{x(tick):.1f}' y='{bottom + 18}' text-anchor='middle'>{shown}</text>")
+    return parts
+
+
+def _numbers(value: Mapping[str, float], sign: str) -> str:
+    return f"{value['mean']:{sign}.1f} ({value['low']:{sign}.1f} to {value['high']:{sign}.1f})"
 
 
 def scatter(points: Sequence[Point], *, labels: bool) -> str:
     """The map of tasks, coloured by family; families beyond the colours are grey."""
     width, height, edge = _WIDTH, 420, 24
-    x_of, y_of = _scale([p.x for p in points], edge, 620), _scale([p.y for p in points], height - edge, edge)
+    x_of, y_of = _scale([p.x for p in points], edge, 640), _scale([p.y for p in points], height - edge, edge)
     order = sorted({p.family for p in points}, key=lambda one: (-sum(p.family == one for p in points), one))
     colour = {name: _COLOURS[place] if place < len(_COLOURS) else "#b5bac6" for place, name in enumerate(order)}
     parts = []
@@ -85,21 +102,23 @@ def scatter(points: Sequence[Point], *, labels: bool) -> str:
         ]
     for place, name in enumerate(order[: len(_COLOURS)]):
         y = 24 + 22 * place
-        parts.append(f"<circle cx='660' cy='{y}' r='5' fill='{colour[name]}'/>")
-        parts.append(f"<text x='672' y='{y + 5}'>{html.escape(name[:24])}</text>")
+        parts.append(f"<circle cx='690' cy='{y}' r='5' fill='{colour[name]}'/>")
+        parts.append(f"<text x='702' y='{y + 5}'>{html.escape(name[:24])}</text>")
     if len(order) > len(_COLOURS):
         parts.append(
-            f"<text class='dim' x='672' y='{29 + 22 * len(_COLOURS)}'>{len(order) - len(_COLOURS)} more in grey</text>"
+            f"<text class='dim' x='702' y='{29 + 22 * len(_COLOURS)}'>{len(order) - len(_COLOURS)} more in grey</text>"
         )
     return _svg(width, height, parts)
 
 
 def series(curve: Curve) -> str:
-    """Points with intervals over an axis, joined where the curve says so."""
+    """Points with intervals over an axis, joined where the curve says so; an axis over many sizes is logarithmic."""
     width, height, left, bottom = _WIDTH, 320, 60, 270
-    x_of = _scale([p[0] for p in curve.points], left + 20, width - 40)
-    top = max(5.0, *(p[3] for p in curve.points))
-    most = min(100.0, 10 * math.ceil(top / 10))
+    xs = [point[0] for point in curve.points]
+    far = curve.joined and min(xs) > 0 and max(xs) / min(xs) >= 8
+    scale = _scale([math.log(x) if far else x for x in xs], left + 20, width - 40)
+    x_of = (lambda x: scale(math.log(x))) if far else scale
+    most = 20 * math.ceil(min(100.0, max(5.0, *(point[3] for point in curve.points))) / 20)
 
     def y_of(value: float) -> float:
         return bottom - (bottom - 36) * value / most
@@ -122,17 +141,27 @@ def series(curve: Curve) -> str:
             f"<circle cx='{x_of(x):.1f}' cy='{y_of(y):.1f}' r='4.5' fill='{_COLOURS[0]}'>"
             f"<title>{html.escape(name)}: {y:.1f}</title></circle>"
         )
-    ends = sorted({curve.points[i][0] for i in range(len(curve.points))})
-    for x in ends if curve.joined else [ends[0], ends[-1]]:
-        parts.append(f"<text class='dim' x='{x_of(x):.1f}' y='{bottom + 20}' text-anchor='middle'>{x:.3g}</text>")
+        if curve.joined:
+            parts.append(f"<text x='{x_of(x) + 8:.1f}' y='{y_of(y) - 8:.1f}'>{y:.1f}</text>")
+    ticks = sorted(set(xs)) if curve.joined else [min(xs) + (max(xs) - min(xs)) * part / 4 for part in range(5)]
+    shown_at = -math.inf
+    for x in ticks:
+        if x_of(x) - shown_at >= 48:  # a label that would run into the one before is left away
+            shown_at = x_of(x)
+            parts.append(f"<text class='dim' x='{shown_at:.1f}' y='{bottom + 20}' text-anchor='middle'>{x:.3g}</text>")
+    x_name = f"{curve.x_name}, logarithmic" if far else curve.x_name
     parts.append(
-        f"<text x='{(left + width) / 2:.0f}' y='{bottom + 42}' text-anchor='middle'>{html.escape(curve.x_name)}</text>"
+        f"<text x='{(left + width) / 2:.0f}' y='{bottom + 42}' text-anchor='middle'>{html.escape(x_name)}</text>"
     )
     parts.append(f"<text class='dim' x='{left - 46}' y='12'>{html.escape(curve.y_name)}</text>")
     return _svg(width, height, parts)
 
 
-def _scale(values: Sequence[float], start: float, end: float):
+def _tick(x: float) -> str:
+    return f"{x:g}" if x == round(x) else f"{x:.2f}"
+
+
+def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
     low, high = min(values), max(values)
     spread = high - low or 1.0
     return lambda value: start + (end - start) * (value - low) / spread

@@ -15,6 +15,7 @@ import numpy as np
 _FIRST = ("matched", "t2l")
 WORST = 5
 _EXAMPLES = 3
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Finding:
-    """A task with its accuracy, its lead over the base where that was measured, and examples."""
+    """A task with its accuracy, its lead over the base where that was measured, and examples (with ``description``)."""
 
     name: str
     value: float
@@ -76,34 +77,62 @@ def task_map(run: Mapping[str, Any], seed: int = 0) -> list[Point]:
 
 
 def distances(run: Mapping[str, Any]) -> Curve | None:
-    """For each task: cosine distance of its mean feature from the nearest other task's, and its accuracy."""
+    """For each task: how far its descriptions are from the nearest training task, and its accuracy.
+
+    Distances are those of a calibration, between embeddings. Without one: cosine distance of the task's mean feature
+    from the nearest other task of the run. None for fewer than four tasks.
+    """
     row, found = first_row(run), run.get("map") or {}
     if row is None or not found:
         return None
     names = list(dict.fromkeys(found["tasks"]))
-    features = np.asarray(found["features"], dtype=float)
-    mean = np.stack([features[[n == name for n in found["tasks"]]].mean(axis=0) for name in names])
-    mean = mean - mean.mean(axis=0)
-    mean = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
     if len(names) < 4:
         return None
-    gap = 1 - mean @ mean.T
-    np.fill_diagonal(gap, np.inf)
+    own = [np.asarray([name == task for task in found["tasks"]]) for name in names]
+    if found.get("distance"):
+        gap = [float(np.asarray(found["distance"])[rows].mean()) for rows in own]
+        x_name = "distance from the nearest training task, in standard deviations of the embeddings"
+    else:
+        features = np.asarray(found["features"], dtype=float)
+        mean = np.stack([features[rows].mean(axis=0) for rows in own])
+        mean = mean - mean.mean(axis=0)
+        mean = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+        apart = 1 - mean @ mean.T
+        np.fill_diagonal(apart, np.inf)
+        gap, x_name = apart.min(axis=1).tolist(), "distance from the nearest other task of the run (1 - cosine)"
     accuracy = run["findings"]["accuracy"][row]
-    kept = [(float(gap[i].min()), name) for i, name in enumerate(names) if name in accuracy]
+    kept = [(distance, name) for distance, name in zip(gap, names, strict=True) if name in accuracy]
     points = tuple((d, accuracy[n]["mean"], accuracy[n]["low"], accuracy[n]["high"]) for d, n in kept)
-    return Curve(
-        "",
-        "distance from the nearest other task (1 - cosine)",
-        "accuracy, %",
-        points,
-        tuple(n for _, n in kept),
-        joined=False,
-    )
+    return Curve("", x_name, "accuracy, %", points, tuple(n for _, n in kept), joined=False)
+
+
+def rank_correlation(curve: Curve, seed: int = 0) -> tuple[float, float, float]:
+    """Spearman's, of x and y over the points, with a 95% bootstrap interval over them; 0 where one does not vary."""
+    both = np.asarray([point[:2] for point in curve.points], dtype=float)
+    rng = np.random.default_rng(seed)
+    drawn = [_spearman(both[rng.integers(0, len(both), len(both))]) for _ in range(_RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return _spearman(both), float(low), float(high)
+
+
+def _spearman(both: np.ndarray) -> float:
+    ranks = np.stack([_ranks(column) for column in both.T])
+    gap = ranks - ranks.mean(axis=1, keepdims=True)
+    spread = np.sqrt((gap**2).sum(axis=1))
+    return float((gap[0] * gap[1]).sum() / spread.prod()) if spread.all() else 0.0
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks, equal values sharing the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def scaling(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """Curves that the runs allow: over the examples in the prompt, and over the training tasks of their checkpoints."""
+    """Curves that the runs allow: over the examples in the prompt, and over the training tasks of their checkpoints.
+
+    Only runs of the same base, tasks and protocol stand in one curve over training tasks.
+    """
     curves = []
     for run in runs:
         accuracy = run["findings"]["accuracy"]
@@ -112,16 +141,22 @@ def scaling(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
         if len(shots) > 2:
             points = tuple((float(n), *_three(accuracy[shots[n]][""])) for n in sorted(shots))
             curves.append(Curve(f"Examples in the prompt: {title_of(run)}", "examples", "accuracy, %", points))
-    by_protocol: dict[str, dict[float, Any]] = {}
+    alike: dict[str, list[tuple[float, Mapping[str, float], Mapping[str, Any]]]] = {}
     for run in runs:
         row, count = first_row(run), run.get("training_tasks")
         if row is not None and count:
-            key = f"{run['settings']['protocol']}/{','.join(run['tasks'])}"
-            by_protocol.setdefault(key, {})[float(count)] = run["findings"]["accuracy"][row][""]
-    for found in by_protocol.values():
-        if len(found) > 1:
-            points = tuple((x, *_three(found[x])) for x in sorted(found))
-            curves.append(Curve("More training tasks", "training tasks", "accuracy, %", points))
+            settings = run["settings"]
+            key = f"{settings['base']}/{settings['protocol']}/{settings['limit']}/{','.join(run['tasks'])}"
+            alike.setdefault(key, []).append((float(count), run["findings"]["accuracy"][row][""], run))
+    for found in alike.values():
+        counts = [count for count, _, _ in found]
+        if len(set(counts)) > 1:
+            found.sort(key=lambda one: one[0])
+            points = tuple((count, *_three(interval)) for count, interval, _ in found)
+            names = tuple(f"checkpoint {run['settings']['checkpoint'][:8]}" for _, _, run in found)
+            title = f"More training tasks: {title_of(found[0][2])}, {len(found[0][2]['tasks'])} tasks"
+            single = len(set(counts)) == len(counts)
+            curves.append(Curve(title, "training tasks", "accuracy, %", points, names, joined=single))
     return curves
 
 
@@ -133,12 +168,14 @@ def worst_tasks(run: Mapping[str, Any]) -> list[Finding]:
     accuracy = run["findings"]["accuracy"]
     base = accuracy.get("base", {})
     order = sorted((name for name in run["tasks"] if name in accuracy[row]), key=lambda n: accuracy[row][n]["mean"])
+    said = {(v["task"], v["row"], v["number"]): v.get("description") for v in run.get("variants", ())}
     found = []
     for name in order[:WORST]:
         items = [item for item in run["items"] if item["row"] == row and item["task"] == name]
         items.sort(key=lambda item: (item["right"], item["number"], item["document"]))
         lead = accuracy[row][name]["mean"] - base[name]["mean"] if name in base else None
-        found.append(Finding(name, accuracy[row][name]["mean"], lead, tuple(items[:_EXAMPLES])))
+        shown = [{**item, "description": said.get((name, row, item["number"]))} for item in items[:_EXAMPLES]]
+        found.append(Finding(name, accuracy[row][name]["mean"], lead, tuple(shown)))
     return found
 
 

@@ -7,6 +7,7 @@ different protocols never share a table. This file knows runs (`t2l.evaluation.r
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from t2l.evaluation.charts import bars, intervals, scatter, series
 from t2l.evaluation.findings import (
     Finding,
     distances,
+    first_row,
+    rank_correlation,
     scaling,
     task_map,
     title_of,
@@ -27,18 +30,26 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 72rem
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; }
 h3 { font-size: 1.02rem; margin: 1.4rem 0 .4rem; } p, li { max-width: 60rem; } .dim { color: var(--dim); }
 .verdict { border-left: 4px solid var(--accent); padding: .3rem 1rem; background: #f3f6fb; }
-.verdict p:last-child { font-weight: 600; } tbody tr:last-child { font-weight: 600; }
+.verdict p { margin: .35rem 0; } .verdict .last { font-weight: 600; font-size: 1.1rem; }
+tbody tr:last-child { font-weight: 600; }
 .verdict.no { border-color: var(--bad); background: #fbf3f1; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } thead th { color: var(--dim); font-weight: 600; }
-td small { color: var(--dim); } svg { max-width: 100%; height: auto; display: block; }
+td small { color: var(--dim); } .tight th, .tight td { padding: .25rem .4rem; white-space: normal; }
+.tight td:first-child { overflow-wrap: anywhere; min-width: 9rem; } .tight th { font-size: .75rem; } .tight small {
+display: block; white-space: nowrap; font-size: .72rem; } svg { max-width: 100%; height: auto; display: block; }
 svg text { font: 13px system-ui, sans-serif; fill: var(--ink); } svg .dim { fill: var(--dim); }
 pre { background: #f5f6f8; padding: .6rem .8rem; overflow-x: auto; white-space: pre-wrap; margin: .3rem 0; }
 pre, code { font: .85rem/1.45 ui-monospace, monospace; } .example { border: 1px solid var(--line); padding: .6rem 1rem;
 margin: .6rem 0; border-radius: 6px; } .right { color: #22703b; } .wrong { color: var(--bad); }
 details summary { cursor: pointer; color: var(--accent); }
 """
+
+
+_WIDE = 9  # columns that stand side by side with their intervals
+_INTERVALS = "It resamples tasks, and questions within them, 2,000 times."
+_CURVE = "<p class='dim'>Mean accuracy over tasks; lines: 95% bootstrap interval. Each point is a run.</p>"
 
 
 def page(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -54,7 +65,8 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
     curves = scaling(runs)
     if curves:
         parts.append("<h2>Scaling</h2>")
-        parts += [f"<h3>{_text(curve.title)}</h3><div class='wide'>{series(curve)}</div>" for curve in curves]
+        for curve in curves:
+            parts += [f"<h3>{_text(curve.title)}</h3><div class='wide'>{series(curve)}</div>", _CURVE]
     return "\n".join([*parts, "</body></html>"]) + "\n"
 
 
@@ -62,7 +74,8 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     """The tables and the verdict of one run or several."""
     parts = [f"# {_heading(runs)}"]
     for run in runs:
-        parts += [f"## {title_of(run)}", _provenance(run), _markdown_table(run)]
+        parts += [f"## {title_of(run)}", _provenance(run), *(f"Note: {note}" for note in run.get("notes", ()))]
+        parts += ["Accuracy, %, with 95% intervals; n: questions.", _markdown_table(run)]
         parts.append("\n".join(f"- {line}" for line in run["findings"]["verdict"]))
         worst = worst_tasks(run)
         if worst:
@@ -86,44 +99,55 @@ def _heading(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _run_html(run: Mapping[str, Any], *, several: bool) -> list[str]:
     accuracy, rows = run["findings"]["accuracy"], run["rows"]
-    passed = run["findings"]["passed"]
+    passed, verdict = run["findings"]["passed"], run["findings"]["verdict"]
     parts = [f"<h2>{_text(title_of(run))}</h2>"] if several else []
     parts.append(f"<p class='dim'>{_text(_provenance(run))}</p>")
-    if run["findings"]["verdict"]:
-        lines = "".join(f"<p>{_text(line)}</p>" for line in run["findings"]["verdict"])
-        parts.append(f"<div class='verdict{' no' if passed is False else ''}'>{lines}</div>")
+    parts += [f"<p class='dim'>Note: {_text(note)}</p>" for note in run.get("notes", ())]
+    if verdict:
+        *lines, last = verdict if run.get("gate") else (*verdict, "")
+        shown = [f"<p class='last'>{_text(last)}</p>"] if last else []
+        shown += [f"<p>{_text(line)}</p>" for line in lines]
+        parts.append(f"<div class='verdict{' no' if passed is False else ''}'>{''.join(shown)}</div>")
     parts.append(f"<h2>Accuracy over all {len(run['tasks'])} tasks</h2>")
     parts.append(f"<div class='wide'>{bars([(rows[row], accuracy[row]['']) for row in rows])}</div>")
-    parts.append("<p class='dim'>Bars: mean over tasks, %; lines: 95% bootstrap interval.</p>")
+    parts.append(f"<p class='dim'>Mean over tasks, each weighing the same, and its 95% interval. {_INTERVALS}</p>")
     gaps = [(one["against"], one["difference"]) for one in run["findings"]["comparisons"] if one["task"] is None]
     if gaps:
         first = "matched descriptions" if run.get("gate") else "the adapter from the description"
         parts.append(f"<h2>{'The gate: ' if run.get('gate') else ''}{first} minus ...</h2>")
         parts.append(f"<div class='wide'>{intervals([(rows.get(name, name), gap) for name, gap in gaps])}</div>")
+        items = [one["items"] for one in run["findings"]["comparisons"] if one["task"] is None]
+        counted = f"{min(items)}" if min(items) == max(items) else f"{min(items)} to {max(items)}"
         parts.append(
-            "<p class='dim'>Points of accuracy, paired on the same items; lines: 95% interval. Right of zero, "
-            "the description helps.</p>"
+            f"<p class='dim'>Points of accuracy, paired on the same {counted} questions; lines: 95% interval. Right of "
+            "zero, the description is better; grey, the interval holds zero.</p>"
         )
     parts += ["<h2>By task</h2>", f"<div class='wide'>{_html_table(run)}</div>"]
+    parts.append(
+        "<p class='dim'>Accuracy in % and 95% interval over the task's n questions, for these descriptions. Where all "
+        "answers are alike the bootstrap has no width: with n questions the truth may still be 300/n points away.</p>"
+    )
     points = task_map(run)
     if points:
         parts += [
             "<h2>Map of tasks</h2>",
             f"<div class='wide'>{scatter(points, labels=len(points) <= 40)}</div>",
-            "<p class='dim'>t-SNE of the hypernetwork's task features, one point a description, coloured by "
-            "family. Distances between far groups mean little.</p>",
+            f"<p class='dim'>t-SNE of the hypernetwork's task features (seed 0): {len(points)} descriptions, coloured "
+            "by family. Distances between far groups mean little.</p>",
         ]
     far = distances(run)
     if far is not None:
         parts += [
             "<h2>Accuracy against distance</h2>",
             f"<div class='wide'>{series(far)}</div>",
-            "<p class='dim'>How far a task's descriptions are from the nearest other task's, in the task "
-            "features, and how well its adapters do.</p>",
+            "<p class='dim'>A point is a task: the mean distance of its descriptions, and how well their adapters do. "
+            "{} {:.2f}, 95% interval {:.2f} to {:.2f} ({} tasks).</p>".format(
+                "Spearman's rank correlation", *rank_correlation(far), len(far.points)
+            ),
         ]
     worst = worst_tasks(run)
     if worst:
-        parts.append("<h2>Worst tasks</h2>")
+        parts.append(f"<h2>Worst tasks</h2><p class='dim'>By the row '{_text(rows[first_row(run) or ''])}'.</p>")
         parts += [_worst_html(one) for one in worst]
     settings = "\n".join(f"{name}: {value}" for name, value in run["settings"].items() if name != "adapters")
     parts.append(
@@ -139,7 +163,7 @@ def _worst_html(one: Finding) -> str:
     for item in one.examples:
         right = item["right"] >= 1
         parts.append(
-            f"<div class='example'><pre>{_text(item['prompt'])}</pre>"
+            f"<div class='example'>{_described(item)}<pre>{_text(item['prompt'])}</pre>"
             f"<p>expected <code>{_text(item['target'])}</code>, answered "
             f"<code class='{'right' if right else 'wrong'}'>{_text(item['answer']) or '(nothing)'}</code>"
             f"{' (cut at its bound)' if item.get('cut') else ''}</p></div>"
@@ -147,45 +171,60 @@ def _worst_html(one: Finding) -> str:
     return "".join(parts)
 
 
+def _described(item: Mapping[str, Any]) -> str:
+    return f"<p>Adapter from: {_text(item['description'])}</p>" if item.get("description") else ""
+
+
 def _provenance(run: Mapping[str, Any]) -> str:
-    settings = run["settings"]
-    how = "the paper's protocol (greedy answer, first matching choice)"
+    settings, counts = run["settings"], _questions(run)
+    how = "the paper's protocol (greedy answers; the first matching choice, or the exact answer)"
     how = how if settings["protocol"] == "paper" else "log-likelihood (lm-evaluation-harness)"
-    limit = f", {settings['limit']} items a task" if settings["limit"] else ""
+    most = f"the first {settings['limit']} of each at most, " if settings["limit"] else ""
     cut = sum(1 for item in run["items"] if item.get("cut"))
     cut_text = f" {cut} of {len(run['items'])} answers were cut at their bound." if cut else ""
+    trained = f" trained on {run['training_tasks']} tasks" if run.get("training_tasks") else ""
     return (
-        f"Base {settings['base']}, checkpoint {settings['checkpoint'][:12]}, {how}, seed {settings['seed']}{limit}; "
-        f"{run['date']}. Command: {' '.join(run['command'])}.{cut_text}"
+        f"Base {settings['base']}, checkpoint {settings['checkpoint'][:12]}{trained}, {how}; {len(counts)} tasks, "
+        f"{sum(counts.values())} questions, {most}{settings.get('wordings', 1)} descriptions a task and condition, "
+        f"seed {settings['seed']}; {run['date']}. Command: {shlex.join(run['command'])}.{cut_text}"
     )
 
 
+def _questions(run: Mapping[str, Any]) -> dict[str, int]:
+    """Task -> how many different questions were asked."""
+    asked: dict[str, set[int]] = {task: set() for task in run["tasks"]}
+    for item in run["items"]:
+        asked[item["task"]].add(item["document"])
+    return {task: len(documents) for task, documents in asked.items()}
+
+
 def _cells(run: Mapping[str, Any]) -> list[list[Any]]:
-    accuracy = run["findings"]["accuracy"]
-    table = [["", *run["rows"]]]
-    for task in [*run["tasks"], ""]:
-        table.append([task or "all tasks", *(accuracy[row].get(task) for row in run["rows"])])
+    accuracy, counts = run["findings"]["accuracy"], _questions(run)
+    table = [["", "n", *run["rows"]]]
+    for task in run["tasks"]:
+        table.append([task, str(counts[task]), *(accuracy[row].get(task) for row in run["rows"])])
+    table.append(["all tasks", str(sum(counts.values())), *(accuracy[row].get("") for row in run["rows"])])
     return table
 
 
 def _html_table(run: Mapping[str, Any]) -> str:
     head, *body = _cells(run)
-    parts = ["<table><thead><tr>", *(f"<th>{_text(cell)}</th>" for cell in head), "</tr></thead><tbody>"]
-    for name, *cells in body:
+    tight = " class='tight'" if len(head) > _WIDE else ""
+    parts = [f"<table{tight}><thead><tr>", *(f"<th>{_text(cell)}</th>" for cell in head), "</tr></thead><tbody>"]
+    for name, count, *cells in body:
         shown = [
             "" if c is None else f"{c['mean']:.1f} <small>{c['low']:.0f} to {c['high']:.0f}</small>" for c in cells
         ]
-        parts += [f"<tr><td>{_text(name)}</td>", *(f"<td>{cell}</td>" for cell in shown), "</tr>"]
+        parts += [f"<tr><td>{_text(name)}</td><td>{count}</td>", *(f"<td>{cell}</td>" for cell in shown), "</tr>"]
     return "".join([*parts, "</tbody></table>"])
 
 
 def _markdown_table(run: Mapping[str, Any]) -> str:
     head, *body = _cells(run)
     rows = [[str(cell) for cell in head]]
-    for name, *cells in body:
-        rows.append(
-            [name, *("" if c is None else f"{c['mean']:.1f} ({c['low']:.0f} to {c['high']:.0f})" for c in cells)]
-        )
+    for name, count, *cells in body:
+        shown = ["" if c is None else f"{c['mean']:.1f} ({c['low']:.0f} to {c['high']:.0f})" for c in cells]
+        rows.append([name, count, *shown])
     return _table(rows)
 
 

@@ -18,13 +18,13 @@ import yaml
 from t2l.errors import DescriptionError
 
 GATE = {
-    "matched": "the task's own description",
-    "paraphrase": "the same in other words",
-    "vague": "a description that is vague",
-    "other-task": "another task's description",
-    "junk": "junk",
-    "empty": "nothing: a full stop alone",
-    "static": "one adapter for all tasks",
+    "matched": "adapter from the task's own description",
+    "paraphrase": "adapter from the same in other words",
+    "vague": "adapter from a vague description",
+    "other-task": "adapter from another task's description",
+    "junk": "adapter from junk",
+    "empty": "adapter from a full stop alone",
+    "static": "mean of the matched adapters, for all tasks",
 }
 """Condition -> how a table names it. ``static`` reads no description."""
 
