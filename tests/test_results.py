@@ -231,3 +231,35 @@ def test_the_stored_page_is_what_the_stored_runs_give() -> None:
         sys.path.remove(str(TOOLS))
         for name in ("results", "results_studies"):
             sys.modules.pop(name, None)
+
+
+def test_the_gates_section_has_every_row_with_its_paired_difference(results: ModuleType) -> None:
+    from t2l.evaluation.gate import gate_of
+
+    chances = {"base": 0, "matched": 3, "other-task": 1, "static": 1, "3-shot": 4}
+    items = [
+        {"task": f"t{task}", "row": row, "number": 0, "document": document, "right": float(document % 5 < chance)}
+        for task in range(4)
+        for document in range(10)
+        for row, chance in chances.items()
+    ]
+    found = json.loads(json.dumps(gate_of(items).to_dict()))
+    settings = {"wordings": 2, "max_new_tokens": 32, "seed": 0, "adapters": ["f" * 64], "tasks": ["t0"]}
+    printed = {
+        "rows": {row: f"what {row} is" for row in chances},
+        "tasks": {f"t{task}": {} for task in range(4)},
+        "training_tasks": 800,
+        "notes": ["Not measured: junk."],
+        "settings": settings,
+        "findings": found,
+        "map": {"features": [[0.0] * 99]},
+    }
+    kept = results.SMALLER["gate"](printed)
+    assert "map" not in kept and "adapters" not in kept["settings"]
+    assert [one["task"] for one in kept["findings"]["comparisons"]] == [None] * 4
+    text = results.gate(kept)
+    assert "**The gate is passed: the description does the work.**" in text
+    assert "| **matched**: what matched is | 60.0 (" in text
+    for row, gap in (("base", "+60.0"), ("other-task", "+40.0"), ("static", "+40.0"), ("3-shot", "-20.0")):
+        assert re.search(rf"\*\*{row}\*\*: what {row} is \| \d+\.0 \(.*\) \| \{gap[0]}{gap[1:]} \(", text), row
+    assert "40 questions" in text and "Not measured: junk." in text and "t2l world export world-build/near" in text

@@ -7,6 +7,7 @@ python tools/results.py record serve -- python benchmarks/serve.py --threads 1 -
 python tools/results.py record soak -- python tools/soak.py
 python tools/results.py record recon_step -- python benchmarks/recon_step.py --json
 python tools/results.py record evaluate -- python benchmarks/evaluate.py --json
+python tools/results.py record gate -- t2l evaluate --gate --data world-build/near ... --json    (GATE_COMMANDS, before)
 python tools/results.py studies world-build    stores what is done of `t2l world study`
 python tools/results.py write [--check]        and draws the plots, docs/images/<study>.svg
 """
@@ -47,7 +48,7 @@ def record(name: str, command: list[str]) -> None:
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        "result": json.loads(done.stdout),
+        "result": SMALLER.get(name, lambda result: result)(json.loads(done.stdout)),
     }
     RUNS.mkdir(parents=True, exist_ok=True)
     (RUNS / f"{name}.json").write_text(json.dumps(run, indent=1) + "\n")
@@ -69,7 +70,7 @@ def page() -> str:
             if name == "world":
                 parts.append(targets(run["result"], studies))
             parts += [section(run["result"]), f"`{run['command']}`, {run['date']}, {run['machine']}, {versions}."]
-        if name == "world" and studies:
+        if name == "gate" and studies:
             parts.append("## Studies")
             parts += [results_studies.section(study, document, _table) for study, document in studies.items()]
     return "\n\n".join(parts) + "\n"
@@ -126,7 +127,7 @@ ISSUE_FIGURES = (
     ("more training tasks", "rising"),
 )
 """Part of a figure's row -> its target, to name those that no stored run measured."""
-GATE = ("matched", "paraphrase", "vague", "other-task", "junk", "empty", "multi-task")
+CONDITIONS = ("matched", "paraphrase", "vague", "other-task", "junk", "empty", "multi-task")
 NEAR_GROUPS = ("near", "near, input half-reveals", "near, input says nothing")
 
 
@@ -142,7 +143,7 @@ def world(result: dict[str, Any]) -> str:
         f"each with its own adapter. See [the embedded world](world.md) for what each split has seen.",
     ]
     if "near" in percent:
-        rivals = [name for name in result["conditions"] if name not in GATE or name in ("matched", "multi-task")]
+        rivals = [name for name in result["conditions"] if name not in CONDITIONS or name in ("matched", "multi-task")]
         groups = [group for group in NEAR_GROUPS if group in percent]
         parts += [
             "### Against its rivals",
@@ -152,7 +153,7 @@ def world(result: dict[str, Any]) -> str:
             "### The gate",
             "The same inputs, adapters from other descriptions. An empty description is refused; a full stop alone "
             "stands for it.",
-            _conditions(result, [name for name in GATE if name in result["conditions"]], groups),
+            _conditions(result, [name for name in CONDITIONS if name in result["conditions"]], groups),
             "### By split",
         ]
     parts.append(_conditions(result, list(result["conditions"]), splits))
@@ -329,6 +330,50 @@ def evaluate(result: dict[str, Any]) -> str:
     )
 
 
+GATE_COMMANDS = (
+    "t2l world export world-build/near -n 20 --each 10",
+    "t2l world export world-build/train --split train --each 2",
+)
+"""What makes the data of the section "gate" beside the stages of `t2l world build` that its command names."""
+
+
+def gate(result: dict[str, Any]) -> str:
+    """The description gate and every row that was given, as `t2l evaluate` measures them."""
+    settings, found = result["settings"], result["findings"]
+    against = {one["against"]: one for one in found["comparisons"]}
+    first = found["accuracy"]["matched"][""]
+    rows = [["row", "exact match, %", "matched minus it, points"], ["**matched**: " + result["rows"]["matched"]]]
+    rows[-1] += [_interval(first), ""]
+    for row, name in result["rows"].items():
+        if row != "matched":
+            gap = against[row]["difference"]
+            shown = f"{gap['mean']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+            rows.append([f"**{row}**: {name}", _interval(found["accuracy"][row][""]), shown])
+    items = against["static"]["items"]
+    parts = [
+        "## The gate, by `t2l evaluate`",
+        f"The shipped checkpoint, trained on {result['training_tasks']} tasks, on {len(result['tasks'])} of the "
+        f"world's near held-out tasks as local data: {items} questions, {settings['wordings']} descriptions a task and "
+        f"condition, answers of at most {settings['max_new_tokens']} tokens, seed {settings['seed']}. Differences are "
+        "paired question by question; 95% intervals resample tasks and questions within them, 2,000 times. The "
+        "multi-task LoRA is the one that ships in the calibration, in half precision.",
+        f"**{found['verdict'][-1]}**",
+        _table(rows),
+        *result["notes"],
+        f"Data: {' and '.join(f'`{command}`' for command in GATE_COMMANDS)}.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _gate_figures(result: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a run, without the map, the single tasks' differences and the digests of adapters."""
+    kept = {name: result[name] for name in ("rows", "tasks", "training_tasks", "notes")}
+    settings = {name: value for name, value in result["settings"].items() if name not in ("adapters", "tasks")}
+    found = result["findings"]
+    overall = [one for one in found["comparisons"] if one["task"] is None]
+    return {**kept, "settings": settings, "findings": {**found, "comparisons": overall}}
+
+
 def _times(ratio: dict[str, float], kind: str) -> str:
     return f"{ratio[kind]:.1f}x ({ratio[f'{kind}_low']:.1f} to {ratio[f'{kind}_high']:.1f})"
 
@@ -365,6 +410,7 @@ def recon_step(result: dict[str, Any]) -> str:
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "world": world,
+    "gate": gate,
     "generate": generate,
     "batched_lora": batched_lora,
     "sft_step": sft_step,
@@ -373,6 +419,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "recon_step": recon_step,
     "evaluate": evaluate,
 }
+SMALLER: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"gate": _gate_figures}
+"""Sections that keep only part of what their command prints."""
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -182,7 +182,7 @@ def evaluate(
     folder = out or RUNS / f"{'gate' if gate else 'evaluate'}-{key}"
     answers = open_answers(folder, settings, restart=restart)
     if len(answers):
-        notes.add(f"{len(answers)} answers of an earlier, interrupted run in '{folder}' are used.")
+        say(f"Note: {len(answers)} answers of an earlier, interrupted run in '{folder}' are used.", "yellow")
     given = {
         "answers": answers,
         "limit": limit,
