@@ -205,7 +205,20 @@ def test_the_t2l_row_has_the_descriptions_adapters_and_no_description_in_any_pro
             assert [item["answer"] for item in own] == [a.split("\n")[0] for a in alone(base, adapter, asked)]
             assert [item["prompt"] for item in own] == [base.prompt(text) for text in asked], "the input alone"
         said = [item["prompt"] for item in rows_of(run, "description-in-prompt") if item["task"] == task]
-        assert all(any(text in prompt for text in texts) for prompt in said)
+        assert said == [base.prompt(f"{text}\n\n{question}") for text in texts for question in asked]
+
+
+def test_a_description_goes_into_a_prompt_whose_template_knows_no_system_role(
+    place: SimpleNamespace, tmp_path: Path
+) -> None:
+    base = save_tiny_llama(tmp_path / "strict")
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    (base / "chat_template.jinja").write_text(strict + "{{ bos_token }}{{ messages[0]['content'] }}>")
+    run = run_of(place, "--base", base, "--rows", "description-in-prompt", "--wordings", "1", *FEW)
+    assert all(item["prompt"].startswith("<s>") and "\n\n" in item["prompt"] for item in run["items"])
 
 
 def test_examples_come_from_the_train_split_alone(place: SimpleNamespace) -> None:

@@ -65,10 +65,13 @@ class AdaptedLM(LM):
         return self.decoder.base.name.replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The history in the base's chat template; a last message of the assistant's is left open to go on with."""
+        """The history in the base's chat template; a last message of the assistant's is left open to go on with.
+
+        What the harness puts into a system message stands in the user's first one: some templates know no system role.
+        """
         return str(
             self.decoder.base.tokenizer.apply_chat_template(
-                chat_history,
+                _without_system(chat_history),
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
@@ -194,3 +197,10 @@ class AdaptedLM(LM):
         own = tokenizer.bos_token
         special = begin and not (isinstance(own, str) and own and text.startswith(own))
         return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+
+def _without_system(history: list[dict[str, str]]) -> list[dict[str, str]]:
+    if len(history) < 2 or history[0]["role"] != "system":
+        return history
+    system, first, *rest = history
+    return [{**first, "content": f"{system['content'].strip()}\n\n{first['content']}"}, *rest]
