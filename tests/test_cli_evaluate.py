@@ -310,7 +310,8 @@ def test_a_hyperdecoder_is_trained_by_the_same_loop_and_goes_on_after_a_kill(
     done(*words)
     one, other = (load_file(f"{run}/hyperdecoder/model.safetensors") for run in ("whole", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    said = refused("train", "hyperdecoder", place.recipe, "loss.contrast=0.1", "-o", "no", "--cpu")
+    contrast = ("loss.contrast=0.1", "loss.views=2", "data.samples_per_task=2")
+    said = refused("train", "hyperdecoder", place.recipe, *contrast, "-o", "no", "--cpu")
     assert "loss.contrast=0" in said
 
 
@@ -476,7 +477,7 @@ def test_bad_words_are_named_and_leave_nothing_behind(place: SimpleNamespace, tm
         ((*exam, "--out", "full"), "holds something else"),
         ((*exam, "--base", "nowhere/at-all"), "nowhere/at-all"),
         ((*exam, "--device", "tpu9"), "--device"),
-        (("evaluate", "--checkpoint", "empty"), "not a t2l checkpoint"),
+        (("evaluate", "--checkpoint", "empty", "--data", place.exam), "not a t2l checkpoint"),
     ):
         assert said in refused(*words), said
     assert files_below(tmp_path) == before
@@ -520,7 +521,9 @@ def save_foreign(folder: Path) -> Path:
 def test_an_endless_answer_is_bounded_and_counted(place: SimpleNamespace, tmp_path: Path) -> None:
     write_task(tmp_path / "data", "talk", [("a", "b"), ("c", "d")], until=["never said"], max_new_tokens=100000)
     words = ("--data", "data", "--rows", "base", "--max-new-tokens", "3", "--no-chat")
-    shown = done("evaluate", "--checkpoint", place.checkpoint, *words, "--out", "run").stdout
+    told = done("evaluate", "--checkpoint", place.checkpoint, *words, "--out", "run")
+    assert "No map of the tasks: 'Do talk.' is not one of" in told.stderr, "this encoder knows certain texts alone"
+    shown = told.stdout
     assert "2 of 2 answers reached their bound of tokens and were cut." in shown
     assert all(item["cut"] and len(item["answer"]) <= 3 for item in read_run(Path("run"))["items"])
     done("report", "run")

@@ -18,7 +18,7 @@ import typer
 
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.terminal import Notes, print_json, results, say
-from t2l.errors import BaseModelError, T2LError, did_you_mean
+from t2l.errors import BaseModelError, DescriptionError, T2LError, did_you_mean
 
 if TYPE_CHECKING:
     from t2l.bases import Base
@@ -161,6 +161,11 @@ def evaluate(
                 own_base.append(_hyperdecoder(_given(row, hyperdecoder), model))
     for adapter in bench.adapters:
         adapter.spec.check_base(model.model)
+    try:
+        places = _map(t2l, bench)
+    except DescriptionError as problem:  # an encoder that knows certain texts alone
+        places = {}
+        notes.add(f"No map of the tasks: {problem.message}")
     use_chat = (model.has_chat_template and protocol is ProtocolName.paper) if chat is None else chat
     settings = {
         "tasks": [task.name for task in loaded],
@@ -211,7 +216,7 @@ def evaluate(
             "gate": gate,
             "training_tasks": _training_tasks(t2l),
             "findings": found.to_dict(),
-            "map": _map(t2l, bench),
+            "map": places,
             "notes": notes.texts,
         },
     )

@@ -148,7 +148,9 @@ def series(curve: Curve) -> str:
     for x in ticks:
         if x_of(x) - shown_at >= 48:  # a label that would run into the one before is left away
             shown_at = x_of(x)
-            parts.append(f"<text class='dim' x='{shown_at:.1f}' y='{bottom + 20}' text-anchor='middle'>{x:.3g}</text>")
+            parts.append(
+                f"<text class='dim' x='{shown_at:.1f}' y='{bottom + 20}' text-anchor='middle'>{_tick(x)}</text>"
+            )
     x_name = f"{curve.x_name}, logarithmic" if far else curve.x_name
     parts.append(
         f"<text x='{(left + width) / 2:.0f}' y='{bottom + 42}' text-anchor='middle'>{html.escape(x_name)}</text>"
