@@ -40,6 +40,7 @@ from t2l.evaluation.benchmarks import PAPER10
 from t2l.evaluation.runs import read_run
 from t2l.evaluation.wording import GATE, _texts, paper_wording
 from test_cli import SOURCE, document, done, files_below, refused, t2l
+from test_evaluation import Drawn
 
 FEW = ("--limit", "4", "--max-new-tokens", "5")
 
@@ -360,13 +361,6 @@ def test_the_ten_benchmarks_go_through_the_gate_offline(protocol: str, place: Si
     assert {(item["row"], item["task"]) for item in items} == {(row, task) for row in found["rows"] for task in PAPER10}
 
 
-class Drawn(OneHotEncoder):
-    """Stands for an encoder that is not here: knows the gate's texts, as wide as the checkpoint reads."""
-
-    def __init__(self, texts: list[str], width: int) -> None:
-        super().__init__([*texts, *(f"unused {number}" for number in range(width - len(texts)))])
-
-
 @pytest.mark.parametrize("name", ["L-sft-s1", "M-recon-s5-zscore-factorized", "S-sft-s3"])
 def test_the_gate_runs_on_checkpoints_of_the_reference(
     name: str, shared_dir: Path, place: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -388,7 +382,7 @@ def test_the_gate_runs_on_checkpoints_of_the_reference(
 
     def with_another_encoder(source: Any) -> TextToLora:
         found = opened(source)
-        found.encoder = Drawn(known_texts(place.exam), found.hypernetwork.embedding_dim)
+        found.encoder = Drawn(found.hypernetwork.embedding_dim)
         return found
 
     monkeypatch.setattr(t2l.sakana, "import_checkpoint", with_another_encoder)
@@ -477,7 +471,7 @@ def test_bad_words_are_named_and_leave_nothing_behind(place: SimpleNamespace, tm
         ((*exam, "--out", "full"), "holds something else"),
         ((*exam, "--base", "nowhere/at-all"), "nowhere/at-all"),
         ((*exam, "--device", "tpu9"), "--device"),
-        (("evaluate", "--checkpoint", "empty", "--data", place.exam), "not a t2l checkpoint"),
+        (("evaluate", "--checkpoint", "empty", "--data", place.exam), "is neither a checkpoint"),
     ):
         assert said in refused(*words), said
     assert files_below(tmp_path) == before

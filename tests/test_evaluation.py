@@ -413,7 +413,7 @@ def test_the_gate_runs_on_imported_checkpoints_of_the_reference(name: str, share
     config = AutoConfig.from_pretrained(place / "base", vocab_size=99)
     model: Any = fill(AutoModelForCausalLM.from_config(config))
     for task in ("up", "down"):
-        write_task(tmp_path, task, [("a", "b"), ("c", "d")], paraphrases=[f"Say {task}."])
+        write_task(tmp_path, task, [(f"{n}", f"{n}") for n in range(15)], paraphrases=[f"Say {task}."])
     tasks = load_tasks(["all"], data=tmp_path)
     bench = Bench(tasks, wordings=2)
     assert bench.gate(t2l) == []

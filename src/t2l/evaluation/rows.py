@@ -178,6 +178,9 @@ class Bench:
         """Every condition of the description gate, and the base; returns the conditions left out and why.
 
         The static adapter is the mean of the A and of the B that the matched descriptions give.
+
+        Raises:
+            T2LError: there are no matched descriptions, or they cannot be encoded.
         """
         self.base()
         left_out = []
@@ -187,6 +190,8 @@ class Bench:
             try:
                 self.described(t2l, condition, row=condition)
             except T2LError as problem:
+                if condition == "matched":
+                    raise
                 left_out.append(f"{condition}: {problem.message}")
         self.static(mean_adapter([self.adapters[v.adapter] for v in self.variants if v.row == "matched"]), "static")
         return left_out
