@@ -260,6 +260,7 @@ def test_a_library_does_without_the_adapters_of_measured_tasks(place: SimpleName
     given = ("--rows", "average,arrow", *FEW)
     clean = run_of(place, *given, "--library", place.library)
     mixed = run_of(place, *given, "--library", "mixed", out="mixed-run")
+    assert (clean["library"], mixed["library"]) == (5, 5)
     assert mixed["notes"] == ["3 adapters of the library are of tasks that are measured; they were left out."]
     for row in ("average", "arrow"):
         assert [i["answer"] for i in rows_of(mixed, row)] == [i["answer"] for i in rows_of(clean, row)]

@@ -249,6 +249,7 @@ def test_the_gates_section_has_every_row_with_its_paired_difference(results: Mod
         "rows": {row: f"what {row} is" for row in chances},
         "tasks": {f"t{task}": {} for task in range(4)},
         "training_tasks": 800,
+        "library": 77,
         "notes": ["Not measured: junk."],
         "settings": settings,
         "findings": found,
@@ -262,4 +263,9 @@ def test_the_gates_section_has_every_row_with_its_paired_difference(results: Mod
     assert "| **matched**: what matched is | 60.0 (" in text
     for row, gap in (("base", "+60.0"), ("other-task", "+40.0"), ("static", "+40.0"), ("3-shot", "-20.0")):
         assert re.search(rf"\*\*{row}\*\*: what {row} is \| \d+\.0 \(.*\) \| \{gap[0]}{gap[1:]} \(", text), row
-    assert "40 questions" in text and "Not measured: junk." in text and "t2l world export world-build/near" in text
+    assert (
+        "40 questions" in text
+        and "adapters of 77 training tasks" in text
+        and "Not measured: junk." in text
+        and "t2l world export world-build/near" in text
+    )

@@ -367,7 +367,7 @@ def gate(result: dict[str, Any]) -> str:
 
 def _gate_figures(result: dict[str, Any]) -> dict[str, Any]:
     """What the page shows of a run, without the map, the single tasks' differences and the digests of adapters."""
-    kept = {name: result[name] for name in ("rows", "tasks", "training_tasks", "notes")}
+    kept = {name: result[name] for name in ("rows", "tasks", "training_tasks", "library", "notes")}
     settings = {name: value for name, value in result["settings"].items() if name not in ("adapters", "tasks")}
     found = result["findings"]
     overall = [one for one in found["comparisons"] if one["task"] is None]

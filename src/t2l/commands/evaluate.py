@@ -215,6 +215,7 @@ def evaluate(
         more={
             "gate": gate,
             "training_tasks": _training_tasks(t2l),
+            "library": None if library is None else len(bench.foreign(_library(library))),
             "findings": found.to_dict(),
             "map": places,
             "notes": notes.texts,
