@@ -66,7 +66,7 @@ def intervals(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
         parts.append(
             f"<circle cx='{x(value['mean']):.1f}' cy='{y}' r='5' fill='{_COLOURS[0] if clear else '#9aa3b5'}'/>"
         )
-        parts.append(f"<text x='{x(value['high']) + 10:.1f}' y='{y + 5}'>{_numbers(value, '+')}</text>")
+        parts.append(f"<text x='{_LABEL + _SPACE + 10}' y='{y + 5}'>{_numbers(value, '+')}</text>")
     return _svg(_WIDTH, bottom + 30, parts)
 
 

@@ -183,9 +183,10 @@ def _provenance(run: Mapping[str, Any]) -> str:
     cut = sum(1 for item in run["items"] if item.get("cut"))
     cut_text = f" {cut} of {len(run['items'])} answers were cut at their bound." if cut else ""
     trained = f" trained on {run['training_tasks']} tasks" if run.get("training_tasks") else ""
+    library = f"a library of {run['library']} adapters, " if run.get("library") else ""
     return (
         f"Base {settings['base']}, checkpoint {settings['checkpoint'][:12]}{trained}, {how}; {len(counts)} tasks, "
-        f"{sum(counts.values())} questions, {most}{settings.get('wordings', 1)} descriptions a task and condition, "
+        f"{sum(counts.values())} questions, {most}{library}{settings.get('wordings', 1)} descriptions a task and condition, "
         f"seed {settings['seed']}; {run['date']}. Command: {shlex.join(run['command'])}.{cut_text}"
     )
 
