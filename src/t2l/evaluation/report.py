@@ -186,8 +186,9 @@ def _provenance(run: Mapping[str, Any]) -> str:
     library = f"a library of {run['library']} adapters, " if run.get("library") else ""
     return (
         f"Base {settings['base']}, checkpoint {settings['checkpoint'][:12]}{trained}, {how}; {len(counts)} tasks, "
-        f"{sum(counts.values())} questions, {most}{library}{settings.get('wordings', 1)} descriptions a task and condition, "
-        f"seed {settings['seed']}; {run['date']}. Command: {shlex.join(run['command'])}.{cut_text}"
+        f"{sum(counts.values())} questions, {most}{library}"
+        f"{settings.get('wordings', 1)} descriptions a task and condition, seed {settings['seed']}; {run['date']}. "
+        f"Command: {shlex.join(run['command'])}.{cut_text}"
     )
 
 
