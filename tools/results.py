@@ -356,8 +356,8 @@ def gate(result: dict[str, Any]) -> str:
         f"world's near held-out tasks as local data: {items} questions, {settings['wordings']} descriptions a task and "
         f"condition, answers of at most {settings['max_new_tokens']} tokens, seed {settings['seed']}. Differences are "
         "paired question by question; 95% intervals resample tasks and questions within them, 2,000 times. The "
-        f"library holds adapters of {result['library']} training tasks; the multi-task LoRA is the one that ships in the "
-        "calibration, in half precision.",
+        f"library holds adapters of {result['library']} training tasks; the multi-task LoRA is the one that ships in "
+        "the calibration, in half precision.",
         f"**{found['verdict'][-1]}**",
         _table(rows),
         *result["notes"],
