@@ -333,6 +333,12 @@ def evaluate(result: dict[str, Any]) -> str:
 GATE_COMMANDS = (
     "t2l world export world-build/near -n 20 --each 10",
     "t2l world export world-build/train --split train --each 2",
+    "t2l world export world-build/near-training -n 20 --each 100",
+    "t2l data prepare world-build/near-training/tasks.jsonl -d world-build/near-training/descriptions.jsonl "
+    "-o world-build/near-store --base t2l-embedded-base",
+    "t2l train library embedded-real-tasks data.store=world-build/near-store library.split=all library.steps=60 "
+    "library.samples=4 library.validation=8 library.learning_rate=3e-3 library.together=20 "
+    "-o world-build/near-adapters --cpu",
 )
 """What makes the data of the section "gate" beside the stages of `t2l world build` that its command names."""
 
@@ -361,7 +367,7 @@ def gate(result: dict[str, Any]) -> str:
         f"**{found['verdict'][-1]}**",
         _table(rows),
         *result["notes"],
-        f"Data: {' and '.join(f'`{command}`' for command in GATE_COMMANDS)}.",
+        f"Before it: {'; '.join(f'`{command}`' for command in GATE_COMMANDS)}.",
     ]
     return "\n\n".join(parts)
 
