@@ -21,6 +21,7 @@ from t2l.training.refinement import (
     fresh_adapters,
     refine_embeddings,
     tune_adapters,
+    tune_with_hypernetwork,
 )
 from t2l.world.base import encode_runs
 
@@ -85,7 +86,7 @@ def test_tuned_embeddings_fit_better_keep_their_length_and_leave_the_hypernetwor
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     embedding_NE = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     moved_NE = refine_embeddings(
-        base, network, embedding_NE, [samples(), samples()], RefineConfig(steps=40, learning_rate=0.05, batch=4)
+        base, network, embedding_NE, [samples(), samples()], RefineConfig(steps=40, learning_rate=0.01, batch=4)
     )
     torch.testing.assert_close(moved_NE.norm(dim=1), embedding_NE.norm(dim=1))
     with torch.no_grad():
@@ -94,6 +95,66 @@ def test_tuned_embeddings_fit_better_keep_their_length_and_leave_the_hypernetwor
     assert bool((new < old).all())
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in before.items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+
+
+def test_with_its_hypernetwork_an_adapter_moves_by_its_embedding_and_by_itself(base: Any, spec: LoraSpec) -> None:
+    network: Any = fill(HyperNetwork(spec, 6, trunk_dim=8, head_dim=8, head_init="linear"), std=0.2)
+    network.eval().requires_grad_(True)
+    embedding_NE = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1.0], [3.0]])
+    before = embedding_NE.clone()
+    with torch.no_grad():
+        start = network(embedding_NE)
+    own = [samples(), samples()[:2]]
+    config = RefineConfig(steps=1, learning_rate=0.01, warmup=0)  # after one step the two moves just add up
+    seen: list[int] = []
+    both = tune_with_hypernetwork(
+        base,
+        network,
+        embedding_NE,
+        start,
+        own,
+        config,
+        embedding_rate=0.02,
+        watch=lambda step, weights: seen.append(step),
+    )
+    assert seen == [0, 1] and torch.equal(embedding_NE, before)
+    by_itself = tune_adapters(base, spec, start, own, config)
+    moved_NE = refine_embeddings(base, network, embedding_NE, own, RefineConfig(steps=1, learning_rate=0.02, warmup=0))
+    by_embedding = network(moved_NE).detach()
+    for key, b_NLOR in both.b.items():
+        assert not torch.allclose(by_itself.b[key], start.b[key], atol=1e-4)
+        assert not torch.allclose(by_embedding.b[key], start.b[key], atol=1e-4)
+        torch.testing.assert_close(b_NLOR, by_itself.b[key] + by_embedding.b[key] - start.b[key], atol=1e-5, rtol=1e-4)
+    alone = tune_with_hypernetwork(
+        base, network, embedding_NE[1:], start.select(1), own[1:], config, embedding_rate=0.02
+    )
+    torch.testing.assert_close(alone.a["q_proj"][0], both.a["q_proj"][1], atol=1e-4, rtol=1e-3)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+
+
+def test_with_a_hypernetwork_any_adapter_is_the_start(base: Any, spec: LoraSpec) -> None:
+    network: Any = fill(HyperNetwork(spec, 6, trunk_dim=8, head_dim=8, head_init="linear"), std=0.4).eval()
+    other = random_weights(spec, 1, seed=4)
+    first: list[Any] = []
+    tune_with_hypernetwork(
+        base,
+        network,
+        torch.ones(1, 6),
+        other,
+        [samples()],
+        RefineConfig(steps=1),
+        watch=lambda step, weights: first.append(weights.map(torch.clone)),
+    )
+    for key in other.a:
+        torch.testing.assert_close(first[0].a[key], other.a[key])
+        torch.testing.assert_close(first[0].b[key], other.b[key])
+        assert not torch.equal(first[1].b[key], first[0].b[key])
+    with pytest.raises(T2LError, match="2 embeddings for 1"):
+        tune_with_hypernetwork(base, network, torch.ones(2, 6), other, [samples()], RefineConfig(steps=1))
+    with pytest.raises(T2LError, match="above 0"):
+        tune_with_hypernetwork(
+            base, network, torch.ones(1, 6), other, [samples()], RefineConfig(steps=1), embedding_rate=float("nan")
+        )
 
 
 def test_settings_that_make_no_sense_are_refused(base: Any, spec: LoraSpec) -> None:

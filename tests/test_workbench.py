@@ -15,9 +15,10 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -29,6 +30,7 @@ from live_server import live
 from t2l import cli
 from t2l.composition import combine, scale
 from t2l.errors import T2LError
+from t2l.guidance.fallback import Policy
 from t2l.guidance.guide import Confidence, Neighbour
 from t2l.guidance.wording import findings
 from t2l.inspection import NormTable, cosine
@@ -38,7 +40,8 @@ from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Scheduler
 from t2l.workbench import cards, code, table
 from t2l.workbench.advice import UNCALIBRATED, Advice, Guidance, Near
-from t2l.workbench.work import NOTHING_YET, Asked, Workbench
+from t2l.workbench.learn import Way, learn
+from t2l.workbench.work import NOTHING_YET, Asked, Trust, Workbench
 
 NASTY = "<img src=x onerror=alert(1)>\"'${alert(2)}{{ 7*7 }}</textarea><script>alert(3)</script>"
 NAMES = [*(f"task {number}" for number in range(8)), NASTY]
@@ -53,6 +56,12 @@ def world() -> tuple[Any, Any]:
 @pytest.fixture(scope="module")
 def engine(world: Any) -> Iterator[Engine]:
     with Engine(*world, Limits(slots=4, context=400, max_tokens=200, timeout_s=60)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[Engine]:
+    with Engine.from_pretrained(limits=Limits(slots=2, context=128, max_tokens=8)) as made:
         yield made
 
 
@@ -182,6 +191,91 @@ def test_a_table_goes_in_and_comes_out_with_answers(work: Workbench, engine: Eng
     assert NOTHING_YET in asyncio.run(last(work.batch("", 1.0, "x", SHORT)))[0]
     failed = asyncio.run(last(work.batch(NAMES[5], 1.0, "fine\n" + "word " * 200, SHORT)))[0]
     assert "2 without an answer" in failed and "<b>4 of 4</b>" in failed
+
+
+WORDS = ["garden", "window", "silver", "bottle", "market", "planet", "copper", "ribbon", "basket", "candle"]
+EXAMPLES = "input,expected\n" + "".join(f"{word},{word[2:]}\n" for word in WORDS)
+
+
+@pytest.mark.parametrize("way", get_args(Way))
+def test_examples_give_an_adapter_that_fits_them_better(embedded: Engine, way: Way) -> None:
+    work, engine, text = Workbench(embedded, Guidance()), embedded, "Cut the two letters at the front off."
+    pairs = [(word, word[2:]) for word in WORDS]
+    steps: list[int] = []
+    learned = learn(engine, text, pairs, way, 6, steps.append)
+    assert learned.held == (0, 5) and learned.tried > 1
+    assert learned.after <= learned.chosen and (way == "wording" or learned.after < learned.before)
+    assert steps == ([0] if way == "wording" else list(range(7)))
+    (made,) = engine.make([text]).result(30)
+    assert "examples" not in made.adapter.provenance  # what was learned is not taken for the description's own
+    shown, link = asyncio.run(last(work.learn(text, EXAMPLES, way, 2, SHORT)))
+    assert "held out" in shown and "of 2" in shown and "right, learned" in shown
+    name = re.search(r"/v1/adapters/(t2l-[0-9a-f]+)/download", link)
+    assert name is not None
+    kept = engine.adapters.get(name[1])
+    assert kept.provenance["examples"]["way"] == way and kept.provenance["asked"] == [text]
+    (again,) = engine.make([kept.provenance["description"]]).result(30)
+    assert "examples" not in again.adapter.provenance
+
+
+def test_others_are_answered_while_somebody_learns(engine: Engine) -> None:
+    pairs = [("red", "blue"), ("one", "two")]
+    answered: list[int] = []
+
+    def report(step: int) -> None:
+        if step == 3:
+            stream = engine.submit([5, 6, 7], Sampling(max_tokens=2))
+            answered.append(step)
+            streams.append(stream)
+
+    streams: list[Any] = []
+    alone = engine.submit([5, 6, 7], Sampling(max_tokens=2)).result().tokens
+    done = ThreadPoolExecutor(1).submit(learn, engine, NAMES[1], pairs, "adapter", 40, report)
+    while not streams:
+        time.sleep(0.005)
+    assert streams[0].result().tokens == alone and not done.done()
+    assert done.result(120).after < done.result().before
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [("input,expected\nred,\n", "1 to 200"), ("red\nblue", "have an output")],
+)
+def test_examples_that_cannot_be_learned_from_are_refused(work: Workbench, text: str, part: str) -> None:
+    shown, link = asyncio.run(last(work.learn(NAMES[0], text, "embedding", 2, SHORT)))
+    assert 'role="alert"' in shown and part in shown and link == ""
+
+
+def test_a_policy_without_a_calibration_is_refused_in_words(work: Workbench) -> None:
+    shown = asyncio.run(work.show(NAMES[0], "red", 1.0, "http://127.0.0.1:8008", Trust("blend")))
+    assert "not calibrated" in shown.about
+
+
+def test_what_is_not_trusted_goes_the_way_that_was_chosen(embedded: Engine) -> None:
+    junk, known = "!!! ??? ### zzz", "Give the last word in capital letters."
+    work = Workbench(embedded, Guidance())
+
+    def shown(policy: Policy, description: str = junk, **more: Any) -> tuple[str, str]:
+        async def both() -> tuple[str, str]:
+            trust = Trust(policy, **more)
+            about = (await work.show(description, "red", 1.0, "http://127.0.0.1:8008", trust)).about
+            return about, await last(work.answer(description, "red blue", 1.0, SHORT, trust))
+
+        return asyncio.run(both())
+
+    base = embedded.chat("red blue", Sampling(max_tokens=8)).text
+    about, answers = shown("none")
+    assert "Low confidence" in about and "Taken: no adapter" in about and said(answers) == [base, base]
+    ways: dict[Policy, str] = {"static": "multi-task", "nearest": "nearest task", "blend": "strength"}
+    for policy, told in ways.items():
+        about, answers = shown(policy)
+        assert f"Taken: {told}" in about and told in answers and said(answers)[0] == base
+    about, _ = shown("none", known)
+    assert "Taken:" not in about and "Low confidence" not in about
+    assert "Taken: no adapter" in shown("none", known, threshold=1.0)[0]
+    assert "Taken: with rewordings" in shown("warn", known, ensemble=True)[0]
+    (made,) = embedded.make([known]).result(30)
+    assert not {"ensemble", "fallback"} & set(made.adapter.provenance)
 
 
 def test_nothing_a_visitor_writes_becomes_markup(work: Workbench) -> None:

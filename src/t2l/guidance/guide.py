@@ -180,10 +180,10 @@ class Guide:
         """
         (confidence,) = self.assess([description])
         (spread,) = rewording_spread(self.t2l, [description])
-        rewrite = self._rewrite(description, confidence)
+        rewrite = self.rewrite(description, confidence)
         return Explanation(description, confidence, tuple(findings(description)), spread, rewrite)
 
-    def _rewrite(self, description: str, confidence: Confidence) -> tuple[str, float] | None:
+    def rewrite(self, description: str, confidence: Confidence) -> tuple[str, float] | None:
         """The nearest phrasing that shares a word with the description, says nearly the same and is trusted more."""
         words = content_words(description)
         near = [

@@ -27,6 +27,7 @@ from t2l.storage import read_json
 
 ID_PREFIX = "t2l-"
 _ID_DIGITS = 24
+_OTHERWISE = ("examples", "refined", "ensemble", "fallback")  # of a provenance
 _ABANDONED_S = 3600.0
 _ID = re.compile(rf"{ID_PREFIX}[0-9a-f]{{{_ID_DIGITS}}}")
 
@@ -44,6 +45,7 @@ class Kept:
         rank: of its matrices.
         strength: by which it was scaled.
         composition: how it was put together, where it was; see `t2l.composition.combine`.
+        otherwise: made in another way than from its description alone: with examples, rewordings or a fallback.
     """
 
     id: str
@@ -54,11 +56,12 @@ class Kept:
     rank: int
     strength: float = 1.0
     composition: Mapping[str, Any] | None = None
+    otherwise: bool = False
 
     @property
     def plain(self) -> bool:
         """Whether it is what its description alone gives."""
-        return bool(self.description) and self.strength == 1.0 and self.composition is None
+        return bool(self.description) and self.strength == 1.0 and self.composition is None and not self.otherwise
 
 
 def is_id(text: str) -> bool:
@@ -279,6 +282,7 @@ def _told(provenance: Mapping[str, Any]) -> dict[str, Any]:
         "description": str(provenance.get("description", "")),
         "strength": float(provenance.get("strength", 1.0)),
         "composition": provenance.get("composition"),
+        "otherwise": any(name in provenance for name in _OTHERWISE),
     }
 
 

@@ -11,11 +11,12 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -37,6 +38,8 @@ from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Job, Scheduler
 from t2l.serving.stream import Completion, Stream
 
+_T = TypeVar("_T")
+_LET_THROUGH_S = 0.002  # long enough for the engine's thread to take its turn
 _FEW_WAITING = 4  # for each slot, in the estimate of when to come back
 
 
@@ -109,6 +112,7 @@ class Engine:
         self._scheduler = Scheduler(self._passes, ends=base.ends(), decode=self._decode)
         self._changed = threading.Condition()
         self._inbox: deque[Job] = deque()
+        self._turn = threading.Lock()  # whose holder runs the base
         self._draining = self._closed = False
         self._pass_s = 0.05  # how long a pass takes, roughly
         self.guide = Guide.of(t2l) if is_calibrated(t2l) else None
@@ -188,6 +192,35 @@ class Engine:
             >>> engine.combine(Combination(["Give the last word.", "Write in capital letters."], [0.5, 0.5])).result()
         """
         return self._composer.order(wanted)
+
+    def with_maker(self, work: Callable[[], _T]) -> Future[_T]:
+        """Runs ``work`` in the thread that makes adapters: nothing else uses encoder and hypernetwork meanwhile.
+
+        Raises:
+            BusyError, StoppedError: as `make`.
+        """
+        return self._maker.order_and([], lambda _: work())
+
+    @contextmanager
+    def base_in_turns(self) -> Iterator[Callable[[], None]]:
+        """The base for other work, such as a few steps of training, in turns with those who are served.
+
+        Gives a function to be called often, while nothing stands in the base's modules: it lets passes through.
+
+        Example:
+            >>> with engine.base_in_turns() as let_through:  # doctest: +SKIP
+            ...     tune_adapters(engine.base.model, ..., watch=lambda step, weights: let_through())
+        """
+
+        def let_through() -> None:
+            self._turn.release()
+            try:
+                time.sleep(_LET_THROUGH_S)
+            finally:
+                self._turn.acquire()
+
+        with self._turn:
+            yield let_through
 
     def submit(
         self,
@@ -304,9 +337,10 @@ class Engine:
                 if self._closed:
                     self._scheduler.stop()
                     return
-            begun = time.monotonic()
             try:
-                self._scheduler.step()
+                with self._turn:
+                    begun = time.monotonic()
+                    self._scheduler.step()
             except Exception as problem:  # out of memory, a bug: those in slots are told, those who wait are served
                 traceback.print_exception(problem)
                 self._scheduler.fail_active(problem)

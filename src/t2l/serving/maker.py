@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from t2l.adapter import Adapter
 from t2l.encoders.description import prepare
@@ -23,6 +23,8 @@ from t2l.guidance.guide import Confidence, Guide
 from t2l.model import TextToLora
 from t2l.serving.adapter_store import AdapterStore, Kept
 from t2l.serving.errors import BusyError, StoppedError, UnknownModelError
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class AdapterMaker:
         prepare(descriptions)
         return self._put(_Order(list(descriptions), Future()))
 
-    def order_and(self, descriptions: Sequence[str], finish: Callable[[list[Made]], Made]) -> Future[Made]:
+    def order_and(self, descriptions: Sequence[str], finish: Callable[[list[Made]], _T]) -> Future[_T]:
         """As `order`, then what ``finish`` makes of the adapters, in this thread; there may be no descriptions."""
         if descriptions:
             prepare(descriptions)

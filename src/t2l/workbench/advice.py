@@ -36,6 +36,8 @@ class Advice:
         confidence: from 0 to 1; None where nobody has measured it.
         expected_gain: share of answers, -1 to 1, by which the adapter is expected to beat the base.
         missing: why something is not there.
+        rewrite: a description that says nearly the same and is trusted more, and its confidence.
+        action: what was done instead of taking the generated adapter as it is; "" for nothing.
     """
 
     nearest: Sequence[Near] = ()
@@ -43,6 +45,8 @@ class Advice:
     confidence: float | None = None
     expected_gain: float = 0.0
     missing: str = ""
+    rewrite: tuple[str, float] | None = None
+    action: str = ""
 
 
 class Adviser(Protocol):

@@ -15,6 +15,7 @@ from t2l.serving.adapter_store import Kept
 from t2l.serving.maker import Made
 from t2l.serving.stream import Completion
 from t2l.workbench.advice import Advice
+from t2l.workbench.learn import Learned
 
 _MOST_LAYERS = 96  # rows of a heat map
 
@@ -119,9 +120,25 @@ def made(one: Made, advice: Advice) -> str:
     if advice.tips:
         told = "".join(f"<li>{escaped(tip)}</li>" for tip in advice.tips)
         parts.append(f'<h4>To make it clearer</h4><ul class="wb-tips">{told}</ul>')
+    if advice.rewrite is not None:
+        text, confidence = advice.rewrite
+        parts.append(f'<h4>Try</h4><div class="wb-how">{escaped(text)} (confidence {confidence:.0%})</div>')
+    if advice.action:
+        parts.append(hint(f"Taken: {advice.action}."))
     if advice.missing:
         parts.append(hint(advice.missing))
     return f'<div class="wb-card" role="status">{"".join(parts)}</div>'
+
+
+def learned(one: Learned, examples: int) -> str:
+    """What examples led to, in numbers."""
+    where = f"{len(one.held)} held-out examples" if len(one.held) < examples else "the examples themselves"
+    numbers = [
+        (f"{one.before:.3f}", "loss as described"),
+        (f"{one.chosen:.3f}", f"best of {one.tried} wordings"),
+        (f"{one.after:.3f}", f"after step {one.step}"),
+    ]
+    return figures(numbers) + hint(f"Measured on {where}. Wording: {one.description}")
 
 
 def _bar(share: float) -> str:

@@ -12,11 +12,39 @@ from typing import Any
 import gradio as gr
 
 from t2l.errors import T2LError
+from t2l.guidance.calibration import THRESHOLD
 from t2l.workbench import cards, code, table
 from t2l.workbench.gallery import Example, gallery
-from t2l.workbench.work import NO_INPUT, NOTHING_YET, Asked, Workbench
+from t2l.workbench.learn import MOST_STEPS
+from t2l.workbench.work import NO_INPUT, NOTHING_YET, Asked, Trust, Workbench
 
 _MOST_CHARS = 8192
+_POLICY_WARN = "warn"
+_POLICIES = {
+    _POLICY_WARN: "warn",
+    "no adapter": "none",
+    "multi-task adapter": "static",
+    "nearest task's": "nearest",
+    "less of it": "blend",
+}
+_LEARN_DESCRIPTION = "Cut the two letters at the front off."
+_LEARN_EXAMPLES = """input,expected
+garden,rden
+window,ndow
+silver,lver
+bottle,ttle
+market,rket
+planet,anet
+copper,pper
+ribbon,bbon
+basket,sket
+candle,ndle
+forest,rest
+hammer,mmer
+kitten,tten
+pepper,pper
+tunnel,nnel
+"""
 _BARE: dict[str, Any] = {"padding": False, "apply_default_css": False}  # cards bring their own style
 _LIVE: dict[str, Any] = {
     "show_progress": "hidden",
@@ -40,6 +68,8 @@ def build(work: Workbench) -> gr.Blocks:
                 _try(page, work, examples)
             with gr.Tab("Compare"):
                 _compare(work, examples)
+            with gr.Tab("Examples"):
+                _learn(work)
             with gr.Tab("Batch"):
                 _batch(work)
     page.queue(default_concurrency_limit=None, max_size=512, api_open=False)
@@ -53,6 +83,8 @@ def _try(page: gr.Blocks, work: Workbench, examples: Sequence[Example]) -> None:
             with gr.Row(elem_classes="wb-gallery"):
                 chips = [gr.Button(example.title, size="sm") for example in examples]
             about = gr.HTML(cards.hint(NOTHING_YET), **_BARE)
+            with gr.Accordion("Where the description is not trusted", open=False):
+                trusted = _trust(work)
         with gr.Column(scale=7, min_width=320):
             text = gr.Textbox(label="Input", lines=1, max_lines=8, max_length=_MOST_CHARS, elem_id="live-input")
             with gr.Row(equal_height=True):
@@ -74,19 +106,33 @@ def _try(page: gr.Blocks, work: Workbench, examples: Sequence[Example]) -> None:
             shell = gr.Code(language="shell", interactive=False, show_label=False)
     read = gr.Button("Read the description", elem_id="read-description", elem_classes="wb-unseen")
 
-    async def show(description: str, text: str, strength: float, request: gr.Request) -> tuple[str, ...]:
-        shown = await work.show(description, text, float(strength), _address(request))
+    async def show(
+        description: str, text: str, strength: float, policy: Any, threshold: float, together: bool, request: gr.Request
+    ) -> tuple[str, ...]:
+        trust = Trust(policy, float(threshold), bool(together))
+        shown = await work.show(description, text, float(strength), _address(request), trust)
         return shown.about, shown.norms, shown.links, shown.python, shown.curl, shown.shell
 
     async def answer(
-        description: str, text: str, strength: float, max_tokens: float, temperature: float
+        description: str,
+        text: str,
+        strength: float,
+        policy: Any,
+        threshold: float,
+        together: bool,
+        max_tokens: float,
+        temperature: float,
     ) -> AsyncIterator[str]:
-        async for shown in work.answer(description, text, float(strength), Asked(int(max_tokens), temperature)):
+        trust, how = Trust(policy, float(threshold), bool(together)), Asked(int(max_tokens), temperature)
+        async for shown in work.answer(description, text, float(strength), how, trust):
             yield shown
 
-    shown = {"fn": show, "inputs": [description, text, strength], "outputs": [about, norms, links, python, curl, shell]}
-    answered = {"fn": answer, "inputs": [description, text, strength, *asked], "outputs": answers}
+    given = [description, text, strength, *trusted]
+    shown = {"fn": show, "inputs": given, "outputs": [about, norms, links, python, curl, shell]}
+    answered = {"fn": answer, "inputs": [*given, *asked], "outputs": answers}
     triggers = [read.click, description.submit, text.submit, ask.click, strength.release]
+    policy, threshold, together = trusted
+    triggers += [policy.input, threshold.release, together.input]
     gr.on(triggers, **shown, **_LIVE).then(**answered, **_LIVE)
 
     def opened(request: gr.Request) -> tuple[str, str]:
@@ -133,6 +179,44 @@ def _compare(work: Workbench, examples: Sequence[Example]) -> None:
 
     triggers = [run.click, one.submit, two.submit, text.submit, share.release, method.input]
     gr.on(triggers, compare, [one, two, share, method, text, *asked], [answers, below], **_LIVE)
+
+
+def _learn(work: Workbench) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            description = _description("Task description", "learn-description", _LEARN_DESCRIPTION)
+            text = gr.Textbox(
+                label="Examples",
+                info="CSV with the columns 'input' and 'expected'. From ten on, every fifth is held out.",
+                value=_LEARN_EXAMPLES,
+                lines=8,
+                max_lines=16,
+                elem_id="learn-examples",
+            )
+            way = gr.Radio(
+                [("choose the wording", "wording"), ("move its embedding", "embedding"), ("fine-tune", "adapter")],
+                value="embedding",
+                label="What the examples change",
+                info="each includes the one before; fine-tuning is t2l refine",
+            )
+            steps = gr.Slider(1, MOST_STEPS, value=20, step=1, label="Steps")
+            with gr.Row():
+                stop = gr.Button("Stop", min_width=90)
+                run = gr.Button("Learn", variant="primary", min_width=110, elem_id="learn-run")
+            with gr.Accordion("Sampling", open=False):
+                asked = _sampling(work)
+        with gr.Column(scale=7, min_width=320):
+            shown = gr.HTML(cards.hint("A few examples do more than any wording."), **_BARE, elem_id="learned")
+            link = gr.HTML("", **_BARE)
+
+    async def learn(
+        description: str, text: str, way: Any, steps: float, max_tokens: float, temperature: float
+    ) -> AsyncIterator[tuple[str, str]]:
+        async for both in work.learn(description, text, way, int(steps), Asked(int(max_tokens), temperature)):
+            yield both
+
+    started = run.click(learn, [description, text, way, steps, *asked], [shown, link], **_LIVE)
+    stop.click(None, cancels=[started], api_visibility="private")
 
 
 def _batch(work: Workbench) -> None:
@@ -185,6 +269,18 @@ def _description(label: str, elem_id: str, value: str = "") -> gr.Textbox:
         max_length=_MOST_CHARS,
         elem_id=elem_id,
     )
+
+
+def _trust(work: Workbench) -> list[Any]:
+    """What becomes of descriptions below a confidence; a checkpoint without calibration has rewordings alone."""
+    known = work.engine.guide is not None
+    offered = list(_POLICIES.items()) if known else [(_POLICY_WARN, "warn")]
+    if known and work.engine.guide is not None and work.engine.guide.calibration.static is None:
+        offered = [pair for pair in offered if pair[1] != "static"]
+    policy = gr.Radio(offered, value="warn", label="Below the threshold", elem_id="policy")
+    threshold = gr.Slider(0, 1, value=THRESHOLD, step=0.05, label="Threshold", info="of the confidence")
+    together = gr.Checkbox(False, label="Average the description with its rewordings", elem_id="together")
+    return [policy, threshold, together]
 
 
 def _sampling(work: Workbench) -> list[gr.Slider]:

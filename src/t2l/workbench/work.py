@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 
 from t2l import composition, inspection
 from t2l.adapter import Adapter
-from t2l.errors import T2LError
+from t2l.errors import CheckpointError, T2LError
+from t2l.guidance.calibration import THRESHOLD
+from t2l.guidance.ensemble import ensemble
+from t2l.guidance.fallback import Policy, guided
 from t2l.serving.composer import Combination, Method
 from t2l.serving.engine import Engine
 from t2l.serving.errors import BusyError, RequestError
@@ -22,8 +25,9 @@ from t2l.serving.prompts import chat_tokens
 from t2l.serving.sampling import Sampling
 from t2l.serving.stream import Stream
 from t2l.workbench import cards, code, table
-from t2l.workbench.advice import Adviser
+from t2l.workbench.advice import UNCALIBRATED, Adviser
 from t2l.workbench.cards import Answer
+from t2l.workbench.learn import Way, learn
 
 _SHOWN_EVERY_S = 0.06
 _TABLE_EVERY_S = 0.3
@@ -49,6 +53,26 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """What becomes of a description that is not trusted; the page's fields below the description.
+
+    Args:
+        policy: see `t2l.guidance.fallback.POLICIES`.
+        threshold: confidence below which a description is not trusted.
+        ensemble: average the description with its rewordings.
+    """
+
+    policy: Policy = "warn"
+    threshold: float = THRESHOLD
+    ensemble: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the generated adapter is taken as it is."""
+        return self.policy == "warn" and self.threshold == THRESHOLD and not self.ensemble
+
+
+@dataclass(frozen=True)
 class Shown:
     """What is seen of an adapter as soon as its description is there."""
 
@@ -70,13 +94,16 @@ class Workbench:
     def __init__(self, engine: Engine, adviser: Adviser) -> None:
         self.engine, self.adviser = engine, adviser
 
-    async def show(self, description: str, text: str, strength: float, address: str) -> Shown:
+    async def show(
+        self, description: str, text: str, strength: float, address: str, trust: Trust | None = None
+    ) -> Shown:
         """An adapter's figures, warnings, neighbours, heat map, and the code to use it."""
         if not description.strip():
             return Shown(cards.hint(NOTHING_YET), cards.hint("No adapter yet."), "")
         try:
-            made = await self._made(description)
+            made, action = await self._trusted(description, trust or Trust())
             advice = await asyncio.to_thread(self.adviser.advise, description, made)
+            advice = replace(advice, action=action, rewrite=await self._rewrite(description, made))
             adapter = _scaled(made.adapter, strength)
             norms = await asyncio.to_thread(inspection.NormTable.of, adapter)
         except T2LError as error:
@@ -94,7 +121,9 @@ class Workbench:
             code.shell(description, example, strength),
         )
 
-    async def answer(self, description: str, text: str, strength: float, asked: Asked) -> AsyncIterator[str]:
+    async def answer(
+        self, description: str, text: str, strength: float, asked: Asked, trust: Trust | None = None
+    ) -> AsyncIterator[str]:
         """The base and the adapted model, as they write."""
         if not text.strip():
             yield cards.hint(NO_INPUT)
@@ -104,7 +133,9 @@ class Workbench:
         if description.strip():
             columns.append(Answer(_title("Adapted", strength), accent=True))
             try:
-                wanted[1] = ((await self._made(description)).adapter, strength)
+                made, action = await self._trusted(description, trust or Trust())
+                wanted[1] = (made.adapter, strength)
+                columns[1] = replace(columns[1], title=_title(f"Adapted, {action}" if action else "Adapted", strength))
             except T2LError as error:
                 columns[1] = replace(columns[1], error=error)
         async for shown in self._streamed(columns, wanted, text, asked):
@@ -154,6 +185,73 @@ class Workbench:
             for row, one in zip(rows, made, strict=True)
             for column in (table.BASE, table.ADAPTED)
         ]
+        async for _ in self._answered(jobs, strength, asked, failed):
+            yield _filled(rows, columns, given.checked, failed), ""
+        data = base64.b64encode(b"\xef\xbb\xbf" + table.write_table(columns, rows).encode()).decode()
+        link = cards.links([("Download as CSV", f"data:text/csv;charset=utf-8;base64,{data}", "answers.csv")])
+        yield _filled(rows, columns, given.checked, failed), link
+
+    async def learn(
+        self, description: str, text: str, way: Way, steps: int, asked: Asked
+    ) -> AsyncIterator[tuple[str, str]]:
+        """A better adapter from a table of inputs and outputs, then every row's answers under base and adapters."""
+        reached = 0
+
+        def report(step: int) -> None:
+            nonlocal reached
+            reached = step
+
+        try:
+            if not description.strip():
+                raise T2LError(NOTHING_YET)
+            given = table.read_table(text)
+            pairs = [(row[table.INPUT], row.get(table.EXPECTED, "")) for row in given.rows]
+            made = await self._made(description)
+            task = asyncio.create_task(
+                asyncio.to_thread(learn, self.engine, description, pairs, way, int(steps), report)
+            )
+            while not (await asyncio.wait([task], timeout=_TABLE_EVERY_S))[0]:
+                yield cards.hint(f"Step {reached} of {int(steps)}; others are answered meanwhile."), ""
+            learned = task.result()
+        except T2LError as error:
+            yield cards.problem(error), ""
+            return
+        kept = self.engine.adapters.add(learned.adapter)
+        used = ["held out" if number in learned.held else "learned from" for number in range(len(pairs))]
+        used = ["learned from" for _ in pairs] if len(learned.held) == len(pairs) else used
+        rows: list[dict[str, str | None]] = [
+            {table.INPUT: question, table.EXPECTED: answer, "used": use}
+            for (question, answer), use in zip(pairs, used, strict=True)
+        ]
+        ways = {table.BASE: None, "described": made.adapter, "learned": learned.adapter}
+        about = cards.learned(learned, len(pairs))
+        async for shown in self._compared(rows, ways, asked):
+            yield about + shown, ""
+        size = f"rank {learned.adapter.spec.rank}, {learned.adapter.spec.num_parameters:,} parameters"
+        link = cards.links([(f"Download the adapter ({size})", f"/v1/adapters/{kept.id}/download", f"{kept.id}.zip")])
+        yield about + shown, link + cards.hint(f"On this server it answers to the name {kept.id}.")
+
+    async def _compared(
+        self, rows: list[dict[str, str | None]], ways: Mapping[str, Adapter | None], asked: Asked
+    ) -> AsyncIterator[str]:
+        """The table of rows as the answers of each way come in."""
+        columns = [table.INPUT, table.EXPECTED, "used", *ways]
+        for row in rows:
+            row.update(dict.fromkeys(ways))
+        rights = dict.fromkeys(ways, table.EXPECTED)
+        jobs = [(row, way, adapter) for row in rows for way, adapter in ways.items()]
+        failed: list[T2LError] = []
+        async for _ in self._answered(jobs, 1.0, asked, failed):
+            yield _compared_table(rows, columns, rights, failed)
+
+    async def _answered(
+        self,
+        jobs: Sequence[tuple[dict[str, str | None], str, Adapter | None]],
+        strength: float,
+        asked: Asked,
+        failed: list[T2LError],
+    ) -> AsyncIterator[None]:
+        """Fills (row, column, adapter) by (row, column); gives a turn now and then, and one at the end."""
         waiting = iter(jobs)
 
         async def worker() -> None:
@@ -170,15 +268,48 @@ class Workbench:
             while pending:
                 _, pending = await asyncio.wait(pending, timeout=_TABLE_EVERY_S)
                 if pending:
-                    yield _filled(rows, columns, given.checked, failed), ""
+                    yield
             for task in tasks:
                 task.result()
         finally:
             for task in tasks:
                 task.cancel()
-        data = base64.b64encode(b"\xef\xbb\xbf" + table.write_table(columns, rows).encode()).decode()
-        link = cards.links([("Download as CSV", f"data:text/csv;charset=utf-8;base64,{data}", "answers.csv")])
-        yield _filled(rows, columns, given.checked, failed), link
+        yield
+
+    async def _rewrite(self, description: str, made: Made) -> tuple[str, float] | None:
+        """A nearly equal description that is trusted more, where there is one."""
+        guide, told = self.engine.guide, made.confidence
+        if guide is None or told is None:
+            return None
+        return await asyncio.wrap_future(self.engine.with_maker(lambda: guide.rewrite(description, told)))
+
+    async def _trusted(self, description: str, trust: Trust) -> tuple[Made, str]:
+        """The adapter that the policy gives, and what it did; "" where the description is trusted or nothing is asked.
+
+        Raises:
+            T2LError: the policy needs what the checkpoint has not.
+        """
+        made = await self._made(description)
+        if trust.plain:
+            return made, ""
+        guide = self.engine.guide
+        if trust.policy != "warn" and guide is None:
+            raise CheckpointError(UNCALIBRATED, "Choose 'warn'.")
+
+        def decide() -> tuple[Made, str]:
+            adapter, action, said = made.adapter, "", made.warnings
+            if trust.ensemble:
+                (adapter,), action = ensemble(self.engine.t2l, [description]), "with rewordings"
+            if guide is not None:
+                (found,) = guided(guide, [description], trust.policy, trust.threshold, adapters=[adapter])
+                if found.action != "generated":
+                    adapter, action = found.adapter or composition.scale(adapter, 0.0), found.action
+                said = tuple(text for text in made.warnings if not text.startswith("Low confidence"))
+                said += () if found.warning is None else (found.warning,)
+            adapter = composition.conform(adapter, self.engine.t2l.spec)
+            return replace(made, adapter=adapter, kept=self.engine.adapters.add(adapter), warnings=said), action
+
+        return await asyncio.wrap_future(self.engine.with_maker(decide))
 
     async def _made(self, description: str) -> Made:
         (made,) = await asyncio.wrap_future(self.engine.make([description]))
@@ -266,12 +397,29 @@ def _filled(
 ) -> str:
     answered = sum(row[column] is not None for row in rows for column in (table.BASE, table.ADAPTED))
     numbers = [(f"{answered} of {2 * len(rows)}", "answers")]
-    rights = {}
-    if checked:
-        rights = {table.BASE: table.EXPECTED, table.ADAPTED: table.EXPECTED}
-        for column in rights:
-            told = [row for row in rows if row.get(table.EXPECTED) and row[column] is not None]
-            right = sum(str(row[column]).strip() == str(row[table.EXPECTED]).strip() for row in told)
-            numbers.append((f"{right} of {len(told)}", f"right, {column}"))
-    errors = cards.problem(RequestError(f"{len(failed)} without an answer: {failed[0].message}")) if failed else ""
-    return cards.figures(numbers) + errors + cards.batch_table(rows, columns, rights)
+    rights = {table.BASE: table.EXPECTED, table.ADAPTED: table.EXPECTED} if checked else {}
+    numbers += [_right(rows, column, f"right, {column}") for column in rights]
+    return cards.figures(numbers) + _unanswered(failed) + cards.batch_table(rows, columns, rights)
+
+
+def _compared_table(
+    rows: Sequence[Mapping[str, str | None]],
+    columns: Sequence[str],
+    rights: Mapping[str, str],
+    failed: Sequence[T2LError],
+) -> str:
+    held = [row for row in rows if row["used"] == "held out"] or rows
+    where = ", held out" if len(held) < len(rows) else ""
+    numbers = [_right(held, column, f"right, {column}{where}") for column in rights]
+    return cards.figures(numbers) + _unanswered(failed) + cards.batch_table(rows, columns, rights)
+
+
+def _right(rows: Sequence[Mapping[str, str | None]], column: str, label: str) -> tuple[str, str]:
+    """How many of the answers that are there are the expected ones."""
+    told = [row for row in rows if row.get(table.EXPECTED) and row[column] is not None]
+    right = sum(str(row[column]).strip() == str(row[table.EXPECTED]).strip() for row in told)
+    return f"{right} of {len(told)}", label
+
+
+def _unanswered(failed: Sequence[T2LError]) -> str:
+    return cards.problem(RequestError(f"{len(failed)} without an answer: {failed[0].message}")) if failed else ""
