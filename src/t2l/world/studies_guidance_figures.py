@@ -12,8 +12,9 @@ _POLICY_NAMES = {
     "warn": "warn: the generated adapter all the same",
     "none": "none: no adapter below the threshold",
     "static": "static: the multi-task adapter below it",
-    "nearest": "nearest: the nearest training task's adapter below it",
-    "blend": "blend: fading from the threshold to half of it",
+    "nearest": "nearest: the adapter of the nearest training task's description below it",
+    "nearest, trained": "nearest, from a library: that task's trained adapter below it",
+    "blend": "blend: none of it where little gain is expected",
 }
 _GROUPS = ("near", "far", "junk", "vague", "mixture")
 GOALS = (0.5, 0.75, 0.9, 1.0)
