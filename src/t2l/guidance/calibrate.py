@@ -4,12 +4,13 @@ Axis letters: N descriptions, M training tasks, D descriptions a task, E embeddi
 K feature width, F signals.
 
 Level 5. It is given tasks and a way to score answers; it knows no particular base and no files of tasks. What is not to
-be trusted is learned from two sides: controls, which are vague, senseless or of other kinds, and training tasks that
-are left out of what is known, a group of like ones at a time, as if nothing like them had been trained on.
+be trusted is learned from two sides: controls, which are vague, senseless or of other kinds, and the training tasks
+that stand most apart, left out of what is known, as if nothing like them had been trained on.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,15 +25,16 @@ from torch import Tensor
 from t2l.encoders.encoder import one_vector
 from t2l.errors import T2LError
 from t2l.guidance.calibration import Calibration, Kind, fit_scale
-from t2l.guidance.familiarity import TaskSpace, groups_of
+from t2l.guidance.familiarity import TaskSpace, apart
 from t2l.guidance.signals import OF_EMBEDDING, SIGNALS, Known, measure, of_embedding
 from t2l.lora import LoraWeights
 from t2l.model import TextToLora
 
 AXES, PLACES = 192, 96
 CONTROLS = ("vague", "junk", "foreign")
-GROUPS, OF_GROUP = 8, 32  # groups of training tasks left out in turn, and descriptions drawn from each
-_DESCRIPTIONS_LEFT = 8  # of each other task, while a group is left out
+APART = 0.2  # share of the training tasks that is left out
+ROUNDS = 4  # in each, some of these are left out
+LEFT_OUT = 60  # descriptions of those, at most, in each round
 _TEXTS_AT_A_TIME = 512
 _INPUTS_OF_CONTROL = 16  # drawn from all validation tasks, for a description that names no task
 _LEAST_TASKS = 4
@@ -83,7 +85,7 @@ def calibrate(
     report(f"calibrate: embedding the descriptions of {len(training)} training tasks")
     rows_MDW, task_MDK = _read(t2l, training)
     known = _known(t2l, training, rows_MDW, task_MDK)
-    report(f"calibrate: leaving out groups of like training tasks, {min(GROUPS, len(training) // 2)} of them")
+    report("calibrate: leaving out the training tasks that stand most apart")
     left_NF = _left_out(rows_MDW, known.embedding)
     texts = [(text, task) for task in validation for text in task.descriptions]
     controls = [(kind, text) for kind in CONTROLS for text in control_texts(kind)]
@@ -165,26 +167,27 @@ def _known(t2l: TextToLora, training: Mapping[str, Sequence[str]], rows_MDW: Ten
 
 
 def _left_out(rows_MDW: Tensor, space: TaskSpace) -> Tensor:
-    """Signals (N, F) of descriptions of training tasks, each measured where its group of tasks is not known.
+    """Signals (N, F) of descriptions of the training tasks that stand most apart, measured as if they were not known.
 
     The hypernetwork was trained on them, so that what it makes of them says nothing: those signals are NaN.
     """
-    tasks, count, _ = rows_MDW.shape
-    group_M = groups_of(space.place_MJ, min(GROUPS, tasks // 2))
+    cluster_M = apart(space.place_MJ, APART)
+    clusters = Counter(cluster_M[cluster_M >= 0].tolist())
+    rounds: list[list[int]] = [[] for _ in range(min(ROUNDS, len(clusters)))]
+    for cluster, _ in clusters.most_common():
+        min(rounds, key=lambda some: sum(clusters[one] for one in some)).append(cluster)
     rng = Random("calibrate/left out")
     found = []
-    for group in range(int(group_M.max()) + 1):
-        inside = (group_M == group).nonzero()[:, 0].tolist()
-        if not inside or len(inside) == tasks:
-            continue
-        others = TaskSpace.of(rows_MDW[group_M != group, :_DESCRIPTIONS_LEFT], AXES, PLACES)
-        drawn = [(rng.choice(inside), rng.randrange(count)) for _ in range(OF_GROUP)]
-        values = of_embedding(others, torch.stack([rows_MDW[task, index] for task, index in drawn]))
+    for some in rounds:
+        outside_M = torch.isin(cluster_M, torch.tensor(some))
+        left_NW = rows_MDW[outside_M].flatten(0, 1)
+        drawn = rng.sample(range(len(left_NW)), min(LEFT_OUT, len(left_NW)))
+        values = of_embedding(TaskSpace.of(rows_MDW[~outside_M], AXES, PLACES), left_NW[drawn])
         signal_NF = torch.full((len(drawn), len(SIGNALS)), torch.nan)
         for name, value_N in zip(OF_EMBEDDING, values, strict=True):
             signal_NF[:, list(SIGNALS).index(name)] = value_N
         found.append(signal_NF)
-    return torch.cat(found) if found else torch.zeros(0, len(SIGNALS))
+    return torch.cat(found)
 
 
 @torch.inference_mode()

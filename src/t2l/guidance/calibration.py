@@ -100,7 +100,9 @@ def fit_scale(signal_NF: Tensor, kinds: Sequence[Kind], gain: Sequence[float]) -
     mean_F = signal_NF.nansum(dim=0) / count_F
     spread_F = ((signal_NF - mean_F).square().nansum(dim=0) / (count_F - 1).clamp_min(1)).sqrt()
     spread_F = spread_F.clamp_min(_SMALLEST_SPREAD)
-    signal_NF = torch.where(said_NF, signal_NF, mean_F)
+    # where nothing is known of a signal, it is taken to look as it does for tasks: it cannot help to tell those apart
+    usual_F = torch.where(said_NF & (label_N[:, None] > 0), signal_NF, torch.nan).nanmean(dim=0)
+    signal_NF = torch.where(said_NF, signal_NF, usual_F)
     share_N = _weights_of(kinds, _SHARES)
     for trusted in (0, 1):
         share_N[label_N == trusted] *= 0.5 / share_N[label_N == trusted].sum()
@@ -230,17 +232,20 @@ def _isotonic(
     score: Sequence[float], gain: Sequence[float], weight: Sequence[float]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean score and mean gain of equally heavy groups by score; groups whose gain falls are joined (PAV)."""
-    rows = sorted(zip(score, gain, weight, strict=True))
+    by_score: dict[float, list[float]] = {}  # score -> weighted gains and weight: equal scores stay together
+    for one, gained, share in zip(score, gain, weight, strict=True):
+        gains, total = by_score.get(one, (0.0, 0.0))
+        by_score[one] = [gains + share * gained, total + share]
     blocks: list[list[float]] = []  # weighted sum of scores, of gains, and weight
-    passed, group = 0.0, -1
     parts: list[list[float]] = []
-    for one, gained, share in rows:
-        place = min(_STEPS - 1, int(_STEPS * (passed + share / 2) / sum(weight)))
+    passed, group = 0.0, -1
+    for one, (gains, total) in sorted(by_score.items()):
+        place = min(_STEPS - 1, int(_STEPS * (passed + total / 2) / sum(weight)))
         if place != group:
             group = place
             parts.append([0.0, 0.0, 0.0])
-        parts[-1] = [was + more for was, more in zip(parts[-1], (share * one, share * gained, share), strict=True)]
-        passed += share
+        parts[-1] = [was + more for was, more in zip(parts[-1], (total * one, gains, total), strict=True)]
+        passed += total
     for part in parts:
         blocks.append(part)
         while len(blocks) > 1 and blocks[-2][1] / blocks[-2][2] >= blocks[-1][1] / blocks[-1][2]:

@@ -23,7 +23,6 @@ from t2l.errors import CheckpointError
 
 _RIDGE = 0.1  # of the mean variance of a task's descriptions, added to each direction: small ones are mostly noise
 _LEAST = 0.01  # of the mean variance of all descriptions, added as well: a task may have one description alone
-_ROUNDS = 40
 _PARTS = ("mean_W", "axis_WK", "turn_KK", "rest", "place_MJ")
 _SMALL = ("axis_WK", "place_MJ")  # stored as whole numbers with a scale for each column
 _LEVELS = 127
@@ -60,9 +59,10 @@ class TaskSpace:
         variance, axis_WW = torch.linalg.eigh((centred.T @ centred / len(centred)).double())
         variance, axis_WW = variance.flip(0).clamp_min(0), axis_WW.flip(1)
         kept = min(axes, len(variance), max(1, len(flat) - 1))
-        axis_WK = axis_WW[:, :kept]
-        rest = (variance[kept:].sum() + 1e-6 * variance.sum() + 1e-12).sqrt()
-        along_MDK = ((rows_MDW.float() - mean_W) @ axis_WK.float()).double()
+        axis_WK = _rounded(axis_WW[:, :kept].float())  # before anything is measured along the axes
+        along_MDK = (centred @ axis_WK).double().unflatten(0, rows_MDW.shape[:2])
+        off_N = (centred.square().sum(dim=1) - along_MDK.flatten(0, 1).square().sum(dim=1)).clamp_min(0)
+        rest = (off_N.mean() + 1e-6 * variance.sum() + 1e-12).sqrt()
         turn_KK = _discriminants(along_MDK, variance.mean())
         place_MJ = along_MDK.mean(dim=1) @ turn_KK[:, :places]
         parts = dict(zip(_PARTS, (mean_W, axis_WK, turn_KK, rest, place_MJ), strict=True))
@@ -136,18 +136,41 @@ class TaskSpace:
         return cls(**parts)
 
 
-def groups_of(rows_MJ: Tensor, groups: int) -> Tensor:
-    """(M,): the group of each row, by spherical k-means from rows that are far apart; the same for the same rows."""
-    unit_MJ = F.normalize(rows_MJ, dim=-1)
-    chosen = [int((unit_MJ @ unit_MJ.mean(dim=0)).argmin())]
-    while len(chosen) < min(groups, len(rows_MJ)):
-        chosen.append(int((unit_MJ @ unit_MJ[chosen].T).amax(dim=1).argmin()))
-    centre_GJ = unit_MJ[chosen]
-    for _ in range(_ROUNDS):
-        group_M = (unit_MJ @ centre_GJ.T).argmax(dim=1)
-        sums_GJ = torch.zeros_like(centre_GJ).index_add(0, group_M, unit_MJ)
-        centre_GJ = torch.where(sums_GJ.norm(dim=1, keepdim=True) > 0, F.normalize(sums_GJ, dim=-1), centre_GJ)
-    return (unit_MJ @ centre_GJ.T).argmax(dim=1)
+def apart(place_MJ: Tensor, share: float) -> Tensor:
+    """(M,): the cluster of each task that stands apart, -1 for the many others; about ``share`` of the tasks do.
+
+    Tasks are joined nearest first (single linkage) until the largest cluster holds all but that share; tasks outside of
+    it are like few others or none. At least one task always stands apart, and one never does.
+    """
+    count = len(place_MJ)
+    cluster_M = torch.arange(count)
+    found_M = torch.where(cluster_M == 0, -1, cluster_M)
+    for _, one, other in sorted(_spanning_tree(place_MJ)):
+        cluster_M = torch.where(cluster_M == cluster_M[other], cluster_M[one], cluster_M)
+        largest_M = cluster_M == torch.bincount(cluster_M).argmax()
+        if bool(largest_M.all()):
+            break
+        found_M = torch.where(largest_M, -1, cluster_M)
+        if int(largest_M.sum()) >= (1 - share) * count:
+            break
+    return found_M
+
+
+def _spanning_tree(place_MJ: Tensor) -> list[tuple[float, int, int]]:
+    """Length and ends of the edges of the shortest tree that joins all tasks (Prim)."""
+    distance_MM = torch.cdist(place_MJ, place_MJ)
+    length_M, parent_M = distance_MM[0].clone(), torch.zeros(len(place_MJ), dtype=torch.long)
+    waiting_M = torch.ones(len(place_MJ), dtype=torch.bool)
+    waiting_M[0] = False
+    edges = []
+    while bool(waiting_M.any()):
+        new = int(torch.where(waiting_M, length_M, torch.inf).argmin())
+        edges.append((float(length_M[new]), int(parent_M[new]), new))
+        waiting_M[new] = False
+        nearer_M = distance_MM[new] < length_M
+        length_M = torch.where(nearer_M, distance_MM[new], length_M)
+        parent_M[nearer_M] = new
+    return edges
 
 
 def _discriminants(along_MDK: Tensor, variance: Tensor) -> Tensor:
@@ -165,12 +188,19 @@ def _discriminants(along_MDK: Tensor, variance: Tensor) -> Tensor:
 
 
 def _stored(parts: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    found = {}
-    for name, part in parts.items():
-        if name in _SMALL:
-            scale = part.abs().amax(dim=0).clamp_min(1e-12) / _LEVELS
-            found[f"{prefix}.{name}"] = (part / scale).round().to(torch.int8)
-            found[f"{prefix}.{name}.scale"] = scale
-        else:
-            found[f"{prefix}.{name}"] = part
-    return found
+    found = dict(parts)
+    for name in _SMALL:
+        whole, scale = _whole(parts[name])
+        found |= {name: whole.to(torch.int8), f"{name}.scale": scale}
+    return {f"{prefix}.{name}": part for name, part in found.items()}
+
+
+def _whole(part: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers of at most 127 and the scale of each column."""
+    scale = part.abs().amax(dim=0).clamp_min(1e-12) / _LEVELS
+    return (part / scale).round(), scale
+
+
+def _rounded(part: Tensor) -> Tensor:
+    whole, scale = _whole(part)
+    return whole * scale
