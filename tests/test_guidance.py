@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from helpers import fill, random_weights
 from t2l.adapter import Adapter
-from t2l.encoders import MiniLmEncoder
+from t2l.encoders import DescriptionEncoder, MiniLmEncoder
 from t2l.encoders.description import prepare
 from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.guidance import calibrate as calibrate_module
@@ -277,7 +279,7 @@ def test_a_calibration_of_an_earlier_format_names_the_command(made: Path, tmp_pa
     (tmp_path / JSON_FILE).write_text(json.dumps(value))
     with pytest.raises(CheckpointError, match="not a calibration that this version reads") as caught:
         Calibration.load(tmp_path, checkpoint=t2l.digest, encoder=t2l.encoder.identity, spec=t2l.spec)
-    assert "t2l calibrate" in str(caught.value.hint)
+    assert "t2l calibrate" in str(caught.value.fix)
 
 
 def test_a_task_is_shown_by_a_short_description_of_the_usual_kind() -> None:
@@ -348,28 +350,42 @@ def test_dropout_is_the_same_every_time_and_leaves_the_checkpoint_alone(guide: G
     assert plain.digest == again.digest
 
 
+class Words(DescriptionEncoder):
+    """Token states without weights: each of the first 12 words is a vector drawn by its letters."""
+
+    identity = "words"  # pyright: ignore[reportAssignmentType]
+    dim = 12 * 16  # pyright: ignore[reportAssignmentType]
+    token_dim = 16
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        state_NTW = torch.zeros(len(texts), 12, 16)
+        for row, text in enumerate(texts):
+            for place, word in enumerate(text.lower().split()[:12]):
+                generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
+                state_NTW[row, place] = torch.randn(16, generator=generator)
+        return state_NTW.flatten(1)
+
+    def to_config(self) -> dict[str, Any]:
+        return {"kind": "words"}
+
+    @classmethod
+    def from_config(cls, config: Any, *, device: str, trust_remote_code: bool) -> Words:
+        return cls()
+
+
 def test_a_checkpoint_that_reads_token_states_is_calibrated(tmp_path: Path) -> None:
-    encoder = MiniLmEncoder("tokens")
-    network = HyperNetwork(
-        SPEC,
-        encoder.dim,
-        trunk_dim=8,
-        head_dim=8,
-        head_init="linear",
-        task_encoder="tokens",
-        token_dim=encoder.token_dim,
-    )
-    TextToLora(encoder, fill(network, std=0.2)).save_pretrained(tmp_path / "tokens")
-    t2l = TextToLora.from_pretrained(tmp_path / "tokens")
-    calibrate(t2l, TRAINING, tasks(), score).save(tmp_path / "tokens")
-    known, junk = Guide.of(t2l).assess(["Give the last word.", "zzz %%% ###"])
+    network = HyperNetwork(SPEC, 192, trunk_dim=8, head_dim=8, head_init="linear", task_encoder="tokens", token_dim=16)
+    t2l = TextToLora(Words(), fill(network, std=0.2))  # pyright: ignore[reportArgumentType]
+    calibrate(t2l, TRAINING, tasks(), score).save(tmp_path)
+    read = Calibration.load(tmp_path, checkpoint=t2l.digest, encoder="words", spec=SPEC)
+    assert len(read.known.embedding.mean_W) == 16  # one vector a text, whatever its length
+    guide = Guide(t2l, read)
+    known, junk = guide.assess(["Give the last word.", "zzz %%% ###"])
     assert known.value > junk.value
-    assert all(math.isfinite(value) for value in known.signals.values())
-    space = Guide.of(t2l).calibration.known.embedding
-    assert len(space.mean_W) == encoder.token_dim
-    embedding_NE = encoder.encode(["Give the last word."])
-    (alone,) = Guide.of(t2l).assess_embeddings(embedding_NE)
-    assert alone.value == pytest.approx(known.value, abs=1e-4)
+    assert known.signals["embedding_distance"] < junk.signals["embedding_distance"]
+    assert all(math.isfinite(value) for value in (*known.signals.values(), *junk.signals.values()))
+    one, two = guide.assess(["Give the last word."]), guide.assess(["Give the last word.", "Sing " * 12])[:1]
+    assert one[0].signals == pytest.approx(two[0].signals, abs=1e-4)  # padding beside a longer text changes nothing
 
 
 # --- policies -------------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 Axis letters: N descriptions, F signals, B steps of the gain.
 
-Level 5. A logistic regression tells descriptions of tasks from those of tasks that are left out and from vague,
-senseless and foreign ones; the gain that adapters brought, as a function of that score, is made monotone by isotonic
-regression. About forty numbers in all, and what is kept of the training tasks (`t2l.guidance.signals.Known`). Files: ``calibration.json`` and
-``calibration.safetensors`` in the checkpoint's folder.
+Level 5. A logistic regression tells descriptions of tasks from those of training tasks that are left out and from
+vague, senseless and foreign ones; the gain that adapters brought, as a function of that score, is made monotone by
+isotonic regression. About forty numbers in all, and what is kept of the training tasks (`t2l.guidance.signals.Known`).
+Files: ``calibration.json`` and ``calibration.safetensors`` in the checkpoint's folder.
 """
 
 from __future__ import annotations

@@ -82,10 +82,15 @@ def guidance(
     alone = _shares(base, t2l, items, None, [-1] * len(items))
     rows = list(range(len(items)))
     policies: dict[str, list[float]] = {"warn": _shares(base, t2l, items, weights, rows), "none": list(alone)}
+    say("guidance: ensembles of rewordings")
+    near = [row for row in rows if items[row].group == "near"]
+    with torch.inference_mode():
+        together = t2l.hypernetwork(ensemble_embeddings(t2l, [items[row].text for row in near]))
+    ensembled = _shares(base, t2l, [items[row] for row in near], together, list(range(len(near))))
     distrusted = [row for row in rows if confidences[row].value < THRESHOLD]
     strengths = [blend_strength(guide.calibration.scale.share_of_best(one.value)) for one in confidences]
     faded = [row for row in rows if strengths[row] < 1]
-    changed = {"static": distrusted, "nearest": distrusted, NEAREST_TRAINED: distrusted, "blend": faded}
+    changed = {"static": distrusted, "nearest": distrusted, "blend": faded, NEAREST_TRAINED: distrusted}
     for policy, some in changed.items():
         if (policy == "static" and guide.calibration.static is None) or (policy == NEAREST_TRAINED and library is None):
             continue
@@ -97,11 +102,6 @@ def guidance(
         shares = _shares(base, t2l, [items[row] for row in some], instead, list(range(len(some))))
         policies[policy] = _replaced(policies["warn"], some, shares)
     policies["none"] = _replaced(policies["warn"], distrusted, [alone[row] for row in distrusted])
-    say("guidance: ensembles of rewordings")
-    near = [row for row in rows if items[row].group == "near"]
-    with torch.inference_mode():
-        together = t2l.hypernetwork(ensemble_embeddings(t2l, [items[row].text for row in near]))
-    ensembled = _shares(base, t2l, [items[row] for row in near], together, list(range(len(near))))
     found = _Found(items, confidences, alone, policies, seed)
     return {
         "threshold": THRESHOLD,
