@@ -21,7 +21,7 @@ from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.guidance import calibrate as calibrate_module
 from t2l.guidance import calibration as calibration_module
 from t2l.guidance.calibrate import CONTROLS, Example, ValidationTask, calibrate, clearest, control_texts
-from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration, Kind, Scale, fit_scale
+from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration, Scale, fit_scale
 from t2l.guidance.ensemble import ensemble, ensemble_embeddings
 from t2l.guidance.fallback import blend_strength, check_policy, guided
 from t2l.guidance.familiarity import TaskSpace, apart
@@ -155,7 +155,7 @@ def test_tasks_that_stand_apart_are_found_cluster_by_cluster() -> None:
 
 def test_the_small_model_separates_and_its_gain_never_falls() -> None:
     generator = torch.Generator().manual_seed(0)
-    kinds: list[Kind] = ["task"] * 60 + ["left out"] * 10 + ["control"] * 30
+    kinds = ["task"] * 60 + ["left out"] * 10 + ["control"] * 30
     signal_NF = torch.randn(100, len(SIGNALS), generator=generator)
     signal_NF[:60, 0] -= 2
     gain = [0.4 if kind == "task" else 0.0 for kind in kinds]
@@ -191,7 +191,7 @@ def test_the_fit_is_the_minimum_of_the_penalised_loss(monkeypatch: pytest.Monkey
 
 def test_a_signal_that_speaks_in_the_wrong_direction_is_left_out() -> None:
     generator = torch.Generator().manual_seed(2)
-    kinds: list[Kind] = ["task"] * 50 + ["control"] * 50
+    kinds = ["task"] * 50 + ["control"] * 50
     signal_NF = torch.randn(100, len(SIGNALS), generator=generator)
     signal_NF[:50, 1] += 2  # farther, and trusted more: not believed
     signal_NF[:50, 0] -= 1
@@ -204,7 +204,7 @@ def test_a_signal_that_speaks_in_the_wrong_direction_is_left_out() -> None:
 def test_a_signal_without_a_say_in_what_is_left_out_does_not_tell_that_apart() -> None:
     """A signal that is the same for tasks and for controls cannot gain weight by what is not known of it."""
     generator = torch.Generator().manual_seed(3)
-    kinds: list[Kind] = ["task"] * 50 + ["control"] * 50 + ["left out"] * 50
+    kinds = ["task"] * 50 + ["control"] * 50 + ["left out"] * 50
     signal_NF = torch.randn(150, len(SIGNALS), generator=generator)
     signal_NF[:50, 0] -= 2
     signal_NF[:100, 5:] += 3
@@ -217,7 +217,7 @@ def test_a_signal_without_a_say_in_what_is_left_out_does_not_tell_that_apart() -
 
 def test_the_expected_gain_is_that_of_an_even_mixture_however_many_of_each_kind_there_are() -> None:
     signal_NF = torch.zeros(90, len(SIGNALS))  # nothing tells them apart
-    kinds: list[Kind] = ["task"] * 60 + ["left out"] * 10 + ["control"] * 20
+    kinds = ["task"] * 60 + ["left out"] * 10 + ["control"] * 20
     scale = fit_scale(signal_NF, kinds, [0.3] * 60 + [0.0] * 10 + [-0.06] * 20)
     assert scale.gain == (pytest.approx((0.3 + 0.0 - 0.06) / 3),)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from t2l.encoders.encoder import one_vector
 from t2l.errors import T2LError
-from t2l.guidance.calibration import Calibration, Kind, fit_scale
+from t2l.guidance.calibration import Calibration, fit_scale
 from t2l.guidance.familiarity import TaskSpace, apart
 from t2l.guidance.signals import OF_EMBEDDING, SIGNALS, Known, measure, of_embedding
 from t2l.lora import LoraWeights
@@ -103,7 +103,7 @@ def calibrate(
     gain = _gains(asked, under, alone, len(embedding_NE))
     of_controls = gain[len(texts) :]
     foreign = [one for one, (kind, _) in zip(of_controls, controls, strict=True) if kind == "foreign"]
-    kinds: list[Kind] = ["task"] * len(texts) + ["control"] * len(controls) + ["left out"] * len(left_NF)
+    kinds = ["task"] * len(texts) + ["control"] * len(controls) + ["left out"] * len(left_NF)
     # whatever is asked, an adapter of something else answers: what is left out gains as foreign descriptions do
     gains = gain + [sum(foreign) / len(foreign)] * len(left_NF)
     noted = {

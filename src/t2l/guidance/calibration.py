@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +32,9 @@ KIND, FORMAT = "t2l-calibration", 2
 _PENALTY = 0.01  # on the weights of standardised signals
 _BIAS_PENALTY = 1e-6  # so that there is one solution
 _STEPS = 8  # of the gain, before neighbours that fall are joined
-Kind = Literal["task", "left out", "control"]
+KINDS = ("task", "left out", "control")
 """A task that may be trusted; a training task that is held to be unknown; a text that names no such task."""
-_SHARES: dict[Kind, float] = {"task": 0.5, "left out": 0.25, "control": 0.25}  # of the weight; those there share it
+_SHARES = dict(zip(KINDS, (0.5, 0.25, 0.25), strict=True))  # of the weight; the last two share half of it
 _SMALLEST_SPREAD = 1e-6
 
 
@@ -77,7 +77,7 @@ class Scale:
         return self.expected_gain(confidence) / self.gain[-1] if self.gain[-1] > 0 else 0.0
 
 
-def fit_scale(signal_NF: Tensor, kinds: Sequence[Kind], gain: Sequence[float]) -> Scale:
+def fit_scale(signal_NF: Tensor, kinds: Sequence[str], gain: Sequence[float]) -> Scale:
     """The small model of N descriptions with known gains.
 
     A signal may speak in its own direction alone (see `SIGNALS`): a distance never raises the confidence. For the
@@ -85,7 +85,7 @@ def fit_scale(signal_NF: Tensor, kinds: Sequence[Kind], gain: Sequence[float]) -
 
     Args:
         signal_NF: NaN where a signal has no say in a row.
-        kinds: what each describes.
+        kinds: which of `KINDS` each describes.
         gain: what its adapter added to the base, as a share.
 
     Raises:
@@ -257,7 +257,7 @@ def _isotonic(
     )
 
 
-def _weights_of(kinds: Sequence[Kind], shares: Mapping[Kind, float]) -> Tensor:
+def _weights_of(kinds: Sequence[str], shares: Mapping[str, float]) -> Tensor:
     """(N,): each kind's share, spread over its rows."""
     return torch.tensor([shares[kind] / kinds.count(kind) for kind in kinds], dtype=torch.float64)
 

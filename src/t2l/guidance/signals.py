@@ -148,7 +148,7 @@ def _thinned(hypernetwork: HyperNetwork, generator: torch.Generator) -> HyperNet
 
 
 class _Mask(nn.Module):
-    """Leaves out hidden units, by a generator of its own: others in each of P samples, the same for each description."""
+    """Leaves out hidden units, by a generator of its own: other ones in each of P samples."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
