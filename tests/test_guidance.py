@@ -26,7 +26,7 @@ from t2l.guidance.ensemble import ensemble, ensemble_embeddings
 from t2l.guidance.fallback import blend_strength, check_policy, guided
 from t2l.guidance.familiarity import TaskSpace, apart
 from t2l.guidance.guide import Guide, explain_uncalibrated, is_calibrated
-from t2l.guidance.signals import SIGNALS, rewording_spread
+from t2l.guidance.signals import COSTLY, SIGNALS, rewording_spread
 from t2l.guidance.wording import findings, paraphrases
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
@@ -222,6 +222,17 @@ def test_the_expected_gain_is_that_of_an_even_mixture_however_many_of_each_kind_
     assert scale.gain == (pytest.approx((0.3 + 0.0 - 0.06) / 3),)
 
 
+def test_a_signal_without_weight_need_not_be_measured(guide: Guide) -> None:
+    scale = Scale((0.0,) * 7, (1.0,) * 7, (-1.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0), 0.0, (0.5,), (0.1,))
+    assert scale.without_weight == {"embedding_distance", "noise", "dropout", "norm", "drift"}
+    signal_NF = torch.tensor([[1.0, 2.0, 3.0, torch.nan, torch.nan, 1.0, 1.0]])
+    assert float(scale.confidence(signal_NF)) == pytest.approx(1 / (1 + math.exp(-0.5)))
+    calibration = Calibration(**{**vars(guide.calibration), "scale": scale})
+    quick, whole = (Guide(guide.t2l, calibration).assess(["Sing."], whole=whole)[0] for whole in (False, True))
+    assert quick.value == whole.value
+    assert quick.signals == {name: value for name, value in whole.signals.items() if name not in COSTLY}
+
+
 def test_one_kind_alone_cannot_be_fitted() -> None:
     with pytest.raises(T2LError, match="both kinds"):
         fit_scale(torch.zeros(3, len(SIGNALS)), ["task"] * 3, [0.0] * 3)
@@ -234,7 +245,7 @@ def test_descriptions_of_tasks_are_trusted_more_than_senseless_ones(guide: Guide
     assert known.expected_gain > junk.expected_gain
     assert known.nearest[0].task in TRAINING
     assert known.nearest[0].similarity == max(neighbour.similarity for neighbour in known.nearest)
-    assert set(known.signals) == set(SIGNALS)
+    assert set(SIGNALS) - set(known.signals) <= set(COSTLY)
     assert json.loads(json.dumps(known.to_dict()))["nearest"][0]["similarity"] <= 1.0001
     assert known.warning("Give the last word.") is None
     assert "Low confidence" in (junk.warning("zzz") or "")
@@ -341,8 +352,9 @@ def test_the_controls_are_not_those_of_the_evaluation() -> None:
 def test_dropout_is_the_same_every_time_and_leaves_the_checkpoint_alone(guide: Guide) -> None:
     before = {name: tensor.clone() for name, tensor in guide.t2l.hypernetwork.state_dict().items()}
     state = torch.get_rng_state()
-    first, second = (guide.assess(["Give the last word."])[0].signals["dropout"] for _ in range(2))
-    assert first == second > 0
+    (first,), (second,) = (guide.assess(["Give the last word."], whole=True) for _ in range(2))
+    assert first.signals["dropout"] == second.signals["dropout"] > 0
+    assert set(first.signals) == set(SIGNALS)
     assert torch.equal(torch.get_rng_state(), state)
     for name, tensor in guide.t2l.hypernetwork.state_dict().items():
         assert torch.equal(tensor, before[name])

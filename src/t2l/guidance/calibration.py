@@ -58,10 +58,17 @@ class Scale:
     score: tuple[float, ...]
     gain: tuple[float, ...]
 
+    @property
+    def without_weight(self) -> set[str]:
+        """The signals that the confidence does not hang on."""
+        return {name for name, weight in zip(SIGNALS, self.weight, strict=True) if weight == 0}
+
     def confidence(self, signal_NF: Tensor) -> Tensor:
         """(N,) between 0 and 1: is this the description of a task of the kind that the checkpoint was trained on."""
+        weight_F = torch.tensor(self.weight).double()
         standard_NF = (signal_NF.double() - torch.tensor(self.mean).double()) / torch.tensor(self.spread).double()
-        return torch.sigmoid(standard_NF @ torch.tensor(self.weight).double() + self.bias)
+        standard_NF = torch.where(weight_F == 0, 0.0, standard_NF)  # such a signal need not have been measured
+        return torch.sigmoid(standard_NF @ weight_F + self.bias)
 
     def expected_gain(self, confidence: float) -> float:
         """Points of exact match (a share, -1 to 1) that the adapter adds to the base, by this confidence."""

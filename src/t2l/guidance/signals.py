@@ -9,7 +9,7 @@ Level 5. All of it needs the encoder, the hypernetwork and what a calibration ke
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,8 @@ SIGNALS = {
 """
 OF_EMBEDDING = ("strangeness", "embedding_distance")
 """The signals that know nothing of the hypernetwork, only the embeddings of the training descriptions."""
+COSTLY = ("noise", "dropout")
+"""The signals that run the hypernetwork again."""
 NOISE_SAMPLES = 6
 NOISE = 0.5  # standard deviation, in that of `TaskSpace.spread`
 DROPOUT_SAMPLES = 6
@@ -70,23 +72,33 @@ class Known:
 
 
 @torch.inference_mode()
-def measure(t2l: TextToLora, known: Known, embedding_NE: Tensor, task_NK: Tensor, weights: LoraWeights) -> Tensor:
+def measure(
+    t2l: TextToLora,
+    known: Known,
+    embedding_NE: Tensor,
+    task_NK: Tensor,
+    weights: LoraWeights,
+    *,
+    without: Collection[str] = (),
+) -> Tensor:
     """All `SIGNALS` of N descriptions, (N, number of signals), float32.
 
     Args:
         embedding_NE: as the checkpoint's encoder gives them; of token states the mean over tokens is compared.
         task_NK: as the hypernetwork encodes them.
         weights: their adapters.
+        without: signals that need not be measured; of `COSTLY` ones they are NaN.
     """
     assert set(known.mean.a) == set(weights.a), "adapters of another spec"
     mean_norm = _flat(known.mean).norm().clamp_min(1e-12)
     flat_NW = _flat(weights)
+    none_N = torch.full((len(flat_NW),), torch.nan)
     return torch.stack(
         [
             *of_embedding(known.embedding, one_vector(embedding_NE, t2l.encoder.token_dim)),
             known.encoding.distances(task_NK).amin(dim=1),
-            _noise(t2l, known, embedding_NE, task_NK),
-            _dropout(t2l, task_NK, flat_NW),
+            none_N if "noise" in without else _noise(t2l, known, embedding_NE, task_NK),
+            none_N if "dropout" in without else _dropout(t2l, task_NK, flat_NW),
             (flat_NW.norm(dim=1) / mean_norm).clamp_min(1e-6).log(),
             (flat_NW - _flat(known.mean)).norm(dim=1) / mean_norm,
         ],
