@@ -148,7 +148,17 @@ def test_examples_choose_tune_and_refine(tmp_path: Path) -> None:
     assert "without --examples" in refused("generate", GOOD, "--tune-embedding", "3")
 
 
-def test_calibrate_reads_tasks_and_keeps_what_it_measured(uncalibrated: Path, tmp_path: Path) -> None:
+def few_controls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four of each kind with one answer each: the others take time alone."""
+    few = {kind: control_texts(kind)[:4] for kind in CONTROLS}
+    monkeypatch.setattr("t2l.guidance.calibrate.control_texts", few.__getitem__)
+    monkeypatch.setattr("t2l.guidance.calibrate._INPUTS_OF_CONTROL", 1)
+
+
+def test_calibrate_reads_tasks_and_keeps_what_it_measured(
+    uncalibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_controls(monkeypatch)
     file = tmp_path / "tasks.jsonl"
     rows = []
     for name in ("give-last-word", "give-first-word", "reverse-last-item", "add-1"):
@@ -175,12 +185,12 @@ def test_a_checkpoint_of_the_reference_implementation_calibrates(
     turn = torch.randn(384, 24, generator=torch.Generator().manual_seed(0)) / 24**0.5
     monkeypatch.setattr(SentenceTransformerEncoder, "embed", lambda self, texts: mini.embed(list(texts)) @ turn)
     source = shared_dir / "fixtures" / "sakana-checkpoints" / "L-sft-s1"
-    few = {kind: control_texts(kind)[:4] for kind in CONTROLS}  # the other hundred take time alone
-    monkeypatch.setattr("t2l.guidance.calibrate.control_texts", few.__getitem__)
-    monkeypatch.setattr("t2l.guidance.calibrate._INPUTS_OF_CONTROL", 1)
+    few_controls(monkeypatch)
     monkeypatch.setattr("t2l.commands.guidance._ANSWER_TOKENS", 4)
     config = MistralConfig.from_pretrained(source / "base", vocab_size=128)  # room for a tokenizer of characters
-    fill(MistralForCausalLM(config)).save_pretrained(tmp_path / "base")
+    base = MistralForCausalLM(config)
+    fill(base)
+    base.save_pretrained(tmp_path / "base")
     build_tokenizer().save_pretrained(tmp_path / "base")
     done("import", source, tmp_path / "imported")
     assert "t2l calibrate" in refused("generate", GOOD, "--fallback", "blend", "--checkpoint", tmp_path / "imported")

@@ -104,7 +104,7 @@ def calibrate(
     of_controls = gain[len(texts) :]
     foreign = [one for one, (kind, _) in zip(of_controls, controls, strict=True) if kind == "foreign"]
     kinds = ["task"] * len(texts) + ["control"] * len(controls) + ["left out"] * len(left_NF)
-    # whatever is asked, an adapter of something else answers: what is left out gains as foreign descriptions do
+    # Whatever is asked, an adapter of something else answers: what is left out gains as foreign descriptions do
     gains = gain + [sum(foreign) / len(foreign)] * len(left_NF)
     noted = {
         "training_tasks": len(training),
@@ -144,7 +144,8 @@ def clearest(texts: Sequence[str], rows_DW: Tensor) -> str:
     """
     unit_DW = F.normalize(rows_DW.float(), dim=-1)
     central = (unit_DW @ unit_DW.sum(dim=0)).argsort(descending=True, stable=True)[: (len(texts) + 1) // 2]
-    return min((texts[index] for index in central.tolist()), key=len)
+    short: list[str] = [texts[index] for index in central.tolist()]
+    return min(short, key=len)
 
 
 @torch.inference_mode()
