@@ -6,17 +6,22 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers import fill
 from t2l.adapter import Adapter
 from t2l.commands.guidance import read_tasks
 from t2l.encoders import MiniLmEncoder
+from t2l.encoders.sentence import SentenceTransformerEncoder
 from t2l.errors import T2LError
+from t2l.guidance.calibrate import CONTROLS, control_texts
 from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration
 from t2l.guidance.guide import Guide
 from t2l.hypernet import HyperNetwork
 from t2l.model import TextToLora, embedded_checkpoint
+from t2l.world.base import build_tokenizer
 from t2l.world.tasks import find_task, tasks_of
+from t2l.world.wording import descriptions
 from test_cli import document, done, refused, t2l
 
 GOOD = "Give the last word of the line in capital letters."
@@ -89,6 +94,17 @@ def test_generate_does_as_the_policy_says() -> None:
         assert Adapter.load(policy).provenance["fallback"]["policy"] == policy
     done("generate", JUNK, "--fallback", "none", "--threshold", "0", "--out", "kept")
     assert "fallback" not in Adapter.load("kept").provenance
+    chosen = document("generate", JUNK, "--fallback", "nearest", "--out", "by-description")["adapters"][0]
+    task = Adapter.load("by-description").provenance["fallback"]["task"]
+    Adapter.load("static").save(f"library/{task}")
+    trained = document("generate", JUNK, "--fallback", "nearest", "--library", "library", "--out", "trained")
+    assert chosen["action"] == f"nearest task, {task}, by its description"
+    assert trained["adapters"][0]["action"] == f"nearest task, {task}, by its trained adapter"
+    assert trained["adapters"][0]["digest"] == Adapter.load("static").digest
+    assert Adapter.load("trained").provenance["fallback"]["source"] == "library"
+    assert "has no effect on the policy 'blend'" in refused(
+        "generate", JUNK, "--fallback", "blend", "--library", "library"
+    )
     assert "Did you mean 'nearest'" in refused("generate", JUNK, "--fallback", "nearst")
     assert "from 0 to 1" in refused("generate", JUNK, "--threshold", "2")
 
@@ -164,7 +180,17 @@ def test_refine_finds_the_hypernetwork_that_wrote_the_adapter_or_says_that_it_do
     assert "names no checkpoint" in document("refine", "unknown", *few, "--out", "guess")["notes"][0]
 
 
-def test_calibrate_reads_tasks_and_keeps_what_it_measured(uncalibrated: Path, tmp_path: Path) -> None:
+def few_controls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four of each kind with one answer each: the others take time alone."""
+    few = {kind: control_texts(kind)[:4] for kind in CONTROLS}
+    monkeypatch.setattr("t2l.guidance.calibrate.control_texts", few.__getitem__)
+    monkeypatch.setattr("t2l.guidance.calibrate._INPUTS_OF_CONTROL", 1)
+
+
+def test_calibrate_reads_tasks_and_keeps_what_it_measured(
+    uncalibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_controls(monkeypatch)
     file = tmp_path / "tasks.jsonl"
     rows = []
     for name in ("give-last-word", "give-first-word", "reverse-last-item", "add-1"):
@@ -179,6 +205,47 @@ def test_calibrate_reads_tasks_and_keeps_what_it_measured(uncalibrated: Path, tm
     t2l_ = TextToLora.from_pretrained(uncalibrated)
     assert isinstance(Guide.of(t2l_).calibration, Calibration)
     assert document("explain", "Give the last word.", "--checkpoint", uncalibrated)["confidence"] is not None
+
+
+def test_a_checkpoint_of_the_reference_implementation_calibrates(
+    shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Import, calibrate with a base of its shapes, explain, generate; MiniLM stands in for its encoder, 24 wide."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    mini = MiniLmEncoder()
+    turn = torch.randn(384, 24, generator=torch.Generator().manual_seed(0)) / 24**0.5
+    monkeypatch.setattr(SentenceTransformerEncoder, "embed", lambda self, texts: mini.embed(list(texts)) @ turn)
+    source = shared_dir / "fixtures" / "sakana-checkpoints" / "L-sft-s1"
+    few_controls(monkeypatch)
+    monkeypatch.setattr("t2l.commands.guidance._ANSWER_TOKENS", 4)
+    config = MistralConfig.from_pretrained(source / "base", vocab_size=128)  # room for a tokenizer of characters
+    base = MistralForCausalLM(config)
+    fill(base)
+    base.save_pretrained(tmp_path / "base")
+    build_tokenizer().save_pretrained(tmp_path / "base")
+    done("import", source, tmp_path / "imported")
+    assert "t2l calibrate" in refused("generate", GOOD, "--fallback", "blend", "--checkpoint", tmp_path / "imported")
+    rows = [
+        {"task": task.name, "descriptions": descriptions(task, 4, part="train")} for task in tasks_of("train")[:300:30]
+    ]
+    for task in tasks_of("validation")[:4]:
+        pairs = [{"input": asked[:12], "output": said} for asked, said in task.examples(2, seed=0)]
+        rows.append({"task": task.name, "descriptions": descriptions(task, 2, part="train"), "examples": pairs})
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    where = ("--checkpoint", tmp_path / "imported")
+    found = document("calibrate", *where, "--tasks", tmp_path / "tasks.jsonl", "--base", tmp_path / "base")
+    assert (found["training_tasks"], found["descriptions"]) == (10, 8)
+    known = document("explain", rows[0]["descriptions"][0], *where)["confidence"]
+    junk = document("explain", JUNK, *where)["confidence"]
+    assert known["value"] > junk["value"]
+    assert "Confidence" in done("explain", GOOD, *where).stdout
+    made = document("generate", GOOD, *where, "--fallback", "blend", "--out", tmp_path / "made")["adapters"][0]
+    assert 0 <= made["confidence"]["value"] <= 1
+    # a base with random weights gains nothing from any adapter, so that the blend keeps it as it is
+    assert found["gain"][-1] <= 0
+    assert Adapter.load(tmp_path / "made").provenance["fallback"]["policy"] == "blend"
+    assert "strength 0.00" in done("generate", GOOD, *where, "--fallback", "blend", "--out", "again").stdout
 
 
 @pytest.mark.parametrize(

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from helpers import fill, random_weights
-from t2l.encoders import MiniLmEncoder
+from t2l.adapter import Adapter
+from t2l.encoders import DescriptionEncoder, MiniLmEncoder
 from t2l.encoders.description import prepare
 from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.guidance import calibrate as calibrate_module
 from t2l.guidance import calibration as calibration_module
-from t2l.guidance.calibrate import CONTROLS, Example, ValidationTask, calibrate, control_texts
+from t2l.guidance.calibrate import CONTROLS, Example, ValidationTask, calibrate, clearest, control_texts
 from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration, Scale, fit_scale
 from t2l.guidance.ensemble import ensemble, ensemble_embeddings
 from t2l.guidance.fallback import blend_strength, check_policy, guided
-from t2l.guidance.familiarity import TaskSpace
+from t2l.guidance.familiarity import TaskSpace, apart
 from t2l.guidance.guide import Guide, explain_uncalibrated, is_calibrated
-from t2l.guidance.signals import SIGNALS, rewording_spread
+from t2l.guidance.signals import COSTLY, SIGNALS, rewording_spread
 from t2l.guidance.wording import findings, paraphrases
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
@@ -77,49 +81,85 @@ def guide(made: Path) -> Guide:
     return Guide.of(TextToLora.from_pretrained(made))
 
 
-def test_a_space_gives_mahalanobis_distances() -> None:
+def spread_tasks(tasks: int, count: int) -> Tensor:
+    """Tasks that differ in x and in y, and descriptions of each that differ much in y and little elsewhere."""
     generator = torch.Generator().manual_seed(0)
-    spread = torch.tensor([3.0, 1.0, 0.2])
-    rows_MDW = torch.randn(60, 40, 3, generator=generator) * spread + torch.tensor([1.0, 2.0, 3.0])
-    space = TaskSpace.of(rows_MDW, axes=3)
-    point = rows_MDW.flatten(0, 1).mean(dim=0) + torch.tensor([3.0, 0.0, 0.0])
-    ridge = 0.05 * (9 + 1 + 0.04) / 3
-    assert float(space.places(point[None]).norm()) == pytest.approx(3 / math.sqrt(9 + ridge), rel=0.03)
-    nearest = space.distances(rows_MDW[7].mean(dim=0, keepdim=True))[0]
-    assert int(nearest.argmin()) == 7
-    assert float(nearest.min()) == pytest.approx(0, abs=1e-3)
+    own = torch.randn(tasks, 1, 3, generator=generator) * torch.tensor([3.0, 3.0, 0.1])
+    return own + torch.randn(tasks, count, 3, generator=generator) * torch.tensor([0.5, 4.0, 0.5])
+
+
+def test_distances_are_those_of_mahalanobis_within_tasks() -> None:
+    rows_MDW = spread_tasks(60, 40)
+    space = TaskSpace.of(rows_MDW, axes=3, places=3)
+    mean_MW = rows_MDW.mean(dim=1)
+    within = (rows_MDW - mean_MW[:, None]).flatten(0, 1).double()
+    within_WW = within.T @ within / (len(within) - len(rows_MDW))
+    total = rows_MDW.flatten(0, 1).var(dim=0).mean().double()
+    ridge = 0.1 * within_WW.diagonal().mean() + 0.01 * total
+    inverse_WW = torch.linalg.inv(within_WW + ridge * torch.eye(3))
+    point_NW = torch.tensor([[1.0, 2.0, 0.0], [1.0, -6.0, 0.5]])
+    gap_NMW = (point_NW[:, None] - mean_MW).double()
+    wanted = (torch.einsum("nmw,wv,nmv->nm", gap_NMW, inverse_WW, gap_NMW) / 3).sqrt()
+    torch.testing.assert_close(space.distances(point_NW).double(), wanted, atol=0.03, rtol=0.03)
+
+
+def test_what_differs_between_wordings_counts_less_than_what_differs_between_tasks() -> None:
+    rows_MDW = spread_tasks(60, 40)
+    space = TaskSpace.of(rows_MDW, axes=3, places=1)
+    task_W = rows_MDW[7].mean(dim=0)
+    reworded, other = task_W + torch.tensor([0.0, 3.0, 0.0]), task_W + torch.tensor([3.0, 0.0, 0.0])
+    near, far = space.distances(torch.stack([reworded, other]))[:, 7].tolist()
+    assert far > 2 * near
 
 
 def test_what_lies_off_the_axes_is_strange() -> None:
     generator = torch.Generator().manual_seed(0)
     rows_MDW = torch.randn(20, 10, 6, generator=generator) * torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1])
-    space = TaskSpace.of(rows_MDW, axes=3)
+    space = TaskSpace.of(rows_MDW, axes=3, places=3)
     within, off = torch.tensor([[2.0, 1.0, 1.0, 0.1, 0.0, 0.1]]), torch.tensor([[0.0, 0.0, 0.0, 2.0, 0.0, 0.0]])
     assert float(space.strangeness(off)) > 5 * float(space.strangeness(within))
     usual = space.strangeness(rows_MDW.flatten(0, 1)).square().mean().sqrt()
-    assert float(usual) == pytest.approx(1, abs=0.01)
+    assert float(usual) == pytest.approx(1, abs=0.05)
 
 
-def test_a_stored_space_is_the_same_but_for_rounding() -> None:
+def test_a_stored_space_is_the_same() -> None:
     rows_MDW = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(0))
-    space = TaskSpace.of(rows_MDW, axes=4)
-    again = TaskSpace.from_tensors(space.tensors("x"), "x")
+    space = TaskSpace.of(rows_MDW, axes=4, places=3)
+    kept = space.tensors("x")
+    again = TaskSpace.from_tensors(kept, "x")
     point = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(again.distances(point), space.distances(point), atol=5e-3, rtol=5e-3)
-    broken = {**space.tensors("x"), "x.scale_K": torch.ones(3)}
-    with pytest.raises(CheckpointError, match="do not fit"):
-        TaskSpace.from_tensors(broken, "x")
+    for measured in ("distances", "similarities", "strangeness"):
+        assert torch.equal(getattr(again, measured)(point), getattr(space, measured)(point))
+    assert kept["x.axis_WK"].dtype == kept["x.place_MJ"].dtype == torch.int8
+    for name, bad in (
+        ("x.axis_WK.scale", torch.ones(3)),
+        ("x.turn_KK", torch.ones(3, 3)),
+        ("x.mean_W", torch.full((6,), torch.nan)),
+    ):
+        with pytest.raises(CheckpointError, match="do not fit"):
+            TaskSpace.from_tensors({**kept, name: bad}, "x")
     with pytest.raises(CheckpointError, match="lacks"):
         TaskSpace.from_tensors({}, "x")
 
 
+def test_tasks_that_stand_apart_are_found_cluster_by_cluster() -> None:
+    crowd = torch.stack([torch.tensor([0.1 * row, 0.0]) for row in range(16)])
+    pair, lone = torch.tensor([[9.0, 0.0], [9.05, 0.0]]), torch.tensor([[0.0, 7.0], [-5.0, 0.0]])
+    found = apart(torch.cat([lone[:1], crowd, pair, lone[1:]]), 0.2).tolist()
+    assert [place for place, cluster in enumerate(found) if cluster >= 0] == [0, 17, 18, 19]
+    assert found[17] == found[18]
+    assert len({found[0], found[17], found[19]}) == 3
+    two = apart(torch.tensor([[0.0], [1.0]]), 0.2)
+    assert sorted((two >= 0).tolist()) == [False, True]
+
+
 def test_the_small_model_separates_and_its_gain_never_falls() -> None:
     generator = torch.Generator().manual_seed(0)
-    trusted = [True] * 60 + [False] * 40
+    kinds = ["task"] * 60 + ["left out"] * 10 + ["control"] * 30
     signal_NF = torch.randn(100, len(SIGNALS), generator=generator)
     signal_NF[:60, 0] -= 2
-    gain = [0.4 if kind else 0.0 for kind in trusted]
-    scale = fit_scale(signal_NF, trusted, gain)
+    gain = [0.4 if kind == "task" else 0.0 for kind in kinds]
+    scale = fit_scale(signal_NF, kinds, gain)
     value_N = scale.confidence(signal_NF)
     assert float(value_N[:60].mean()) > 0.7
     assert float(value_N[60:].mean()) < 0.3
@@ -136,7 +176,7 @@ def test_the_fit_is_the_minimum_of_the_penalised_loss(monkeypatch: pytest.Monkey
     signal_NF = torch.randn(40, len(SIGNALS), generator=generator)
     trusted = (signal_NF[:, 1] + torch.randn(40, generator=generator) > 0).tolist()
     monkeypatch.setattr(calibration_module, "SIGNALS", dict.fromkeys(SIGNALS, 0))  # either direction
-    scale = fit_scale(signal_NF, trusted, [0.0] * 40)
+    scale = fit_scale(signal_NF, ["task" if one else "control" for one in trusted], [0.0] * 40)
     label = torch.tensor(trusted, dtype=torch.float64)
     share = torch.where(label > 0, 0.5 / label.sum(), 0.5 / (1 - label).sum())
     standard = (signal_NF.double() - torch.tensor(scale.mean).double()) / torch.tensor(scale.spread).double()
@@ -151,19 +191,51 @@ def test_the_fit_is_the_minimum_of_the_penalised_loss(monkeypatch: pytest.Monkey
 
 def test_a_signal_that_speaks_in_the_wrong_direction_is_left_out() -> None:
     generator = torch.Generator().manual_seed(2)
-    trusted = [True] * 50 + [False] * 50
+    kinds = ["task"] * 50 + ["control"] * 50
     signal_NF = torch.randn(100, len(SIGNALS), generator=generator)
     signal_NF[:50, 1] += 2  # farther, and trusted more: not believed
     signal_NF[:50, 0] -= 1
-    scale = fit_scale(signal_NF, trusted, [0.0] * 100)
+    scale = fit_scale(signal_NF, kinds, [0.0] * 100)
     assert scale.weight[1] == 0
     assert scale.weight[0] < 0
     assert all(weight * sign >= 0 for weight, sign in zip(scale.weight, SIGNALS.values(), strict=True))
 
 
+def test_a_signal_without_a_say_in_what_is_left_out_does_not_tell_that_apart() -> None:
+    """A signal that is the same for tasks and for controls cannot gain weight by what is not known of it."""
+    generator = torch.Generator().manual_seed(3)
+    kinds = ["task"] * 50 + ["control"] * 50 + ["left out"] * 50
+    signal_NF = torch.randn(150, len(SIGNALS), generator=generator)
+    signal_NF[:50, 0] -= 2
+    signal_NF[:100, 5:] += 3
+    signal_NF[100:, 2:] = torch.nan
+    scale = fit_scale(signal_NF, kinds, [0.0] * 150)
+    assert all(math.isfinite(number) for number in (*scale.weight, *scale.mean, *scale.spread, scale.bias))
+    assert scale.weight[0] < -0.5
+    assert max(abs(weight) for weight in scale.weight[5:]) < 0.25
+
+
+def test_the_expected_gain_is_that_of_an_even_mixture_however_many_of_each_kind_there_are() -> None:
+    signal_NF = torch.zeros(90, len(SIGNALS))  # nothing tells them apart
+    kinds = ["task"] * 60 + ["left out"] * 10 + ["control"] * 20
+    scale = fit_scale(signal_NF, kinds, [0.3] * 60 + [0.0] * 10 + [-0.06] * 20)
+    assert scale.gain == (pytest.approx((0.3 + 0.0 - 0.06) / 3),)
+
+
+def test_a_signal_without_weight_need_not_be_measured(guide: Guide) -> None:
+    scale = Scale((0.0,) * 7, (1.0,) * 7, (-1.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0), 0.0, (0.5,), (0.1,))
+    assert scale.without_weight == {"embedding_distance", "noise", "dropout", "norm", "drift"}
+    signal_NF = torch.tensor([[1.0, 2.0, 3.0, torch.nan, torch.nan, 1.0, 1.0]])
+    assert float(scale.confidence(signal_NF)) == pytest.approx(1 / (1 + math.exp(-0.5)))
+    calibration = Calibration(**{**vars(guide.calibration), "scale": scale})
+    quick, whole = (Guide(guide.t2l, calibration).assess(["Sing."], whole=whole)[0] for whole in (False, True))
+    assert quick.value == whole.value
+    assert quick.signals == {name: value for name, value in whole.signals.items() if name not in COSTLY}
+
+
 def test_one_kind_alone_cannot_be_fitted() -> None:
     with pytest.raises(T2LError, match="both kinds"):
-        fit_scale(torch.zeros(3, len(SIGNALS)), [True] * 3, [0.0] * 3)
+        fit_scale(torch.zeros(3, len(SIGNALS)), ["task"] * 3, [0.0] * 3)
 
 
 def test_descriptions_of_tasks_are_trusted_more_than_senseless_ones(guide: Guide) -> None:
@@ -173,7 +245,7 @@ def test_descriptions_of_tasks_are_trusted_more_than_senseless_ones(guide: Guide
     assert known.expected_gain > junk.expected_gain
     assert known.nearest[0].task in TRAINING
     assert known.nearest[0].similarity == max(neighbour.similarity for neighbour in known.nearest)
-    assert set(known.signals) == set(SIGNALS)
+    assert set(SIGNALS) - set(known.signals) <= set(COSTLY)
     assert json.loads(json.dumps(known.to_dict()))["nearest"][0]["similarity"] <= 1.0001
     assert known.warning("Give the last word.") is None
     assert "Low confidence" in (junk.warning("zzz") or "")
@@ -210,6 +282,22 @@ def test_a_calibration_is_read_back_and_refused_where_it_does_not_belong(made: P
             (folder / file).write_bytes(damage)
         with pytest.raises(CheckpointError):
             Calibration.load(folder, **own)
+
+
+def test_a_calibration_of_an_earlier_format_names_the_command(made: Path, tmp_path: Path) -> None:
+    t2l = TextToLora.from_pretrained(made)
+    value = {**json.loads((made / JSON_FILE).read_text()), "format": 1}
+    (tmp_path / JSON_FILE).write_text(json.dumps(value))
+    with pytest.raises(CheckpointError, match="not a calibration that this version reads") as caught:
+        Calibration.load(tmp_path, checkpoint=t2l.digest, encoder=t2l.encoder.identity, spec=t2l.spec)
+    assert "t2l calibrate" in str(caught.value.fix)
+
+
+def test_a_task_is_shown_by_a_short_description_of_the_usual_kind() -> None:
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.05], [0.0, 1.0]])
+    texts = ["The last word is wanted.", "Give the last word.", "Please give the last word.", "Odd."]
+    assert clearest(texts, rows) == "Give the last word."  # the shortest one is not like the others
+    assert clearest(["Alone."], rows[:1]) == "Alone."
 
 
 @pytest.mark.parametrize("change", ["bias", "gain", "mean", "tasks"])
@@ -261,6 +349,57 @@ def test_the_controls_are_not_those_of_the_evaluation() -> None:
     assert not texts & {text.lower() for kind in ("vague", "junk") for text in control_descriptions(kind)}
 
 
+def test_dropout_is_the_same_every_time_and_leaves_the_checkpoint_alone(guide: Guide) -> None:
+    before = {name: tensor.clone() for name, tensor in guide.t2l.hypernetwork.state_dict().items()}
+    state = torch.get_rng_state()
+    (first,), (second,) = (guide.assess(["Give the last word."], whole=True) for _ in range(2))
+    assert first.signals["dropout"] == second.signals["dropout"] > 0
+    assert set(first.signals) == set(SIGNALS)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, tensor in guide.t2l.hypernetwork.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    (plain,), (again,) = guide.t2l.generate(["Give the last word."]), guide.t2l.generate(["Give the last word."])
+    assert plain.digest == again.digest
+
+
+class Words(DescriptionEncoder):
+    """Token states without weights: each of the first 12 words is a vector drawn by its letters."""
+
+    identity = "words"  # pyright: ignore[reportAssignmentType]
+    dim = 12 * 16  # pyright: ignore[reportAssignmentType]
+    token_dim = 16
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        state_NTW = torch.zeros(len(texts), 12, 16)
+        for row, text in enumerate(texts):
+            for place, word in enumerate(text.lower().split()[:12]):
+                generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
+                state_NTW[row, place] = torch.randn(16, generator=generator)
+        return state_NTW.flatten(1)
+
+    def to_config(self) -> dict[str, Any]:
+        return {"kind": "words"}
+
+    @classmethod
+    def from_config(cls, config: Any, *, device: str, trust_remote_code: bool) -> Words:
+        return cls()
+
+
+def test_a_checkpoint_that_reads_token_states_is_calibrated(tmp_path: Path) -> None:
+    network = HyperNetwork(SPEC, 192, trunk_dim=8, head_dim=8, head_init="linear", task_encoder="tokens", token_dim=16)
+    t2l = TextToLora(Words(), fill(network, std=0.2))  # pyright: ignore[reportArgumentType]
+    calibrate(t2l, TRAINING, tasks(), score).save(tmp_path)
+    read = Calibration.load(tmp_path, checkpoint=t2l.digest, encoder="words", spec=SPEC)
+    assert len(read.known.embedding.mean_W) == 16  # one vector a text, whatever its length
+    guide = Guide(t2l, read)
+    known, junk = guide.assess(["Give the last word.", "zzz %%% ###"])
+    assert known.value > junk.value
+    assert known.signals["embedding_distance"] < junk.signals["embedding_distance"]
+    assert all(math.isfinite(value) for value in (*known.signals.values(), *junk.signals.values()))
+    one, two = guide.assess(["Give the last word."]), guide.assess(["Give the last word.", "Sing " * 12])[:1]
+    assert one[0].signals == pytest.approx(two[0].signals, abs=1e-4)  # padding beside a longer text changes nothing
+
+
 # --- policies -------------------------------------------------------------------------------------------------------
 
 JUNK = "zzz %%% ###"
@@ -292,13 +431,46 @@ def test_each_policy_does_what_it_says(guide: Guide) -> None:
     assert nearest.digest == guide.t2l.generate([neighbour.description])[0].digest
     assert nearest.provenance["fallback"]["task"] == neighbour.task
     assert nearest.provenance["fallback"]["asked"] == JUNK
-    strength = blend_strength(found["blend"].confidence.value, 0.5)
+    strength = blend_strength(guide.calibration.scale.share_of_best(found["blend"].confidence.value))
+    assert strength < 1
     torch.testing.assert_close(blend.weights.b["q_proj"], strength * plain.weights.b["q_proj"])
     assert blend.provenance["fallback"]["policy"] == "blend"
 
 
-def test_the_blend_fades() -> None:
-    assert [blend_strength(value, 0.5) for value in (0.0, 0.25, 0.375, 0.5, 1.0)] == [0.0, 0.0, 0.5, 1.0, 1.0]
+def test_the_blend_fades_by_the_expected_gain() -> None:
+    assert [blend_strength(share) for share in (-0.5, 0.0, 0.1, 0.2, 1.0)] == [0.0, 0.0, 0.0, 1.0, 1.0]
+    assert blend_strength(0.15) == pytest.approx(0.5)
+    scale = Scale((0.0,), (1.0,), (1.0,), 0.0, (0.2, 0.6), (-0.1, 0.4))
+    assert [scale.share_of_best(value) for value in (0.0, 0.4, 1.0)] == pytest.approx([-0.25, 0.375, 1.0])
+    useless = Scale((0.0,), (1.0,), (1.0,), 0.0, (0.2, 0.6), (-0.1, 0.0))
+    assert useless.share_of_best(1.0) == 0.0  # where nothing promises a gain, the base is kept
+
+
+class Shelf:
+    """Trained adapters of some training tasks."""
+
+    def __init__(self, adapters: dict[str, Adapter]) -> None:
+        self.adapters = adapters
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.adapters
+
+    def adapter(self, name: str) -> Adapter:
+        return self.adapters[name]
+
+
+def test_the_nearest_task_s_trained_adapter_is_taken_where_there_is_one(guide: Guide) -> None:
+    neighbour = guide.assess([JUNK])[0].nearest[0]
+    trained = Adapter(SPEC, random_weights(SPEC, seed=5), {"library": neighbour.task})
+    (found,) = guided(guide, [JUNK], "nearest", library=Shelf({neighbour.task: trained}))
+    assert found.adapter is not None
+    assert found.adapter.digest == trained.digest
+    assert found.adapter.provenance["fallback"]["source"] == "library"
+    assert found.action == f"nearest task, {neighbour.task}, by its trained adapter"
+    (other,) = guided(guide, [JUNK], "nearest", library=Shelf({}))
+    assert other.adapter is not None
+    assert other.adapter.provenance["fallback"]["source"] == "description"
+    assert other.action.endswith("by its description")
 
 
 def test_policies_are_refused_before_any_work(guide: Guide) -> None:

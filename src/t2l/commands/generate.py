@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from t2l.adapter import Adapter
     from t2l.commands.descriptions import Request
     from t2l.commands.examples import Examples
-    from t2l.guidance.fallback import Policy
+    from t2l.guidance.fallback import Policy, TaskAdapters
     from t2l.guidance.guide import Guide
     from t2l.model import TextToLora
 
@@ -77,13 +77,21 @@ def generate(
         typer.Option(
             metavar="POLICY",
             help="For a description that is not to be trusted. warn: generate all the same. none: no adapter. static: "
-            "the multi-task adapter. nearest: the adapter of the nearest training task. blend: the less strength the "
-            "lower the confidence.",
+            "the multi-task adapter. nearest: the adapter of the nearest training task. blend: less strength, by the "
+            "expected gain.",
         ),
     ] = "warn",
     threshold: Annotated[
         float, typer.Option(help="Confidence, 0 to 1, below which a description is not trusted.")
     ] = 0.5,
+    library: Annotated[
+        Path | None,
+        typer.Option(
+            "--library",
+            metavar="FOLDER",
+            help="With --fallback nearest: trained adapters of training tasks, as t2l train library makes them.",
+        ),
+    ] = None,
     examples: Annotated[
         Path | None,
         typer.Option(
@@ -118,6 +126,7 @@ def generate(
     t2l = TextToLora.from_pretrained(checkpoint, device=checked_device(device))
     t2l.encoder = CachedEncoder(t2l.encoder)
     guide = _guide(t2l, fallback, threshold)
+    trained = None if library is None else _library(library, t2l, fallback)
     if given is not None:
         from t2l.commands.from_examples import generate_from_examples
 
@@ -153,7 +162,7 @@ def generate(
             source,
             requests,
             folders,
-            lambda request, adapter: _guided(guide, request, adapter, fallback, threshold, notes),
+            lambda request, adapter: _guided(guide, request, adapter, fallback, threshold, notes, trained),
             strength,
             dtype=dtype.value,
             form=form.value,
@@ -201,15 +210,35 @@ def _guide(t2l: TextToLora, policy: str, threshold: float) -> Guide | None:
     return guide
 
 
+def _library(folder: Path, t2l: TextToLora, policy: str) -> TaskAdapters:
+    """Trained adapters for the policy ``nearest``, refused where they are of other modules or another rank."""
+    from t2l.errors import T2LError
+    from t2l.training.library import Library
+
+    if policy != "nearest":
+        raise T2LError(f"--library has no effect on the policy '{policy}'.", "Use it with --fallback nearest.")
+    library = Library.open(folder)
+    if library.spec.groups != t2l.spec.groups or library.spec.rank != t2l.spec.rank:
+        raise T2LError(f"The adapters in '{folder}' adapt other modules or have another rank than the checkpoint.")
+    return library
+
+
 def _guided(
-    guide: Guide | None, request: Request, adapter: Adapter, policy: str, threshold: float, notes: Notes
+    guide: Guide | None,
+    request: Request,
+    adapter: Adapter,
+    policy: str,
+    threshold: float,
+    notes: Notes,
+    library: TaskAdapters | None,
 ) -> tuple[Adapter | None, dict[str, Any]]:
     """What the policy makes of a generated adapter, and what is said of it."""
     from t2l.guidance.fallback import guided
 
     if guide is None:
         return adapter, {"confidence": None, "action": "generated"}
-    (found,) = guided(guide, [request.description], cast("Policy", policy), threshold, adapters=[adapter])
+    texts, chosen = [request.description], cast("Policy", policy)
+    (found,) = guided(guide, texts, chosen, threshold, adapters=[adapter], library=library)
     if found.warning is not None:
         notes.add(found.warning)
     return found.adapter, {"confidence": found.confidence.to_dict(), "action": found.action}

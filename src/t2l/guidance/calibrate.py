@@ -1,12 +1,16 @@
 """Calibrating a checkpoint: signals and gains of descriptions on validation tasks, and the small model fitted to them.
 
-Axis letters: N descriptions, M training tasks, D descriptions a task, E embedding width.
+Axis letters: N descriptions, M training tasks, D descriptions a task, E embedding width, W width of one vector a text,
+K feature width, F signals.
 
-Level 5. It is given tasks and a way to score answers; it knows no particular base and no files of tasks.
+Level 5. It is given tasks and a way to score answers; it knows no particular base and no files of tasks. What is not to
+be trusted is learned from two sides: controls, which are vague, senseless or of other kinds, and the training tasks
+that stand most apart, left out of what is known, as if nothing like them had been trained on.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,17 +19,23 @@ from random import Random
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from t2l.encoders.encoder import one_vector
 from t2l.errors import T2LError
 from t2l.guidance.calibration import Calibration, fit_scale
-from t2l.guidance.familiarity import TaskSpace
-from t2l.guidance.signals import Known, measure
+from t2l.guidance.familiarity import TaskSpace, apart
+from t2l.guidance.signals import OF_EMBEDDING, SIGNALS, Known, measure, of_embedding
 from t2l.lora import LoraWeights
 from t2l.model import TextToLora
 
-AXES = 96
+AXES, PLACES = 192, 96
 CONTROLS = ("vague", "junk", "foreign")
+APART = 0.2  # share of the training tasks that is left out
+ROUNDS = 4  # in each, some of these are left out
+LEFT_OUT = 60  # descriptions of those, at most, in each round
+_TEXTS_AT_A_TIME = 512
 _INPUTS_OF_CONTROL = 16  # drawn from all validation tasks, for a description that names no task
 _LEAST_TASKS = 4
 Example = tuple[str, str]
@@ -73,15 +83,15 @@ def calibrate(
     """
     _check(training, validation)
     report(f"calibrate: embedding the descriptions of {len(training)} training tasks")
-    known = known_tasks(t2l, training)
+    rows_MDW, task_MDK = _read(t2l, training)
+    known = _known(t2l, training, rows_MDW, task_MDK)
+    report("calibrate: leaving out the training tasks that stand most apart")
+    left_NF = _left_out(rows_MDW, known.embedding)
     texts = [(text, task) for task in validation for text in task.descriptions]
-    controls = [text for kind in CONTROLS for text in control_texts(kind)]
+    controls = [(kind, text) for kind in CONTROLS for text in control_texts(kind)]
     report(f"calibrate: {len(texts)} descriptions of {len(validation)} tasks, {len(controls)} controls")
-    embedding_NE = t2l.encoder.encode([text for text, _ in texts] + controls)
-    with torch.inference_mode():
-        weights = t2l.hypernetwork(embedding_NE)
-        task_NK = t2l.hypernetwork.encode(embedding_NE).float().cpu()
-    signal_NF = measure(t2l, known, embedding_NE, task_NK, weights)
+    embedding_NE = t2l.encoder.encode([text for text, _ in texts] + [text for _, text in controls])
+    signal_NF, weights = _signals(t2l, known, embedding_NE)
     asked = [(row, example) for row, (_, task) in enumerate(texts) for example in task.examples]
     every = [example for task in validation for example in task.examples]
     rng = Random("calibrate/controls")
@@ -91,34 +101,29 @@ def calibrate(
     under = score(weights, asked)
     alone = dict(zip(every, score(None, [(-1, example) for example in every]), strict=True))
     gain = _gains(asked, under, alone, len(embedding_NE))
-    trusted = [True] * len(texts) + [False] * len(controls)
+    of_controls = gain[len(texts) :]
+    foreign = [one for one, (kind, _) in zip(of_controls, controls, strict=True) if kind == "foreign"]
+    kinds = ["task"] * len(texts) + ["control"] * len(controls) + ["left out"] * len(left_NF)
+    # Whatever is asked, an adapter of something else answers: what is left out gains as foreign descriptions do
+    gains = gain + [sum(foreign) / len(foreign)] * len(left_NF)
     noted = {
         "training_tasks": len(training),
         "validation_tasks": [task.name for task in validation],
         "descriptions": len(texts),
         "controls": len(controls),
+        "left_out": len(left_NF),
         "answers": len(asked),
         "mean_gain": round(sum(gain[: len(texts)]) / len(texts), 4),
-        "mean_gain_of_controls": round(sum(gain[len(texts) :]) / len(controls), 4),
+        "mean_gain_of_controls": round(sum(of_controls) / len(controls), 4),
         **(facts or {}),
     }
-    scale = fit_scale(signal_NF, trusted, gain)
+    scale = fit_scale(torch.cat([signal_NF, left_NF]), kinds, gains)
     return Calibration(t2l.digest, t2l.encoder.identity, known, scale, static, noted)
 
 
-@torch.inference_mode()
 def known_tasks(t2l: TextToLora, training: Mapping[str, Sequence[str]]) -> Known:
     """What a calibration keeps of the training tasks."""
-    texts = [text for some in training.values() for text in some]
-    embedding_MDE = t2l.encoder.encode(texts).unflatten(0, (len(training), -1))
-    if t2l.encoder.token_dim is not None:
-        raise T2LError(f"Checkpoints that read tokens ({t2l.encoder.identity}) cannot be calibrated yet.")
-    encoding_MDK = t2l.hypernetwork.encode(embedding_MDE.flatten(0, 1)).float().cpu().unflatten(0, (len(training), -1))
-    first = [some[0] for some in training.values()]
-    mean = _mean_adapter(t2l, embedding_MDE[:, 0])
-    return Known(
-        tuple(training), tuple(first), TaskSpace.of(embedding_MDE, AXES), TaskSpace.of(encoding_MDK, AXES), mean
-    )
+    return _known(t2l, training, *_read(t2l, training))
 
 
 @cache
@@ -130,10 +135,80 @@ def control_texts(kind: str) -> tuple[str, ...]:
     return tuple(yaml.safe_load(text)[kind])
 
 
-def _mean_adapter(t2l: TextToLora, embedding_ME: Tensor) -> LoraWeights:
-    step, total = t2l.chunk_size(), None
-    for start in range(0, len(embedding_ME), step):
-        part = t2l.hypernetwork(embedding_ME[start : start + step])
+def clearest(texts: Sequence[str], rows_DW: Tensor) -> str:
+    """The description that stands for a task: the shortest of the half that lies nearest to the others.
+
+    Args:
+        texts: D descriptions.
+        rows_DW: their embeddings, one vector a text.
+    """
+    unit_DW = F.normalize(rows_DW.float(), dim=-1)
+    central = (unit_DW @ unit_DW.sum(dim=0)).argsort(descending=True, stable=True)[: (len(texts) + 1) // 2]
+    short: list[str] = [texts[index] for index in central.tolist()]
+    return min(short, key=len)
+
+
+@torch.inference_mode()
+def _read(t2l: TextToLora, training: Mapping[str, Sequence[str]]) -> tuple[Tensor, Tensor]:
+    """One vector for each training description, and its task features: (M, D, W) and (M, D, K)."""
+    texts = [text for some in training.values() for text in some]
+    rows, tasks = [], []
+    for start in range(0, len(texts), _TEXTS_AT_A_TIME):  # token states of all of them would not fit into memory
+        embedding_NE = t2l.encoder.encode(texts[start : start + _TEXTS_AT_A_TIME])
+        rows.append(one_vector(embedding_NE, t2l.encoder.token_dim))
+        tasks.append(t2l.hypernetwork.encode(embedding_NE).float().cpu())
+    shape = (len(training), -1)
+    return torch.cat(rows).unflatten(0, shape), torch.cat(tasks).unflatten(0, shape)
+
+
+def _known(t2l: TextToLora, training: Mapping[str, Sequence[str]], rows_MDW: Tensor, task_MDK: Tensor) -> Known:
+    texts = [clearest(some, rows_DW) for some, rows_DW in zip(training.values(), rows_MDW, strict=True)]
+    embedding, encoding = TaskSpace.of(rows_MDW, AXES, PLACES), TaskSpace.of(task_MDK, PLACES, PLACES)
+    return Known(tuple(training), tuple(texts), embedding, encoding, _mean_adapter(t2l, texts))
+
+
+def _left_out(rows_MDW: Tensor, space: TaskSpace) -> Tensor:
+    """Signals (N, F) of descriptions of the training tasks that stand most apart, measured as if they were not known.
+
+    The hypernetwork was trained on them, so that what it makes of them says nothing: those signals are NaN.
+    """
+    cluster_M = apart(space.place_MJ, APART)
+    clusters = Counter(cluster_M[cluster_M >= 0].tolist())
+    rounds: list[list[int]] = [[] for _ in range(min(ROUNDS, len(clusters)))]
+    for cluster, _ in clusters.most_common():
+        min(rounds, key=lambda some: sum(clusters[one] for one in some)).append(cluster)
+    rng = Random("calibrate/left out")
+    found = []
+    for some in rounds:
+        outside_M = torch.isin(cluster_M, torch.tensor(some))
+        left_NW = rows_MDW[outside_M].flatten(0, 1)
+        drawn = rng.sample(range(len(left_NW)), min(LEFT_OUT, len(left_NW)))
+        values = of_embedding(TaskSpace.of(rows_MDW[~outside_M], AXES, PLACES), left_NW[drawn])
+        signal_NF = torch.full((len(drawn), len(SIGNALS)), torch.nan)
+        for name, value_N in zip(OF_EMBEDDING, values, strict=True):
+            signal_NF[:, list(SIGNALS).index(name)] = value_N
+        found.append(signal_NF)
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def _signals(t2l: TextToLora, known: Known, embedding_NE: Tensor) -> tuple[Tensor, LoraWeights]:
+    """All signals of N descriptions, and their adapters."""
+    signals, made = [], []
+    for part_NE in embedding_NE.split(t2l.chunk_size()):
+        weights = t2l.hypernetwork(part_NE)
+        task_NK = t2l.hypernetwork.encode(part_NE).float().cpu()
+        signals.append(measure(t2l, known, part_NE, task_NK, weights))
+        made.append(weights)
+    return torch.cat(signals), LoraWeights.cat(made)
+
+
+@torch.inference_mode()
+def _mean_adapter(t2l: TextToLora, texts: Sequence[str]) -> LoraWeights:
+    """The mean A and the mean B of the texts' adapters (N = 1)."""
+    step, total = min(t2l.chunk_size(), _TEXTS_AT_A_TIME), None
+    for start in range(0, len(texts), step):
+        part = t2l.hypernetwork(t2l.encoder.encode(texts[start : start + step]))
         sums = part.map(lambda tensor: tensor.float().sum(dim=0, keepdim=True).cpu())
         total = (
             sums
@@ -144,7 +219,7 @@ def _mean_adapter(t2l: TextToLora, embedding_ME: Tensor) -> LoraWeights:
             )
         )
     assert total is not None
-    return total.map(lambda tensor: tensor / len(embedding_ME))
+    return total.map(lambda tensor: tensor / len(texts))
 
 
 def _gains(

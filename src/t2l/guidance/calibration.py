@@ -2,10 +2,10 @@
 
 Axis letters: N descriptions, F signals, B steps of the gain.
 
-Level 5. A logistic regression tells descriptions of tasks from vague, senseless and foreign ones; the gain that
-adapters brought, as a function of that score, is made monotone by isotonic regression. About thirty numbers in all,
-and what is kept of the training tasks (`t2l.guidance.signals.Known`). Files: ``calibration.json`` and
-``calibration.safetensors`` in the checkpoint's folder.
+Level 5. A logistic regression tells descriptions of tasks from those of training tasks that are left out and from
+vague, senseless and foreign ones; the gain that adapters brought, as a function of that score, is made monotone by
+isotonic regression. About forty numbers in all, and what is kept of the training tasks (`t2l.guidance.signals.Known`).
+Files: ``calibration.json`` and ``calibration.safetensors`` in the checkpoint's folder.
 """
 
 from __future__ import annotations
@@ -28,10 +28,15 @@ from t2l.storage import new_file, read_json, read_tensors, tensors_digest, write
 
 JSON_FILE, TENSOR_FILE = "calibration.json", "calibration.safetensors"
 THRESHOLD = 0.5
-KIND, FORMAT = "t2l-calibration", 1
+KIND, FORMAT = "t2l-calibration", 2
 _PENALTY = 0.01  # on the weights of standardised signals
 _BIAS_PENALTY = 1e-6  # so that there is one solution
 _STEPS = 8  # of the gain, before neighbours that fall are joined
+KINDS = ("task", "left out", "control")
+"""A task that may be trusted; a training task that is held to be unknown; a text that names no such task."""
+_SHARES: dict[str, float] = dict(
+    zip(KINDS, (0.5, 0.25, 0.25), strict=True)
+)  # of the weight; the last two share half of it
 _SMALLEST_SPREAD = 1e-6
 
 
@@ -55,10 +60,17 @@ class Scale:
     score: tuple[float, ...]
     gain: tuple[float, ...]
 
+    @property
+    def without_weight(self) -> set[str]:
+        """The signals that the confidence does not hang on."""
+        return {name for name, weight in zip(SIGNALS, self.weight, strict=True) if weight == 0}
+
     def confidence(self, signal_NF: Tensor) -> Tensor:
         """(N,) between 0 and 1: is this the description of a task of the kind that the checkpoint was trained on."""
+        weight_F = torch.tensor(self.weight).double()
         standard_NF = (signal_NF.double() - torch.tensor(self.mean).double()) / torch.tensor(self.spread).double()
-        return torch.sigmoid(standard_NF @ torch.tensor(self.weight).double() + self.bias)
+        standard_NF = torch.where(weight_F == 0, 0.0, standard_NF)  # such a signal need not have been measured
+        return torch.sigmoid(standard_NF @ weight_F + self.bias)
 
     def expected_gain(self, confidence: float) -> float:
         """Points of exact match (a share, -1 to 1) that the adapter adds to the base, by this confidence."""
@@ -69,29 +81,45 @@ class Scale:
                 return below + (above - below) * (confidence - low) / max(high - low, 1e-12)
         return self.gain[-1]
 
+    def share_of_best(self, confidence: float) -> float:
+        """The expected gain over the highest one, at most 1; 0 where no confidence promises a gain."""
+        return self.expected_gain(confidence) / self.gain[-1] if self.gain[-1] > 0 else 0.0
 
-def fit_scale(signal_NF: Tensor, trusted: Sequence[bool], gain: Sequence[float]) -> Scale:
-    """The small model of N descriptions with known gains; the two kinds weigh the same, however many there are.
 
-    A signal may speak in its own direction alone (see `SIGNALS`): a distance never raises the confidence.
+def fit_scale(signal_NF: Tensor, kinds: Sequence[str], gain: Sequence[float]) -> Scale:
+    """The small model of N descriptions with known gains.
+
+    A signal may speak in its own direction alone (see `SIGNALS`): a distance never raises the confidence. For the
+    confidence, tasks weigh as much as all that is not to be trusted; for the expected gain, each kind weighs the same.
 
     Args:
-        trusted: whether each describes a task of the kind that the checkpoint was trained on.
+        signal_NF: NaN where a signal has no say in a row.
+        kinds: which of `KINDS` each describes.
         gain: what its adapter added to the base, as a share.
 
     Raises:
-        T2LError: one of the two kinds is missing.
+        T2LError: there are no tasks, or nothing else.
     """
-    label_N = torch.tensor(trusted, dtype=torch.float64)
+    label_N = torch.tensor([kind == "task" for kind in kinds], dtype=torch.float64)
     if not 0 < float(label_N.sum()) < len(label_N):
         raise T2LError("A calibration needs descriptions of both kinds: of tasks, and such that name none.")
     signal_NF = signal_NF.double()
-    mean_F, spread_F = signal_NF.mean(dim=0), signal_NF.std(dim=0).clamp_min(_SMALLEST_SPREAD)
-    standard_NF = (signal_NF - mean_F) / spread_F
-    share_N = torch.where(label_N > 0, 0.5 / label_N.sum(), 0.5 / (1 - label_N).sum())
-    weight_F, bias = _signed_logistic(standard_NF, label_N, share_N, torch.tensor([*SIGNALS.values()]).double())
+    said_NF = ~signal_NF.isnan()
+    count_F = said_NF.sum(dim=0)
+    mean_F = signal_NF.nansum(dim=0) / count_F
+    spread_F = ((signal_NF - mean_F).square().nansum(dim=0) / (count_F - 1).clamp_min(1)).sqrt()
+    spread_F = spread_F.clamp_min(_SMALLEST_SPREAD)
+    # where nothing is known of a signal, it is taken to look as it does for tasks: it cannot help to tell those apart
+    usual_F = torch.where(said_NF & (label_N[:, None] > 0), signal_NF, torch.nan).nanmean(dim=0)
+    signal_NF = torch.where(said_NF, signal_NF, usual_F)
+    share_N = _weights_of(kinds, _SHARES)
+    for trusted in (0, 1):
+        share_N[label_N == trusted] *= 0.5 / share_N[label_N == trusted].sum()
+    sign_F = torch.tensor([*SIGNALS.values()]).double()
+    weight_F, bias = _signed_logistic((signal_NF - mean_F) / spread_F, label_N, share_N, sign_F)
     scale = Scale(_numbers(mean_F), _numbers(spread_F), _numbers(weight_F), bias, (0.0,), (0.0,))
-    score, steps = _isotonic(scale.confidence(signal_NF).tolist(), gain)
+    equal_N = _weights_of(kinds, dict.fromkeys(_SHARES, 1.0)).tolist()
+    score, steps = _isotonic(scale.confidence(signal_NF).tolist(), gain, equal_N)
     return Scale(scale.mean, scale.spread, scale.weight, scale.bias, score, steps)
 
 
@@ -165,7 +193,7 @@ class Calibration:
             encoding = TaskSpace.from_tensors(tensors, "encoding")
             mean = _weights(tensors, "mean", spec)
             static = _weights(tensors, "static", spec) if any(name.startswith("static.") for name in tensors) else None
-            if not len(names) == len(embedding.place_MK) == len(encoding.place_MK):
+            if not len(names) == len(embedding.place_MJ) == len(encoding.place_MJ):
                 raise CheckpointError("there are not as many tasks as places")
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             reason = problem.message if isinstance(problem, T2LError) else f"{type(problem).__name__}: {problem}"
@@ -209,21 +237,38 @@ def _logistic(standard_NF: Tensor, label_N: Tensor, share_N: Tensor) -> tuple[Te
     return torch.tensor(weights, dtype=torch.float64), bias
 
 
-def _isotonic(score: Sequence[float], gain: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean score and mean gain of equally large groups by score; groups whose gain falls are joined (PAV)."""
-    pairs = sorted(zip(score, gain, strict=True))
-    groups = min(_STEPS, len(pairs))
-    blocks: list[list[float]] = []  # sum of scores, sum of gains, count
-    for group in range(groups):
-        part = pairs[group * len(pairs) // groups : (group + 1) * len(pairs) // groups]
-        blocks.append([sum(s for s, _ in part), sum(g for _, g in part), float(len(part))])
+def _isotonic(
+    score: Sequence[float], gain: Sequence[float], weight: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean score and mean gain of equally heavy groups by score; groups whose gain falls are joined (PAV)."""
+    by_score: dict[float, list[float]] = {}  # score -> weighted gains and weight: equal scores stay together
+    for one, gained, share in zip(score, gain, weight, strict=True):
+        gains, total = by_score.get(one, (0.0, 0.0))
+        by_score[one] = [gains + share * gained, total + share]
+    blocks: list[list[float]] = []  # weighted sum of scores, of gains, and weight
+    parts: list[list[float]] = []
+    passed, group = 0.0, -1
+    for one, (gains, total) in sorted(by_score.items()):
+        place = min(_STEPS - 1, int(_STEPS * (passed + total / 2) / sum(weight)))
+        if place != group:
+            group = place
+            parts.append([0.0, 0.0, 0.0])
+        parts[-1] = [was + more for was, more in zip(parts[-1], (total * one, gains, total), strict=True)]
+        passed += total
+    for part in parts:
+        blocks.append(part)
         while len(blocks) > 1 and blocks[-2][1] / blocks[-2][2] >= blocks[-1][1] / blocks[-1][2]:
             last = blocks.pop()
             blocks[-1] = [one + other for one, other in zip(blocks[-1], last, strict=True)]
     return (
-        tuple(round(scores / count, 6) for scores, _, count in blocks),
-        tuple(round(gains / count, 6) for _, gains, count in blocks),
+        tuple(round(scores / total, 6) for scores, _, total in blocks),
+        tuple(round(gains / total, 6) for _, gains, total in blocks),
     )
+
+
+def _weights_of(kinds: Sequence[str], shares: Mapping[str, float]) -> Tensor:
+    """(N,): each kind's share, spread over its rows."""
+    return torch.tensor([shares[kind] / kinds.count(kind) for kind in kinds], dtype=torch.float64)
 
 
 def _weights(tensors: Mapping[str, Tensor], prefix: str, spec: LoraSpec) -> LoraWeights:

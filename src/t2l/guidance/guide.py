@@ -18,7 +18,7 @@ from torch import Tensor
 from t2l.adapter import Adapter
 from t2l.errors import CheckpointError
 from t2l.guidance.calibration import JSON_FILE, THRESHOLD, Calibration
-from t2l.guidance.signals import SIGNALS, measure, rewording_spread
+from t2l.guidance.signals import COSTLY, SIGNALS, measure, rewording_spread
 from t2l.guidance.wording import Finding, content_words, findings
 from t2l.lora import LoraWeights
 from t2l.model import TextToLora
@@ -49,7 +49,7 @@ class Confidence:
     Args:
         value: between 0 and 1: does it describe a task of the kind that the checkpoint was trained on.
         expected_gain: share of answers, -1 to 1, by which the adapter is expected to beat the base.
-        signals: what both come from; see `t2l.guidance.signals.SIGNALS`.
+        signals: what both come from; see `t2l.guidance.signals.SIGNALS`. Of the costly ones those with a weight alone.
         nearest: the nearest training tasks.
     """
 
@@ -137,11 +137,14 @@ class Guide:
         identity = t2l.encoder.identity
         return cls(t2l, Calibration.load(t2l.folder, checkpoint=t2l.digest, encoder=identity, spec=t2l.spec))
 
-    def assess(self, descriptions: Sequence[str], adapters: Sequence[Adapter] | None = None) -> list[Confidence]:
+    def assess(
+        self, descriptions: Sequence[str], adapters: Sequence[Adapter] | None = None, *, whole: bool = False
+    ) -> list[Confidence]:
         """The confidence in each description.
 
         Args:
             adapters: theirs, where they have been made already.
+            whole: measure those signals as well that run the hypernetwork again and have no weight in the confidence.
 
         Raises:
             DescriptionError: a description that cannot be encoded.
@@ -150,15 +153,18 @@ class Guide:
             return []
         embedding_NE = self.t2l.encoder.encode(descriptions)
         weights = None if adapters is None else LoraWeights.cat([adapter.weights for adapter in adapters])
-        return self.assess_embeddings(embedding_NE, weights)
+        return self.assess_embeddings(embedding_NE, weights, whole=whole)
 
     @torch.inference_mode()
-    def assess_embeddings(self, embedding_NE: Tensor, weights: LoraWeights | None = None) -> list[Confidence]:
+    def assess_embeddings(
+        self, embedding_NE: Tensor, weights: LoraWeights | None = None, *, whole: bool = False
+    ) -> list[Confidence]:
         """As `assess`, for N description embeddings."""
         known, scale = self.calibration.known, self.calibration.scale
         made: LoraWeights = self.t2l.hypernetwork(embedding_NE) if weights is None else weights
         task_NK = self.t2l.hypernetwork.encode(embedding_NE).float().cpu()
-        signal_NF = measure(self.t2l, known, embedding_NE, task_NK, made)
+        without = set() if whole else scale.without_weight
+        signal_NF = measure(self.t2l, known, embedding_NE, task_NK, made, without=without)
         value_N = scale.confidence(signal_NF).tolist()
         similarity_NM = known.encoding.similarities(task_NK)
         found = []
@@ -168,7 +174,8 @@ class Guide:
                 Neighbour(known.names[index], known.descriptions[index], round(similarity, 4))
                 for similarity, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
             )
-            signals = dict(zip(SIGNALS, signal_F, strict=True))
+            measured = zip(SIGNALS, signal_F, strict=True)
+            signals = {name: value for name, value in measured if not (name in COSTLY and name in without)}
             found.append(Confidence(value, scale.expected_gain(value), signals, nearest))
         return found
 
@@ -178,7 +185,7 @@ class Guide:
         Raises:
             DescriptionError: it cannot be encoded.
         """
-        (confidence,) = self.assess([description])
+        (confidence,) = self.assess([description], whole=True)
         (spread,) = rewording_spread(self.t2l, [description])
         rewrite = self.rewrite(description, confidence)
         return Explanation(description, confidence, tuple(findings(description)), spread, rewrite)

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
+from t2l.adapter import Adapter
 from t2l.bases import Base
 from t2l.errors import T2LError
 from t2l.guidance.calibration import THRESHOLD
 from t2l.guidance.ensemble import ensemble_embeddings
-from t2l.guidance.fallback import POLICIES, Policy, blend_strength
+from t2l.guidance.fallback import POLICIES, TaskAdapters, blend_strength, nearest_adapter
 from t2l.guidance.guide import Confidence, Guide
 from t2l.lora import LoraWeights
 from t2l.model import TextToLora
@@ -34,6 +35,8 @@ INPUTS = 20
 BINS = 5
 COVERAGES = tuple(share / 10 for share in range(1, 11))
 CONTROLS = ("junk", "vague")
+NEAREST_TRAINED = "nearest, trained"
+"""The policy ``nearest`` with trained adapters of training tasks."""
 MIXTURE = ("near", "far", "junk")
 """The groups of the mixture on which policies are compared; each has the same share."""
 
@@ -57,8 +60,13 @@ class Item:
     examples: tuple[Example, ...]
 
 
-def guidance(t2l: TextToLora, base: Base, say: Callable[[str], None], seed: int) -> dict[str, Any]:
+def guidance(
+    t2l: TextToLora, base: Base, say: Callable[[str], None], seed: int, library: TaskAdapters | None = None
+) -> dict[str, Any]:
     """Detection, calibration, coverage, policies and ensembling.
+
+    Args:
+        library: trained adapters of training tasks: the policy ``nearest`` is then measured with them as well.
 
     Raises:
         CheckpointError: the checkpoint is not calibrated.
@@ -74,20 +82,26 @@ def guidance(t2l: TextToLora, base: Base, say: Callable[[str], None], seed: int)
     alone = _shares(base, t2l, items, None, [-1] * len(items))
     rows = list(range(len(items)))
     policies: dict[str, list[float]] = {"warn": _shares(base, t2l, items, weights, rows), "none": list(alone)}
-    distrusted = [row for row in rows if confidences[row].value < THRESHOLD]
-    for policy in ("static", "nearest", "blend"):
-        if policy == "static" and guide.calibration.static is None:
-            continue
-        say(f"guidance: the policy '{policy}' for {len(distrusted)} descriptions")
-        instead = _instead(guide, policy, weights, distrusted, confidences)
-        shares = _shares(base, t2l, [items[row] for row in distrusted], instead, list(range(len(distrusted))))
-        policies[policy] = _replaced(policies["warn"], distrusted, shares)
-    policies["none"] = _replaced(policies["warn"], distrusted, [alone[row] for row in distrusted])
     say("guidance: ensembles of rewordings")
     near = [row for row in rows if items[row].group == "near"]
     with torch.inference_mode():
         together = t2l.hypernetwork(ensemble_embeddings(t2l, [items[row].text for row in near]))
     ensembled = _shares(base, t2l, [items[row] for row in near], together, list(range(len(near))))
+    distrusted = [row for row in rows if confidences[row].value < THRESHOLD]
+    strengths = [blend_strength(guide.calibration.scale.share_of_best(one.value)) for one in confidences]
+    faded = [row for row in rows if strengths[row] < 1]
+    changed = {"static": distrusted, "nearest": distrusted, "blend": faded, NEAREST_TRAINED: distrusted}
+    for policy, some in changed.items():
+        if (policy == "static" and guide.calibration.static is None) or (policy == NEAREST_TRAINED and library is None):
+            continue
+        say(f"guidance: the policy '{policy}' for {len(some)} descriptions")
+        if policy == "blend":
+            instead = _faded(weights, some, strengths)
+        else:
+            instead = _instead(guide, some, confidences, policy, library)
+        shares = _shares(base, t2l, [items[row] for row in some], instead, list(range(len(some))))
+        policies[policy] = _replaced(policies["warn"], some, shares)
+    policies["none"] = _replaced(policies["warn"], distrusted, [alone[row] for row in distrusted])
     found = _Found(items, confidences, alone, policies, seed)
     return {
         "threshold": THRESHOLD,
@@ -98,6 +112,7 @@ def guidance(t2l: TextToLora, base: Base, say: Callable[[str], None], seed: int)
         "policies": found.compared(),
         "ensemble": _ensemble_gain(items, near, policies["warn"], ensembled, seed),
         "points": found.points(),
+        "library": None if library is None else _found_in(library, distrusted, confidences),
         "facts": guide.calibration.facts,
     }
 
@@ -206,7 +221,8 @@ class _Found:
 
     def compared(self) -> dict[str, Any]:
         """Exact match, %, of every policy by group and on the mixture, and the blend against each, paired."""
-        ways = {"base": self.alone, **{policy: self.policies[policy] for policy in POLICIES if policy in self.policies}}
+        names = [policy for policy in (*POLICIES, NEAREST_TRAINED) if policy in self.policies]
+        ways = {"base": self.alone, **{policy: self.policies[policy] for policy in names}}
 
         def mixture(values: Sequence[float], rows: Mapping[str, Sequence[int]]) -> float:
             return 100 * _mean([_mean([values[row] for row in rows[group]]) for group in MIXTURE])
@@ -297,20 +313,37 @@ def _covered(triples: Sequence[tuple[float, float, float]], share: float) -> flo
 
 
 def _instead(
-    guide: Guide, policy: Policy | str, weights: LoraWeights, rows: Sequence[int], confidences: Sequence[Confidence]
+    guide: Guide, rows: Sequence[int], confidences: Sequence[Confidence], policy: str, library: TaskAdapters | None
 ) -> LoraWeights:
     """What the policy gives for the descriptions in ``rows``, as `t2l.guidance.fallback.guided` does one by one."""
     if policy == "static":
         static = guide.calibration.static
         assert static is not None
         return static.select(torch.zeros(len(rows), dtype=torch.long))
-    if policy == "nearest":
-        texts = [confidences[row].nearest[0].description for row in rows]
-        with torch.inference_mode():
-            return guide.t2l.hypernetwork(guide.t2l.encoder.encode(texts))
-    strength = torch.tensor([blend_strength(confidences[row].value, THRESHOLD) for row in rows])
+    nearest = {confidences[row].nearest[0].task: confidences[row].nearest[0] for row in rows}
+    place = {task: index for index, task in enumerate(nearest)}
+    used = library if policy == NEAREST_TRAINED else None
+    made = LoraWeights.cat([_of_spec(guide, nearest_adapter(guide, one, used)[0]) for one in nearest.values()])
+    return made.select(torch.tensor([place[confidences[row].nearest[0].task] for row in rows]))
+
+
+def _of_spec(guide: Guide, adapter: Adapter) -> LoraWeights:
+    """The adapter's weights under the checkpoint's scaling."""
+    ratio = adapter.spec.scaling / guide.t2l.spec.scaling
+    return LoraWeights(dict(adapter.weights.a), {key: b * ratio for key, b in adapter.weights.b.items()})
+
+
+def _faded(weights: LoraWeights, rows: Sequence[int], strengths: Sequence[float]) -> LoraWeights:
+    """The generated adapters in ``rows``, each with its strength."""
+    strength_N = torch.tensor([strengths[row] for row in rows])
     chosen = weights.select(torch.tensor(list(rows)))
-    return LoraWeights(dict(chosen.a), {key: b * strength[:, None, None, None] for key, b in chosen.b.items()})
+    return LoraWeights(dict(chosen.a), {key: b * strength_N[:, None, None, None] for key, b in chosen.b.items()})
+
+
+def _found_in(library: TaskAdapters, rows: Sequence[int], confidences: Sequence[Confidence]) -> dict[str, int]:
+    """Of the descriptions that are not trusted, how many have a nearest task with a trained adapter."""
+    found = sum(confidences[row].nearest[0].task in library for row in rows)
+    return {"distrusted": len(rows), "trained": found}
 
 
 def _shares(

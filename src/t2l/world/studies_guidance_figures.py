@@ -12,8 +12,9 @@ _POLICY_NAMES = {
     "warn": "warn: the generated adapter all the same",
     "none": "none: no adapter below the threshold",
     "static": "static: the multi-task adapter below it",
-    "nearest": "nearest: the nearest training task's adapter below it",
-    "blend": "blend: fading from the threshold to half of it",
+    "nearest": "nearest: the adapter of the nearest training task's description below it",
+    "nearest, trained": "nearest, from a library: that task's trained adapter below it",
+    "blend": "blend: none of it where little gain is expected",
 }
 _GROUPS = ("near", "far", "junk", "vague", "mixture")
 _ARMS = {
@@ -31,13 +32,21 @@ def guidance_summary(result: Mapping[str, Any]) -> str:
     against, unseen = result["policies"]["blend_minus"], result["ensemble"]["unseen"]
     rivals = {name: gap for name, gap in against.items() if name not in ("base", "warn")}
     best = min(rivals, key=lambda name: rivals[name][0])
+    far, library = result["policies"]["blend_minus_base"]["far"], result.get("library")
+    trained = (
+        f" Of {library['distrusted']} descriptions below the threshold the nearest training task of "
+        f"{library['trained']} has a trained adapter."
+        if library
+        else ""
+    )
     return (
         f"The confidence tells near tasks' descriptions from junk and far ones, in equal shares, with an AUROC of "
         f"{_three(auroc, 3)} (target {DETECTION}); the calibration error of the expected gain on near, far and junk "
         f"ones in equal shares is {_three(error, 3)} (target {CALIBRATION_ERROR}). On that mixture the blend is "
         f"{_three(against['base'], 1)} points above the base, {_three(against['warn'], 1)} above always generating "
-        f"and {_three(rivals[best], 1)} above the best other policy ({best}). Averaging rewordings adds "
-        f"{_three(unseen['gain'], 1)} points on near tasks in unseen phrases."
+        f"and {_three(rivals[best], 1)} above the best other policy ({best}); on far tasks alone it is "
+        f"{_three(far, 1)} above the base. Averaging rewordings adds {_three(unseen['gain'], 1)} points on near tasks "
+        f"in unseen phrases.{trained}"
     )
 
 

@@ -42,6 +42,7 @@ from t2l.world.studies_guidance import guidance
 from t2l.world.studies_guidance_figures import examples_summary, guidance_summary
 from t2l.world.tasks import NEAR, SPLITS, MicroTask, tasks_of
 from t2l.world.wording import descriptions
+from t2l.world.workfolder import built_library
 
 SEED = 0
 NEIGHBOURS = 8  # training descriptions of each training task among which the nearest is sought
@@ -74,7 +75,7 @@ def run_probe(
         "interpolation": interpolation,
         "composition": lambda t2l, base, say: composition(t2l, base, say, SEED),
         "two-ways": two_ways,
-        "guidance": lambda t2l, base, say: guidance(t2l, base, say, SEED),
+        "guidance": lambda t2l, base, say: guidance(t2l, base, say, SEED, built_library(folder)),
         "examples": lambda t2l, base, say: examples_study(t2l, base, say, SEED, folder / "studies" / name / "parts"),
     }
     document = {

@@ -15,6 +15,7 @@ from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.encoders import MiniLmEncoder
 from t2l.errors import T2LError
 from t2l.lora import LoraSpec
+from t2l.training.library import INDEX_FILE, Library
 from t2l.world.base import base_config
 from t2l.world.conditions import DescriptionTable
 
@@ -47,6 +48,11 @@ def built_base(folder: Path) -> Any:
     model = load_base(folder / "base", dtype=torch.float32).model
     model.set_attn_implementation("eager")  # on such short sequences faster than torch's fused attention
     return model
+
+
+def built_library(folder: Path) -> Library | None:
+    """The trained adapters of the training tasks that ``folder`` holds; None where it holds none."""
+    return Library.open(folder / "library") if (folder / "library" / INDEX_FILE).is_file() else None
 
 
 def built_token_states(folder: Path) -> DescriptionTable:
