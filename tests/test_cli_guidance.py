@@ -132,6 +132,38 @@ def test_examples_choose_tune_and_refine(tmp_path: Path) -> None:
     assert "without --examples" in refused("generate", GOOD, "--tune-embedding", "3")
 
 
+def test_refine_finds_the_hypernetwork_that_wrote_the_adapter_or_says_that_it_does_not(
+    tmp_path: Path, uncalibrated: Path
+) -> None:
+    file = examples(tmp_path / "examples.jsonl")
+    few = ("--examples", file, "--steps", "2")
+    document("generate", GOOD, "--out", "own")
+    digest = TextToLora.from_pretrained().digest
+    with_it = document("refine", "own", *few, "--out", "with")
+    assert (with_it["method"], with_it["checkpoint"], with_it["notes"]) == ("hypernetwork", digest, [])
+    again = document("refine", "with", *few, "--out", "again")
+    assert (again["method"], again["checkpoint"]) == ("hypernetwork", digest)
+    assert again["loss_before"] == pytest.approx(with_it["loss_after"], abs=1e-4)
+    record = Adapter.load("again").provenance["refined"]
+    assert record["from"]["provenance"]["refined"]["from"]["provenance"]["checkpoint"] == digest
+    plain = document("refine", "own", *few, "--plain", "--out", "plain")
+    assert (plain["method"], plain["notes"]) == ("plain", []) and "checkpoint" not in plain
+    assert plain["loss_before"] == pytest.approx(with_it["loss_before"], abs=1e-4)
+
+    assert "which takes more steps" not in done("refine", "own", *few, "--out", "quiet").stderr
+    document("generate", GOOD, "--checkpoint", uncalibrated, "--out", "foreign")
+    alone = document("refine", "foreign", *few, "--out", "alone")
+    assert alone["method"] == "plain" and "that of the embedded world is not" in alone["notes"][0]
+    named = document("refine", "foreign", *few, "--checkpoint", uncalibrated, "--out", "named")
+    assert named["method"] == "hypernetwork" and named["loss_before"] == pytest.approx(alone["loss_before"], abs=1e-4)
+    assert "say --plain" in refused("refine", "own", *few, "--checkpoint", uncalibrated, "--out", "x")
+    assert "no use" in refused("refine", "own", *few, "--checkpoint", uncalibrated, "--plain", "--out", "x")
+    assert "above 0" in refused("refine", "own", *few, "--embedding-rate", "nan", "--out", "x")
+    unknown = Adapter.load("own")
+    Adapter(unknown.spec, unknown.weights, {"refined": {"from": 3}}).save("unknown")
+    assert "names no checkpoint" in document("refine", "unknown", *few, "--out", "guess")["notes"][0]
+
+
 def test_calibrate_reads_tasks_and_keeps_what_it_measured(uncalibrated: Path, tmp_path: Path) -> None:
     file = tmp_path / "tasks.jsonl"
     rows = []

@@ -13,6 +13,7 @@ from helpers import random_weights
 from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.deltas import delta_similarity
 from t2l.encoders import MiniLmEncoder
+from t2l.errors import T2LError
 from t2l.guidance import calibrate as calibrate_module
 from t2l.guidance.guide import Guide
 from t2l.hypernet import HyperNetwork
@@ -52,8 +53,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> TextToLora:
         "INPUTS": 2,
         "FEW": 2,
         "MORE": 3,
+        "NUMBERS": (1, 2),
         "EMBEDDING": RefineConfig(steps=2, batch=2),
-        "TUNING": RefineConfig(steps=4, batch=2),
+        "TUNING": dict.fromkeys(("warm", "plain", "fresh"), RefineConfig(steps=4, batch=2)),
+        "SHORT": dict.fromkeys(("warm", "fresh"), RefineConfig(steps=2, batch=2)),
     }.items():
         monkeypatch.setattr(studies_examples, name, value)
     network = HyperNetwork(spec(), 384, trunk_dim=8, head_dim=8, head_init="linear").eval()
@@ -100,7 +103,12 @@ def test_a_study_of_a_checkpoint_writes_its_result(
         assert {point["group"] for point in result["points"]} == {"near", "far", "junk", "vague"}
         assert [row["coverage"] for row in result["coverage"]][-1] == 1.0
     elif name == "examples":
-        assert result["warm_start"]["looks"] == [0, 4]
+        warm = result["warm_start"]
+        assert warm["looks"] == [0, 2, 4]
+        assert warm["warm"][0] == warm["plain"][0] == [round(100 * result["as_given"], 2), *warm["warm"][0][1:]]
+        assert [goal for goal, *_ in warm["ratios"]["warm"]] == [0.5, 0.75, 0.9, 1.0]
+        assert all(low <= high for rows in warm["ratios"].values() for _, _, low, high in rows)
+        assert all(len(result["by_number"][name]) == 2 for name in ("embedding", "warm", "fresh"))
         assert result["choosing"]["candidates"] > 3
     else:
         assert all(-1.001 <= p["similarity"] <= 1.001 and 0 <= p["agreement"] <= 1 for p in result["points"])
@@ -148,3 +156,31 @@ def test_steps_to_a_goal_lie_between_two_looks() -> None:
     assert studies_examples.steps_to([0, 4, 8], [0.0, 0.5, 0.9], 0.7) == pytest.approx(6)
     assert studies_examples.steps_to([0, 4], [0.8, 0.9], 0.7) == 0
     assert studies_examples.steps_to([0, 4], [0.1, 0.2], 0.7) is None
+
+
+def test_the_ratio_of_steps_is_that_to_the_same_accuracy() -> None:
+    fresh = {0: [0.0, 0.0], 8: [0.5, 0.5], 16: [0.8, 0.8]}
+    quick = {0: [0.0, 0.0], 8: [0.8, 0.8], 16: [0.9, 0.7]}
+    assert studies_examples.step_ratio(quick, fresh, 1.0, [0, 1]) == pytest.approx(0.5)
+    assert studies_examples.step_ratio(quick, fresh, 0.5, [0, 1]) == pytest.approx(4 / 6.4, abs=1e-4)
+    assert studies_examples.step_ratio({0: [0.0], 8: [0.1], 16: [0.2]}, fresh, 1.0, [0]) == studies_examples.NEVER
+
+
+def test_parts_that_lie_there_are_not_computed_again(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def part(name: str, **settings: int) -> Any:
+        return studies_examples._Part(settings, lambda: ran.append(name) or [0.5])
+
+    def stop() -> list[float]:
+        raise KeyboardInterrupt
+
+    def computed(**parts: Any) -> dict[str, Any]:
+        return studies_examples._computed(parts, tmp_path, {"seed": 0}, lambda line: None)
+
+    with pytest.raises(KeyboardInterrupt):
+        computed(one=part("one"), two=studies_examples._Part({}, stop))
+    found = computed(one=part("one"), two=part("two"))
+    assert found == {"one": [0.5], "two": [0.5]} and ran == ["one", "two"]
+    with pytest.raises(T2LError, match="other settings"):
+        computed(one=part("one", steps=3))

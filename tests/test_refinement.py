@@ -21,6 +21,7 @@ from t2l.training.refinement import (
     fresh_adapters,
     refine_embeddings,
     tune_adapters,
+    tune_with_hypernetwork,
 )
 from t2l.world.base import encode_runs
 
@@ -94,6 +95,55 @@ def test_tuned_embeddings_fit_better_keep_their_length_and_leave_the_hypernetwor
     assert bool((new < old).all())
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in before.items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+
+
+def test_with_its_hypernetwork_an_adapter_begins_where_it_stands_and_fits_sooner(base: Any, spec: LoraSpec) -> None:
+    network: Any = fill(HyperNetwork(spec, 6, trunk_dim=8, head_dim=8, head_init="linear"), std=0.4)
+    network.eval().requires_grad_(True)
+    embedding_NE = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    before = embedding_NE.clone()
+    with torch.no_grad():
+        start = network(embedding_NE)
+    config = RefineConfig(steps=12, learning_rate=0.002, batch=4)
+    seen: list[int] = []
+    own = [samples(), samples()[:2]]
+    tuned = tune_with_hypernetwork(
+        base, network, embedding_NE, start, own, config, watch=lambda step, weights: seen.append(step)
+    )
+    assert seen == list(range(13))
+    assert torch.equal(embedding_NE, before)
+    plain = tune_adapters(base, spec, start, own, config)
+    losses = {name: fit_losses(base, spec, weights, samples()[:2]) for name, weights in (("t", tuned), ("p", plain))}
+    assert bool((losses["t"] < losses["p"]).all())
+    assert bool((losses["p"] < fit_losses(base, spec, start, samples()[:2])).all())
+    alone = tune_with_hypernetwork(base, network, embedding_NE[1:], start.select(1), own[1:], config)
+    torch.testing.assert_close(tuned.b["q_proj"][1], alone.b["q_proj"][0], atol=1e-3, rtol=1e-2)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+
+
+def test_with_a_hypernetwork_any_adapter_is_the_start(base: Any, spec: LoraSpec) -> None:
+    network: Any = fill(HyperNetwork(spec, 6, trunk_dim=8, head_dim=8, head_init="linear"), std=0.4).eval()
+    other = random_weights(spec, 1, seed=4)
+    first: list[Any] = []
+    tune_with_hypernetwork(
+        base,
+        network,
+        torch.ones(1, 6),
+        other,
+        [samples()],
+        RefineConfig(steps=1),
+        watch=lambda step, weights: first.append(weights.map(torch.clone)),
+    )
+    for key in other.a:
+        torch.testing.assert_close(first[0].a[key], other.a[key])
+        torch.testing.assert_close(first[0].b[key], other.b[key])
+        assert not torch.equal(first[1].b[key], first[0].b[key])
+    with pytest.raises(T2LError, match="2 embeddings for 1"):
+        tune_with_hypernetwork(base, network, torch.ones(2, 6), other, [samples()], RefineConfig(steps=1))
+    with pytest.raises(T2LError, match="above 0"):
+        tune_with_hypernetwork(
+            base, network, torch.ones(1, 6), other, [samples()], RefineConfig(steps=1), embedding_rate=float("nan")
+        )
 
 
 def test_settings_that_make_no_sense_are_refused(base: Any, spec: LoraSpec) -> None:

@@ -180,7 +180,7 @@ def test_a_killed_arm_goes_on_where_it_was(tmp_path: Path, inputs: FewInputs, mo
 def test_an_arm_that_another_process_runs_is_left_to_it(tmp_path: Path, inputs: FewInputs) -> None:
     study = Study("mini", "?", (Arm("a", "", SMALL),))
     work = studies_run._work_path(tmp_path, settings_of(study.arms[0], 2))
-    with studies_run._locked(work.with_suffix(".lock")) as free:
+    with studies_run.locked(work.with_suffix(".lock")) as free:
         assert free
         assert run(study, tmp_path, inputs, steps=2) == ["mini/a: another process is at it"]
 

@@ -1,10 +1,11 @@
-"""``t2l refine``: a warm start: a generated adapter, fine-tuned on a few examples.
+"""``t2l refine``: a warm start: a generated adapter, fine-tuned on a few examples, with its hypernetwork's help.
 
 Level 6.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +14,16 @@ import typer
 
 from t2l.commands.generate import check_place
 from t2l.commands.options import AsJson, Device, Dtype, Force, Form, checked_device
-from t2l.commands.terminal import messages, print_json, results, say
-from t2l.errors import BaseModelError, T2LError
+from t2l.commands.terminal import Notes, messages, print_json, results, say
+from t2l.errors import BaseModelError, CheckpointError, T2LError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
+    from t2l.adapter import Adapter
+    from t2l.hypernet import HyperNetwork
     from t2l.lora import LoraWeights
     from t2l.training.oracles import Sample
 
@@ -37,8 +42,28 @@ def refine(
         str | None,
         typer.Option("--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the adapter's own."),
     ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            metavar="FOLDER|HUB_ID",
+            help="The checkpoint that wrote the adapter, whose hypernetwork helps; that of the embedded world is found "
+            "without this.",
+        ),
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Fine-tune the adapter alone, without its hypernetwork: more steps.")
+    ] = False,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 60,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak, of AdamW.")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak, of AdamW, on the adapter.")] = 3e-3,
+    embedding_rate: Annotated[
+        float,
+        typer.Option(
+            "--embedding-rate",
+            help="Peak, of Adam, on the description's embedding; relative to the root mean square of its entries.",
+        ),
+    ] = 0.05,
     batch: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = 8,
     seed: Annotated[int, typer.Option(help="Of which examples make a step.")] = 0,
     dtype: Annotated[Dtype, typer.Option(help="How the adapter's tensors are stored.")] = Dtype.float32,
@@ -47,23 +72,35 @@ def refine(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune an adapter on a few examples, from where the description has brought it."""
+    """Fine-tune an adapter on a few examples, from where the description has brought it.
+
+    The description's embedding moves through the frozen hypernetwork beside the adapter itself. Where the checkpoint
+    that wrote the adapter is not at hand, the adapter is fine-tuned alone.
+    """
     from t2l.adapter import Adapter
     from t2l.bases import load_base
     from t2l.commands.examples import read_examples
     from t2l.guidance.choosing import answer_samples
-    from t2l.training.refinement import RefineConfig, fit_losses, tune_adapters
+    from t2l.training.refinement import RefineConfig, fit_losses, tune_adapters, tune_with_hypernetwork
 
     check_place(out, force)
+    if plain and checkpoint is not None:
+        raise T2LError("--plain has no use for a --checkpoint.", "Leave one of them away.")
+    if not (math.isfinite(embedding_rate) and embedding_rate > 0):
+        raise T2LError(f"The embedding's learning rate is {embedding_rate}; it must be above 0.")
     config = RefineConfig(steps, learning_rate, batch, seed=seed)
+    notes = Notes()
     given = read_examples(examples)
     pairs = given.pairs()
     start = Adapter.load(adapter)
     name = base or start.spec.base_model
     if name is None:
         raise BaseModelError("The adapter does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
-    warm = start.rank_stabilised()  # with the scaling inside B, steps would be of another size
-    loaded = load_base(name, device=checked_device(device))
+    device = checked_device(device)
+    source = None if plain else _source_of(start, checkpoint, device, notes)
+    # without the hypernetwork: were the scaling inside B, steps would be of another size
+    warm = start.rank_stabilised() if source is None else _scaled_as(start, source[0])
+    loaded = load_base(name, device=device)
     warm.spec.check_base(loaded.model)
     samples = answer_samples(loaded, pairs)
     own, held = _split(samples)
@@ -83,9 +120,17 @@ def refine(
     begun = time.perf_counter()
     console = messages()
     with console.status(f"Refining on {len(own)} examples"):
-        tune_adapters(loaded.model, warm.spec, warm.weights, [own], config, watch=watch)
+        if source is None:
+            tune_adapters(loaded.model, warm.spec, warm.weights, [own], config, watch=watch)
+        else:
+            tune_with_hypernetwork(
+                loaded.model, *source, warm.weights, [own], config, embedding_rate=embedding_rate, watch=watch
+            )
+    lineage = {} if source is None else {"embedding_rate": embedding_rate, "checkpoint": _written_by(start)[0]}
     record = {
         "from": {"digest": start.digest, "provenance": start.provenance},
+        "method": "plain" if source is None else "hypernetwork",
+        **lineage,
         "examples": given.digest,
         "number_of_examples": len(pairs),
         "held_out": 0 if held is own else len(held),
@@ -103,7 +148,7 @@ def refine(
     seconds = round(time.perf_counter() - begun, 3)
     if as_json:
         shown = {key: value for key, value in record.items() if key != "from"}
-        print_json({"folder": str(out), "digest": refined.digest, **shown, "seconds": seconds})
+        print_json({"folder": str(out), "digest": refined.digest, **shown, "notes": notes.texts, "seconds": seconds})
         return
     say(str(out), "bold green", console=results())
     what = "held-out examples" if held is not own else "examples themselves"
@@ -112,6 +157,59 @@ def refine(
         f"({seconds:.1f} s).",
         console=results(),
     )
+
+
+def _source_of(start: Adapter, checkpoint: str | None, device: str, notes: Notes) -> tuple[HyperNetwork, Tensor] | None:
+    """The hypernetwork that wrote an adapter, and the embedding of its description; None (with a note) where not known.
+
+    Raises:
+        T2LError: a checkpoint was named, and it did not write this adapter or cannot be used.
+    """
+    from t2l.model import TextToLora
+
+    digest, description = _written_by(start)
+    named = checkpoint is not None
+    try:
+        if digest is None or description is None:
+            raise CheckpointError("The adapter's provenance names no checkpoint with one description.")
+        t2l = TextToLora.from_pretrained(checkpoint, device=device)
+        if t2l.digest != digest:
+            which = f"'{checkpoint}'" if named else "that of the embedded world"
+            raise CheckpointError(f"The adapter was written by the checkpoint {digest[:12]}, which {which} is not.")
+        if (t2l.spec.groups, t2l.spec.rank) != (start.spec.groups, start.spec.rank):
+            raise CheckpointError("The adapter has another rank or other modules than its checkpoint writes.")
+        return t2l.hypernetwork, t2l.encoder.encode([description])
+    except T2LError as problem:
+        if named:
+            raise CheckpointError(problem.message, "Name the checkpoint that wrote it, or say --plain.") from problem
+        notes.add(
+            f"{problem.message} Fine-tuning without the hypernetwork, which takes more steps; "
+            "with it: --checkpoint FOLDER|HUB_ID"
+        )
+        return None
+
+
+def _written_by(adapter: Adapter) -> tuple[str | None, str | None]:
+    """Digest of the checkpoint and the description of a generated adapter, also of one that was refined since."""
+    found: Any = adapter.provenance
+    while isinstance(found, dict) and "refined" in found:
+        before = found["refined"].get("from") if isinstance(found["refined"], dict) else None
+        found = before.get("provenance") if isinstance(before, dict) else None
+    if not isinstance(found, dict):
+        return None, None
+    digest, description = found.get("checkpoint"), found.get("description")
+    both = isinstance(digest, str) and isinstance(description, str)
+    return (digest, description) if both else (None, None)
+
+
+def _scaled_as(adapter: Adapter, hypernetwork: HyperNetwork) -> Adapter:
+    """The same adapter, its B divided for the scaling in which the hypernetwork writes."""
+    from t2l.adapter import Adapter
+    from t2l.lora import LoraWeights
+
+    factor = adapter.spec.scaling / hypernetwork.spec.scaling
+    b = {key: (b_NLOR.double() * factor).float() for key, b_NLOR in adapter.weights.b.items()}
+    return Adapter(hypernetwork.spec, LoraWeights(dict(adapter.weights.a), b), adapter.provenance)
 
 
 def _split(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:

@@ -9,7 +9,8 @@ and no files. N adapters are tuned side by side in shared passes, and each goes 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -25,6 +26,8 @@ from t2l.training.sft import Batch
 
 _MAX_SAMPLES = 48  # in one forward pass
 _CLIP = 1.0
+EMBEDDING_RATE = 0.05
+"""Peak learning rate of an embedding that moves beside its adapter, relative to the RMS of its entries."""
 
 
 @dataclass(frozen=True)
@@ -91,29 +94,15 @@ def refine_embeddings(
         T2LError: not samples for each embedding, or a loss that is not finite.
     """
     _check(samples, len(embedding_NE))
-    start_NE = embedding_NE.detach().float()
-    length_N1 = start_NE.norm(dim=1, keepdim=True)
-    point_NE = start_NE.clone().requires_grad_(True)
-    trainable = [(parameter, parameter.requires_grad) for parameter in hypernetwork.parameters()]
-    hypernetwork.requires_grad_(False)
-    typical = float(start_NE.square().mean().sqrt())
-    optimizer = torch.optim.Adam([point_NE], lr=config.learning_rate * typical)
-    watch(0, start_NE)
-    try:
+    moved = _MovedEmbeddings(embedding_NE)
+    watch(0, moved.point_NE.detach())
+    with _frozen(hypernetwork):
         for step in range(config.steps):
-            optimizer.param_groups[0]["lr"] = config.rate(step) * typical
-            loss_N = _step_losses(base, hypernetwork.spec, hypernetwork(point_NE), samples, config, step)
+            loss_N = _step_losses(base, hypernetwork.spec, hypernetwork(moved.point_NE), samples, config, step)
             _check_finite(loss_N, step)
-            optimizer.zero_grad(set_to_none=True)
-            loss_N.sum().backward()
-            optimizer.step()
-            with torch.no_grad():
-                point_NE *= length_N1 / point_NE.norm(dim=1, keepdim=True).clamp_min(1e-12)
-            watch(step + 1, point_NE.detach())
-    finally:
-        for parameter, wanted in trainable:
-            parameter.requires_grad_(wanted)
-    return point_NE.detach().clone()
+            moved.step(loss_N, config.rate(step))
+            watch(step + 1, moved.point_NE.detach())
+    return moved.point_NE.detach().clone()
 
 
 def tune_adapters(
@@ -139,7 +128,7 @@ def tune_adapters(
     device = next(base.parameters()).device
     tuned = start.map(lambda tensor: tensor.detach().float().to(device).clone().requires_grad_(True))
     tensors = [*tuned.a.values(), *tuned.b.values()]
-    optimizer = torch.optim.AdamW(tensors, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    optimizer = _adamw(tensors, config)
     watch(0, tuned.detach())
     for step in range(config.steps):
         optimizer.param_groups[0]["lr"] = config.rate(step)
@@ -153,9 +142,115 @@ def tune_adapters(
     return tuned.detach().to("cpu").map(torch.clone)
 
 
+def tune_with_hypernetwork(
+    base: Any,
+    hypernetwork: HyperNetwork,
+    embedding_NE: Tensor,
+    start: LoraWeights,
+    samples: Sequence[Sequence[Sample]],
+    config: RefineConfig,
+    *,
+    embedding_rate: float = EMBEDDING_RATE,
+    watch: Watch = lambda step, weights: None,
+) -> LoraWeights:
+    """N generated adapters fine-tuned, each as what the hypernetwork makes of its embedding plus a rest.
+
+    Every step moves both: the embedding along the few directions in which adapters of tasks differ, which is fast, and
+    the rest wherever the loss falls, as plain fine-tuning does. Their sum is a LoRA of the same rank; it begins as
+    ``start`` exactly, whether or not the embedding alone would give that.
+
+    Args:
+        hypernetwork: frozen.
+        embedding_NE: of the descriptions; each keeps its length.
+        start: the generated adapters, in the scaling of the hypernetwork's spec.
+        samples: those of each of the N.
+        config: its learning rate is that of the rest.
+        embedding_rate: peak, relative to the root mean square of an embedding's entries; the schedule is the same.
+
+    Raises:
+        T2LError: not samples for each adapter, or a loss that is not finite.
+    """
+    _check(samples, start.num_samples)
+    start.check(hypernetwork.spec)
+    if len(embedding_NE) != start.num_samples:
+        raise T2LError(f"There are {len(embedding_NE)} embeddings for {start.num_samples} adapters.")
+    if not (math.isfinite(embedding_rate) and embedding_rate > 0):
+        raise T2LError(f"The embedding's learning rate is {embedding_rate}; it must be above 0.")
+    moved = _MovedEmbeddings(embedding_NE)
+    with _frozen(hypernetwork):
+        with torch.no_grad():
+            made = _made(hypernetwork, moved.point_NE)
+        rest = _combined(start.detach().to(hypernetwork.device).map(Tensor.float), made, -1.0)
+        rest = rest.map(lambda tensor: tensor.requires_grad_(True))
+        tensors = [*rest.a.values(), *rest.b.values()]
+        optimizer = _adamw(tensors, config)
+        for step in range(config.steps):
+            weights = _combined(_made(hypernetwork, moved.point_NE), rest)
+            watch(step, weights.detach())
+            loss_N = _step_losses(base, hypernetwork.spec, weights, samples, config, step)
+            _check_finite(loss_N, step)
+            optimizer.zero_grad(set_to_none=True)
+            moved.step(loss_N, config.rate(step) / config.learning_rate * embedding_rate)
+            optimizer.param_groups[0]["lr"] = config.rate(step)
+            _clip_rows(tensors)
+            optimizer.step()
+        with torch.no_grad():
+            weights = _combined(_made(hypernetwork, moved.point_NE), rest).detach()
+    watch(config.steps, weights)
+    return weights.to("cpu").map(torch.clone)
+
+
 def fresh_adapters(spec: LoraSpec, count: int, seed: int = 0) -> LoraWeights:
     """``count`` untrained adapters, LoRA's usual start: A Kaiming-uniform, B zero."""
     return AdapterTable(spec, [seed + row for row in range(count)]).table().detach()
+
+
+class _MovedEmbeddings:
+    """N embeddings under Adam, each of the length that it had; rates are relative to the RMS of their entries."""
+
+    def __init__(self, embedding_NE: Tensor) -> None:
+        start_NE = embedding_NE.detach().float()
+        self.length_N1 = start_NE.norm(dim=1, keepdim=True)
+        self.typical = float(start_NE.square().mean().sqrt())
+        self.point_NE = start_NE.clone().requires_grad_(True)
+        self.optimizer = torch.optim.Adam([self.point_NE])
+
+    def step(self, loss_N: Tensor, rate: float) -> None:
+        """One step down the sum of the losses, whose backward pass it makes."""
+        self.optimizer.param_groups[0]["lr"] = rate * self.typical
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_N.sum().backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            self.point_NE *= self.length_N1 / self.point_NE.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+@contextmanager
+def _frozen(hypernetwork: HyperNetwork) -> Iterator[None]:
+    """No parameter gathers gradients meanwhile."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in hypernetwork.parameters()]
+    hypernetwork.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, before in wanted:
+            parameter.requires_grad_(before)
+
+
+def _made(hypernetwork: HyperNetwork, point_NE: Tensor) -> LoraWeights:
+    return hypernetwork(point_NE).map(Tensor.float)
+
+
+def _combined(one: LoraWeights, other: LoraWeights, share: float = 1.0) -> LoraWeights:
+    """``one + share * other``, A to A and B to B."""
+    return LoraWeights(
+        {key: a_NLRI + share * other.a[key] for key, a_NLRI in one.a.items()},
+        {key: b_NLOR + share * other.b[key] for key, b_NLOR in one.b.items()},
+    )
+
+
+def _adamw(tensors: Sequence[Tensor], config: RefineConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(tensors, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
 
 
 def _step_losses(

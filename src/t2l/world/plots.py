@@ -206,21 +206,30 @@ def guidance_plot(result: Mapping[str, Any]) -> str:
 
 
 def examples_plot(result: Mapping[str, Any]) -> str:
-    """Accuracy by steps of fine-tuning, from the generated adapter and from a fresh one."""
+    """Left: accuracy by steps of fine-tuning, from three starts. Right: by the number of examples."""
 
-    def draw(axes: Axes) -> None:
-        warm = result["warm_start"]
-        for number, (name, label) in enumerate(
-            (("warm", "from the generated adapter"), ("fresh", "from a fresh LoRA"))
-        ):
-            _points(axes, warm[name], warm["looks"], COLORS[number], label, across=False, line=True)
-        axes.set_xlabel("optimiser steps")
-        axes.set_ylabel("exact match, %")
-        axes.set_ylim(0, 100)
-        axes.grid()
-        axes.legend()
+    def draw(axes: Sequence[Axes]) -> None:
+        left, right = axes
+        warm, few = result["warm_start"], result["by_number"]
+        starts = {"warm": "generated, with hypernetwork", "plain": "generated alone", "fresh": "fresh LoRA"}
+        for number, (name, label) in enumerate(starts.items()):
+            _points(left, warm[name], warm["looks"], COLORS[number], label, across=False, line=True)
+        left.set_xlabel(f"optimiser steps on {warm['examples']} examples")
+        uses = {"warm": "generated, with hypernetwork", "embedding": "embedding alone", "fresh": "fresh LoRA"}
+        for name, label in uses.items():
+            color = COLORS[{"warm": 0, "embedding": 3, "fresh": 2}[name]]
+            _points(right, few[name], few["numbers"], color, label, across=False, line=True)
+        right.set_xscale("log")
+        right.set_xticks(few["numbers"], [str(number) for number in few["numbers"]])
+        right.minorticks_off()
+        right.set_xlabel("examples")
+        for one in axes:
+            one.set_ylabel("exact match, %")
+            one.set_ylim(0, 100)
+            one.grid()
+            one.legend()
 
-    return _svg(draw)
+    return _svg(draw, width=8.0, panels=2)
 
 
 def _points(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t2l.world.studies_examples import steps_to
+from t2l.world.studies_examples import NEVER
 
 _POLICY_NAMES = {
     "base": "the base, no adapter",
@@ -16,8 +16,11 @@ _POLICY_NAMES = {
     "blend": "blend: fading from the threshold to half of it",
 }
 _GROUPS = ("near", "far", "junk", "vague", "mixture")
-GOALS = (0.5, 0.75, 0.9, 1.0)
-"""Shares of the fresh LoRA's best accuracy."""
+_ARMS = {
+    "warm": "the generated adapter, with its hypernetwork (`t2l refine`)",
+    "plain": "the generated adapter alone (`t2l refine --plain`)",
+    "fresh": "a fresh LoRA",
+}
 DETECTION, CALIBRATION_ERROR, SHARE_OF_STEPS = 0.95, 0.05, 1 / 3
 """Targets: AUROC of telling near tasks from junk and far ones, calibration error, steps of a warm start."""
 
@@ -57,34 +60,48 @@ def guidance_tables(result: Mapping[str, Any]) -> list[list[list[str]]]:
 
 def examples_summary(result: Mapping[str, Any]) -> str:
     """What each use of examples adds."""
-    warm = result["warm_start"]
+    warm, third = result["warm_start"], result["warm_start"]["third"]
     choosing, tuned = result["choosing"], result["embedding"]
-    shares = ", ".join(f"{100 * goal:.0f}%: {_share_of_steps(warm, goal)}" for goal in GOALS)
+    ratios = ", ".join(f"{100 * goal:.0f}%: {_ratio(three)}" for goal, *three in warm["ratios"]["warm"])
     return (
         f"From {100 * result['as_given']:.1f}% as given: choosing among {choosing['candidates']:.0f} wordings by the "
         f"outputs of {result['few']} examples adds {_three(choosing['outputs']['gain'], 1)} points, by their inputs "
         f"alone {_three(choosing['inputs']['gain'], 1)}; {tuned['steps']} steps on the embedding add "
-        f"{_three(tuned['gain'], 1)}. Fine-tuning on {warm['examples']} examples from the generated adapter takes, of "
-        f"the steps of a fresh LoRA to a share of its best accuracy ({shares}; mean curves, target at most "
-        f"{SHARE_OF_STEPS:.2f})."
+        f"{_three(tuned['gain'], 1)}. Fine-tuning on {warm['examples']} examples from the generated adapter, with its "
+        f"hypernetwork, reaches a share of the fresh LoRA's best accuracy in this share of its steps: {ratios} "
+        f"(target at most {SHARE_OF_STEPS:.2f}). A schedule of {third['steps']} steps, a third, ends at "
+        f"{_three(third['after'], 1)}%: {_three(third['minus_fresh_best'], 1)} points above the fresh LoRA's best, "
+        f"which is after step {third['fresh_best_step']} of {warm['looks'][-1]}."
     )
 
 
-def _share_of_steps(warm: Mapping[str, Any], goal: float) -> str:
-    """Steps of the warm start over those of the fresh one, to ``goal`` times the best accuracy of the latter."""
-    curves = {name: [mean for mean, _, _ in warm[name]] for name in ("warm", "fresh")}
-    accuracy = goal * max(curves["fresh"])
-    needed, taken = (steps_to(warm["looks"], curves[name], accuracy) for name in ("warm", "fresh"))
-    return "not reached" if needed is None or not taken else f"{needed / taken:.2f}"
-
-
 def examples_tables(result: Mapping[str, Any]) -> list[list[list[str]]]:
-    """Accuracy by steps of fine-tuning."""
-    warm = result["warm_start"]
-    rows = [["fine-tuning, exact match, %", *(f"step {step}" for step in warm["looks"])]]
-    for name, label in (("warm", "from the generated adapter"), ("fresh", "from a fresh LoRA")):
-        rows.append([label, *(_three(three, 1) for three in warm[name])])
-    return [rows]
+    """Accuracy by steps of fine-tuning, ratios of steps, accuracy by the number of examples."""
+    warm, few = result["warm_start"], result["by_number"]
+    curves = [[f"exact match, %, on {warm['examples']} examples", *(f"step {step}" for step in warm["looks"])]]
+    curves += [[label, *(_three(three, 1) for three in warm[name])] for name, label in _ARMS.items()]
+    goals = [goal for goal, *_ in warm["ratios"]["warm"]]
+    ratios = [["steps, over a fresh LoRA's, to", *(f"{100 * goal:.0f}% of its best" for goal in goals)]]
+    for name in ("warm", "plain"):
+        ratios.append([_ARMS[name], *(_ratio(three) for _, *three in warm["ratios"][name])])
+    counts = [["exact match, %, by examples", *map(str, few["numbers"])]]
+    counts += [[label, *(_three(three, 1) for three in few[name])] for name, label in number_labels(result).items()]
+    return [curves, ratios, counts]
+
+
+def number_labels(result: Mapping[str, Any]) -> dict[str, str]:
+    """What is done with a number of examples, for tables and plots."""
+    few = result["by_number"]
+    return {
+        "embedding": f"embedding alone, {result['embedding']['steps']} steps",
+        "warm": f"generated adapter with its hypernetwork, {few['steps']['warm']} steps",
+        "fresh": f"fresh LoRA, {few['steps']['fresh']} steps",
+    }
+
+
+def _ratio(three: Sequence[float]) -> str:
+    mean, low, high = ("never" if value >= NEVER else f"{value:.2f}" for value in three)
+    return f"{mean} ({low} to {high})"
 
 
 def _three(three: Sequence[float], digits: int) -> str:

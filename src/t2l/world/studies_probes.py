@@ -75,7 +75,7 @@ def run_probe(
         "composition": lambda t2l, base, say: composition(t2l, base, say, SEED),
         "two-ways": two_ways,
         "guidance": lambda t2l, base, say: guidance(t2l, base, say, SEED),
-        "examples": lambda t2l, base, say: examples_study(t2l, base, say, SEED),
+        "examples": lambda t2l, base, say: examples_study(t2l, base, say, SEED, folder / "studies" / name / "parts"),
     }
     document = {
         "study": name,

@@ -101,7 +101,7 @@ def run_study(
             _check_same(path, settings)
             continue
         work = _work_path(folder, settings)
-        with _locked(work.with_suffix(".lock")) as free:
+        with locked(work.with_suffix(".lock")) as free:
             if not free:
                 say(f"{name}: another process is at it")
                 continue
@@ -247,7 +247,7 @@ class _Clock:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[bool]:
+def locked(path: Path) -> Iterator[bool]:
     """Whether this process now holds the lock; the system frees it when the process ends, however it ends."""
     import fcntl
 
