@@ -206,23 +206,28 @@ def fresh_adapters(spec: LoraSpec, count: int, seed: int = 0) -> LoraWeights:
 
 
 class _MovedEmbeddings:
-    """N embeddings under Adam, each of the length that it had; rates are relative to the RMS of their entries."""
+    """N embeddings under Adam, each of the length that it had; rates are relative to the RMS of its own entries."""
 
     def __init__(self, embedding_NE: Tensor) -> None:
         start_NE = embedding_NE.detach().float()
-        self.length_N1 = start_NE.norm(dim=1, keepdim=True)
-        self.typical = float(start_NE.square().mean().sqrt())
-        self.point_NE = start_NE.clone().requires_grad_(True)
-        self.optimizer = torch.optim.Adam([self.point_NE])
+        self.typical_N1 = start_NE.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+        self.unit_NE = (start_NE / self.typical_N1).requires_grad_(True)
+        self.length_N1 = self.unit_NE.detach().norm(dim=1, keepdim=True)
+        self.optimizer = torch.optim.Adam([self.unit_NE])
+
+    @property
+    def point_NE(self) -> Tensor:
+        """Where they are now; gradients reach them."""
+        return self.unit_NE * self.typical_N1
 
     def step(self, loss_N: Tensor, rate: float) -> None:
         """One step down the sum of the losses, whose backward pass it makes."""
-        self.optimizer.param_groups[0]["lr"] = rate * self.typical
+        self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss_N.sum().backward()
         self.optimizer.step()
         with torch.no_grad():
-            self.point_NE *= self.length_N1 / self.point_NE.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            self.unit_NE *= self.length_N1 / self.unit_NE.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
 @contextmanager
