@@ -46,7 +46,7 @@ from t2l.world.tasks import NEAR, MicroTask, tasks_of
 EVERY = 2  # near task is used
 INPUTS = 20
 FEW, MORE = 8, 32  # examples: to choose and to tune the embedding; to fine-tune
-NUMBERS = (2, 4, 8, 16)
+NUMBERS = (8,)
 """Of examples, by which accuracy is measured."""
 EMBEDDING = RefineConfig(steps=30, learning_rate=0.02, batch=8)
 TUNING = {

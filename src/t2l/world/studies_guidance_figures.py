@@ -74,8 +74,8 @@ def examples_summary(result: Mapping[str, Any]) -> str:
         f"hypernetwork, reaches a share of a fresh LoRA's best accuracy in this share of its steps, on one schedule: "
         f"{ratios['warm']}; without the hypernetwork {ratios['plain']} (target at most {SHARE_OF_STEPS:.2f}). A "
         f"schedule of a third of the steps ({third['steps']['warm']}) ends at {_three(third['warm']['after'], 1)}% "
-        f"with the hypernetwork: {_three(third['warm']['minus_fresh_best'], 1)} points over the fresh LoRA's best on the "
-        f"whole schedule (after step {third['fresh_best_step']}), and {_three(third['warm']['minus_fresh_third'], 1)} "
+        f"with the hypernetwork: {_three(third['warm']['minus_fresh_best'], 1)} points over the fresh LoRA's best on "
+        f"the whole schedule (after step {third['fresh_best_step']}), and {_three(third['warm']['minus_fresh_third'], 1)} "
         f"over a fresh LoRA on the same third."
     )
 
