@@ -66,6 +66,7 @@ def examples_summary(result: Mapping[str, Any]) -> str:
         name: ", ".join(f"{100 * goal:.0f}%: {_ratio(three)}" for goal, *three in warm["ratios"][name])
         for name in ("warm", "plain")
     }
+    against = {goal: _three(third["warm"][f"minus_fresh_{goal}"], 1) for goal in ("best", "third")}
     return (
         f"From {100 * result['as_given']:.1f}% as given: choosing among {choosing['candidates']:.0f} wordings by the "
         f"outputs of {result['few']} examples adds {_three(choosing['outputs']['gain'], 1)} points, by their inputs "
@@ -74,8 +75,8 @@ def examples_summary(result: Mapping[str, Any]) -> str:
         f"hypernetwork, reaches a share of a fresh LoRA's best accuracy in this share of its steps, on one schedule: "
         f"{ratios['warm']}; without the hypernetwork {ratios['plain']} (target at most {SHARE_OF_STEPS:.2f}). A "
         f"schedule of a third of the steps ({third['steps']['warm']}) ends at {_three(third['warm']['after'], 1)}% "
-        f"with the hypernetwork: {_three(third['warm']['minus_fresh_best'], 1)} points over the fresh LoRA's best on "
-        f"the whole schedule (after step {third['fresh_best_step']}), and {_three(third['warm']['minus_fresh_third'], 1)} "
+        f"with the hypernetwork: {against['best']} points over the fresh LoRA's best on "
+        f"the whole schedule (after step {third['fresh_best_step']}), and {against['third']} "
         f"over a fresh LoRA on the same third."
     )
 
