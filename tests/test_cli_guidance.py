@@ -162,11 +162,11 @@ def test_refine_finds_the_hypernetwork_that_wrote_the_adapter_or_says_that_it_do
     assert again["loss_before"] == pytest.approx(with_it["loss_after"], abs=1e-4)
     record = Adapter.load("again").provenance["refined"]
     assert record["from"]["provenance"]["refined"]["from"]["provenance"]["checkpoint"] == digest
-    plain = document("refine", "own", *few, "--plain", "--out", "plain")
+    plain = document("refine", "own", *few, "--plain", "--out", "without")
     assert (plain["method"], plain["notes"]) == ("plain", []) and "checkpoint" not in plain
     assert plain["loss_before"] == pytest.approx(with_it["loss_before"], abs=1e-4)
 
-    assert "which takes more steps" not in done("refine", "own", *few, "--out", "quiet").stderr
+    assert "without the hypernetwork" not in done("refine", "own", *few, "--out", "quiet").stderr
     document("generate", GOOD, "--checkpoint", uncalibrated, "--out", "foreign")
     alone = document("refine", "foreign", *few, "--out", "alone")
     assert alone["method"] == "plain" and "that of the embedded world is not" in alone["notes"][0]

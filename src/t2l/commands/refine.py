@@ -53,7 +53,7 @@ def refine(
         ),
     ] = None,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Fine-tune the adapter alone, without its hypernetwork: more steps.")
+        bool, typer.Option("--plain", help="Fine-tune the adapter alone, without its hypernetwork.")
     ] = False,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 60,
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak, of AdamW, on the adapter.")] = 3e-3,
@@ -183,7 +183,7 @@ def _source_of(start: Adapter, checkpoint: str | None, device: str, notes: Notes
         if named:
             raise CheckpointError(problem.message, "Name the checkpoint that wrote it, or say --plain.") from problem
         notes.add(
-            f"{problem.message} Fine-tuning without the hypernetwork, which takes more steps; "
+            f"{problem.message} Fine-tuning without the hypernetwork, where the first steps gain less; "
             "with it: --checkpoint FOLDER|HUB_ID"
         )
         return None

@@ -206,30 +206,32 @@ def guidance_plot(result: Mapping[str, Any]) -> str:
 
 
 def examples_plot(result: Mapping[str, Any]) -> str:
-    """Left: accuracy by steps of fine-tuning, from three starts. Right: by the number of examples."""
+    """Accuracy by steps of fine-tuning, from three starts; where several numbers of examples were tried, by number."""
+    warm, few = result["warm_start"], result["by_number"]
+    panels = 2 if len(few["numbers"]) > 1 else 1
 
-    def draw(axes: Sequence[Axes]) -> None:
-        left, right = axes
-        warm, few = result["warm_start"], result["by_number"]
+    def draw(axes: Any) -> None:
+        left, *others = axes if panels > 1 else [axes]
         starts = {"warm": "generated, with hypernetwork", "plain": "generated alone", "fresh": "fresh LoRA"}
         for number, (name, label) in enumerate(starts.items()):
             _points(left, warm[name], warm["looks"], COLORS[number], label, across=False, line=True)
         left.set_xlabel(f"optimiser steps on {warm['examples']} examples")
-        uses = {"warm": "generated, with hypernetwork", "embedding": "embedding alone", "fresh": "fresh LoRA"}
-        for name, label in uses.items():
-            color = COLORS[{"warm": 0, "embedding": 3, "fresh": 2}[name]]
-            _points(right, few[name], few["numbers"], color, label, across=False, line=True)
-        right.set_xscale("log")
-        right.set_xticks(few["numbers"], [str(number) for number in few["numbers"]])
-        right.minorticks_off()
-        right.set_xlabel("examples")
-        for one in axes:
+        for right in others:
+            uses = {"warm": "generated, with hypernetwork", "embedding": "embedding alone", "fresh": "fresh LoRA"}
+            for name, label in uses.items():
+                color = COLORS[{"warm": 0, "embedding": 3, "fresh": 2}[name]]
+                _points(right, few[name], few["numbers"], color, label, across=False, line=True)
+            right.set_xscale("log")
+            right.set_xticks(few["numbers"], [str(number) for number in few["numbers"]])
+            right.minorticks_off()
+            right.set_xlabel("examples")
+        for one in (left, *others):
             one.set_ylabel("exact match, %")
             one.set_ylim(0, 100)
             one.grid()
             one.legend()
 
-    return _svg(draw, width=8.0, panels=2)
+    return _svg(draw, width=4.0 * panels if panels > 1 else 6.4, panels=panels)
 
 
 def _points(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -46,7 +46,7 @@ from t2l.world.tasks import NEAR, MicroTask, tasks_of
 EVERY = 2  # near task is used
 INPUTS = 20
 FEW, MORE = 8, 32  # examples: to choose and to tune the embedding; to fine-tune
-NUMBERS = (2, 4, 8, 16)
+NUMBERS = (8,)
 """Of examples, by which accuracy is measured."""
 EMBEDDING = RefineConfig(steps=30, learning_rate=0.02, batch=8)
 TUNING = {
@@ -59,7 +59,7 @@ SHORT = {
     "warm": RefineConfig(steps=32, learning_rate=3e-3, batch=4),
     "fresh": RefineConfig(steps=48, learning_rate=3e-3, batch=4),
 }
-"""The schedules that end early: a third of the steps of ``TUNING``; and a fresh LoRA on very few examples."""
+"""On fewer examples."""
 LOOKS = (0, 2, 4, 8, 16, 24, 32, 48, 64, 96)
 """Steps of fine-tuning after which accuracy is measured."""
 GOALS = (0.5, 0.75, 0.9, 1.0)
@@ -83,7 +83,7 @@ def examples_study(t2l: TextToLora, base: Base, say: Say, seed: int, folder: Pat
     """
     exam = _Exam(t2l, base, tasks_of(*NEAR)[::EVERY], seed)
     parts = {name: _curve_part(exam, name, say) for name in ("warm", "plain")}
-    parts["third"] = _Part(asdict(SHORT["warm"]), lambda: exam.accuracies(exam.warm(SHORT["warm"], MORE)))
+    parts |= {f"third-{name}": _third_part(exam, name) for name in TUNING}
     parts["choosing"] = _Part({"few": FEW}, lambda: _choosing(exam, say))
     parts["fresh"] = _curve_part(exam, "fresh", say)
     for number in sorted(NUMBERS, key=lambda number: number != FEW):
@@ -113,7 +113,7 @@ def examples_study(t2l: TextToLora, base: Base, say: Say, seed: int, folder: Pat
         },
         "embedding": {"steps": EMBEDDING.steps, "after": _interval(tuned, seed), "gain": _gap(tuned, start, seed)},
         "by_number": {"numbers": list(NUMBERS), **after, "steps": {name: SHORT[name].steps for name in SHORT}},
-        "warm_start": _warm_start(curves, found["third"], seed),
+        "warm_start": _warm_start(curves, {name: found[f"third-{name}"] for name in TUNING}, seed),
     }
 
 
@@ -155,20 +155,14 @@ class _Exam:
         """The first examples of each task."""
         return [samples[:number] for samples in self.samples]
 
-    def warm(self, config: RefineConfig, number: int, **watch: Any) -> LoraWeights:
-        """Fine-tuned with the hypernetwork."""
-        network, embedding_NE = self.t2l.hypernetwork, self.embedding_NE
-        return tune_with_hypernetwork(
-            self.base.model, network, embedding_NE, self.generated, self.few(number), config, **watch
-        )
-
-    def alone(self, config: RefineConfig, start: LoraWeights, number: int, **watch: Any) -> LoraWeights:
-        """Fine-tuned without it."""
-        return tune_adapters(self.base.model, self.t2l.spec, start, self.few(number), config, **watch)
-
-    def fresh(self) -> LoraWeights:
-        """Untrained adapters."""
-        return fresh_adapters(self.t2l.spec, len(self.tasks), self.seed)
+    def tuned(self, name: str, config: RefineConfig, number: int, **watch: Any) -> LoraWeights:
+        """Fine-tuned on the first examples of each task, in one of the ways of `TUNING`."""
+        base, network, samples = self.base.model, self.t2l.hypernetwork, self.few(number)
+        if name == "warm":
+            return tune_with_hypernetwork(base, network, self.embedding_NE, self.generated, samples, config, **watch)
+        fresh = fresh_adapters(self.t2l.spec, len(self.tasks), self.seed)
+        start = fresh if name == "fresh" else self.generated
+        return tune_adapters(base, self.t2l.spec, start, samples, config, **watch)
 
 
 def _computed(parts: Mapping[str, _Part], folder: Path, common: Mapping[str, Any], say: Say) -> dict[str, Any]:
@@ -206,13 +200,16 @@ def _curve_part(exam: _Exam, name: str, say: Say) -> _Part:
                 curve[step] = exam.accuracies(weights)
                 say(f"examples: {name}, step {step}: {100 * _mean(curve[step]):.1f}%")
 
-        if name == "warm":
-            exam.warm(TUNING[name], MORE, watch=watch)
-        else:
-            exam.alone(TUNING[name], exam.fresh() if name == "fresh" else exam.generated, MORE, watch=watch)
+        exam.tuned(name, TUNING[name], MORE, watch=watch)
         return curve
 
     return _Part({**asdict(TUNING[name]), "examples": MORE, "looks": list(LOOKS)}, run)
+
+
+def _third_part(exam: _Exam, name: str) -> _Part:
+    """Accuracy of each task at the end of a schedule of a third of the steps."""
+    config = replace(TUNING[name], steps=TUNING[name].steps // 3)
+    return _Part(asdict(config), lambda: exam.accuracies(exam.tuned(name, config, MORE)))
 
 
 def _few_parts(exam: _Exam, number: int) -> dict[str, _Part]:
@@ -225,10 +222,10 @@ def _few_parts(exam: _Exam, number: int) -> dict[str, _Part]:
         )
 
     def warm() -> list[float]:
-        return exam.accuracies(exam.warm(SHORT["warm"], number))
+        return exam.accuracies(exam.tuned("warm", SHORT["warm"], number))
 
     def fresh() -> list[float]:
-        return exam.accuracies(exam.alone(SHORT["fresh"], exam.fresh(), number))
+        return exam.accuracies(exam.tuned("fresh", SHORT["fresh"], number))
 
     return {
         f"embedding-{number}": _Part(asdict(EMBEDDING), embedding),
@@ -257,11 +254,11 @@ def _choosing(exam: _Exam, say: Say) -> dict[str, Any]:
     return {"candidates": _mean(counts), **after}
 
 
-def _warm_start(curves: Mapping[str, Curve], third: Sequence[float], seed: int) -> dict[str, Any]:
+def _warm_start(curves: Mapping[str, Curve], thirds: Mapping[str, Sequence[float]], seed: int) -> dict[str, Any]:
     """Accuracy after the same steps, and steps to the same accuracy as a share of the fresh LoRA's."""
     looks = sorted(curves["fresh"])
     rng = Random(seed)
-    tasks = range(len(third))
+    tasks = range(len(thirds["fresh"]))
     draws = [list(tasks), *(rng.choices(tasks, k=len(tasks)) for _ in range(RESAMPLES))]
     ratios = {
         name: [[goal, *_ratio_interval(curves[name], curves["fresh"], goal, draws)] for goal in GOALS]
@@ -275,11 +272,17 @@ def _warm_start(curves: Mapping[str, Curve], third: Sequence[float], seed: int) 
         **{name: [_interval(curve[step], seed) for step in looks] for name, curve in curves.items()},
         "ratios": ratios,
         "third": {
-            "steps": SHORT["warm"].steps,
-            "after": _interval(third, seed),
+            "steps": {name: config.steps // 3 for name, config in TUNING.items()},
             "fresh_best_step": best,
-            "minus_fresh_best": _gap(third, curves["fresh"][best], seed),
-            "minus_fresh_last": _gap(third, curves["fresh"][looks[-1]], seed),
+            **{
+                name: {
+                    "after": _interval(third, seed),
+                    "minus_fresh_best": _gap(third, curves["fresh"][best], seed),
+                    "minus_fresh_last": _gap(third, curves["fresh"][looks[-1]], seed),
+                    "minus_fresh_third": _gap(third, thirds["fresh"], seed),
+                }
+                for name, third in thirds.items()
+            },
         },
     }
 
