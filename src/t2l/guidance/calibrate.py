@@ -144,7 +144,7 @@ def clearest(texts: Sequence[str], rows_DW: Tensor) -> str:
     """
     unit_DW = F.normalize(rows_DW.float(), dim=-1)
     central = (unit_DW @ unit_DW.sum(dim=0)).argsort(descending=True, stable=True)[: (len(texts) + 1) // 2]
-    return min((str(texts[index]) for index in central.tolist()), key=len)
+    return min((texts[int(index)] for index in central), key=len)
 
 
 @torch.inference_mode()

@@ -34,9 +34,8 @@ _BIAS_PENALTY = 1e-6  # so that there is one solution
 _STEPS = 8  # of the gain, before neighbours that fall are joined
 KINDS = ("task", "left out", "control")
 """A task that may be trusted; a training task that is held to be unknown; a text that names no such task."""
-_SHARES: dict[str, float] = dict(
-    zip(KINDS, (0.5, 0.25, 0.25), strict=True)
-)  # of the weight; the last two share half of it
+_SHARES: dict[str, float] = dict(zip(KINDS, (0.5, 0.25, 0.25), strict=True))
+"""Of the weight in the confidence; the last two share half of it."""
 _SMALLEST_SPREAD = 1e-6
 
 
