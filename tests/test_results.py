@@ -88,6 +88,9 @@ def probe_results() -> dict[str, dict[str, Any]]:
     families = [{"task": f"t{i}", "family": "ab"[i % 2], "split": "train", "x": i, "y": -i} for i in range(4)]
     pair = {"similarity": 0.9, "similarity_other": 0.1, "agreement": 0.8, "agreement_other": 0.2}
     sides = {"same": [0.9, 0.8, 1.0], "other": [0.1, 0.0, 0.2]}
+    third = {"after": [70.0, 60.0, 80.0]} | {
+        key: [1.0, -2.0, 4.0] for key in ("minus_fresh_best", "minus_fresh_last", "minus_fresh_third")
+    }
     return {
         "distance": {
             "points": [{"task": f"t{i}", "split": "far", "distance": i / 9, "accuracy": 1 - i / 9} for i in range(9)],
@@ -128,12 +131,23 @@ def probe_results() -> dict[str, dict[str, Any]]:
                 "inputs": {"after": [25.0, 20.0, 30.0], "gain": [5.0, 0.0, 10.0]},
             },
             "embedding": {"steps": 30, "after": [50.0, 40.0, 60.0], "gain": [30.0, 20.0, 40.0]},
+            "by_number": {
+                "numbers": [4, 8],
+                "steps": {"warm": 32, "fresh": 48},
+                **{key: [[40.0, 30.0, 50.0], [60.0, 50.0, 70.0]] for key in ("embedding", "warm", "fresh")},
+            },
             "warm_start": {
                 "looks": [0, 8],
                 "examples": 32,
                 "warm": [[20.0, 10.0, 30.0], [80.0, 70.0, 90.0]],
+                "plain": [[20.0, 10.0, 30.0], [75.0, 65.0, 85.0]],
                 "fresh": [[0.0, 0.0, 0.0], [60.0, 50.0, 70.0]],
-                "ratio": [0.25, 0.2, 0.4],
+                "ratios": {key: [[0.5, 0.1, 0.05, 0.3], [1.0, 0.4, 0.2, 9.0]] for key in ("warm", "plain")},
+                "third": {
+                    "steps": dict.fromkeys(("warm", "plain", "fresh"), 4),
+                    "fresh_best_step": 8,
+                    **dict.fromkeys(("warm", "plain", "fresh"), third),
+                },
             },
         },
         "two-ways": {

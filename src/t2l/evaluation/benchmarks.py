@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -127,7 +127,7 @@ def load_tasks(
             runs generated code without leave, or lm-evaluation-harness is not installed.
     """
     try:
-        from lm_eval.tasks import TaskManager
+        import lm_eval.tasks  # noqa: F401
     except ImportError as problem:
         raise T2LError(_HARNESS[0].format(problem), _HARNESS[1]) from problem
     if protocol not in get_args(Protocol):
@@ -146,7 +146,7 @@ def load_tasks(
             found.append(_own_task(data / name, wordings))
             continue
         if name not in PAPER10:
-            manager = manager or TaskManager()
+            manager = manager or _every()
             if name not in manager.all_tasks:
                 raise T2LError(
                     f"No task is called '{name}'.", did_you_mean(name, [*PAPER10, GROUP, *local, *manager.all_tasks])
@@ -168,6 +168,15 @@ def fetch_command(name: str, config: Mapping[str, Any], data: Path | None) -> st
     return f"hf download {config['dataset_path']} --repo-type dataset{inside} --local-dir {folder}"
 
 
+@cache
+def _every() -> Any:
+    """The harness's index of all its tasks, read once: that takes seconds."""
+    import lm_eval.tasks
+
+    return lm_eval.tasks.TaskManager()
+
+
+@cache
 def _few() -> Any:
     """The harness's index of the paper's benchmarks alone: that of all its tasks takes seconds to read."""
     import lm_eval.tasks
