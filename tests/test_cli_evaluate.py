@@ -285,6 +285,7 @@ def test_all_rows_stand_in_one_table(place: SimpleNamespace) -> None:
 # --- training what is compared ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_hyperdecoder_is_trained_by_the_same_loop_and_goes_on_after_a_kill(
     place: SimpleNamespace, tmp_path: Path
 ) -> None:

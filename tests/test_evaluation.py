@@ -30,6 +30,7 @@ from t2l.evaluation.paper_protocol import configs, first_choice, last_number
 from t2l.lora import LoraSpec
 
 pytest.importorskip("lm_eval")
+from t2l.evaluation import benchmarks
 from t2l.evaluation.benchmarks import CODE, PAPER10, load_tasks, read_wordings
 from t2l.evaluation.gate import gate_of
 from t2l.evaluation.harness import AdaptedLM
@@ -233,11 +234,12 @@ def test_the_ten_benchmarks_run_offline(protocol: Any, base: Base, data: Path) -
 
 
 def test_the_harness_itself_can_drive_one_adapter(base: Base, data: Path) -> None:
-    import lm_eval
+    import lm_eval.tasks
 
+    none = lm_eval.tasks.TaskManager(include_defaults=False)  # the index of all tasks takes many seconds to read
     (task,) = load_tasks(["piqa"], protocol="loglikelihood", data=data)
     lm = AdaptedLM(Decoder(base, adapters_of(base, 1)), default=0)
-    found: Any = lm_eval.simple_evaluate(lm, tasks=[task.harness], bootstrap_iters=0)
+    found: Any = lm_eval.simple_evaluate(lm, tasks=[task.harness], bootstrap_iters=0, task_manager=none)
     assert 0 <= found["results"]["piqa"]["acc,none"] <= 1
     instance = SimpleNamespace(args=("red green",), task_name="x")
     whole = tuple(base.tokenizer("red green", add_special_tokens=False)["input_ids"])
@@ -282,7 +284,11 @@ def test_generated_code_does_not_run_without_leave(name: str, data: Path) -> Non
 # --- bad input ----------------------------------------------------------------------------------------------------
 
 
-def test_bad_input_is_named_with_what_to_do(base: Base, data: Path, tmp_path: Path) -> None:
+def test_bad_input_is_named_with_what_to_do(
+    base: Base, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the index of all the harness's tasks is read in test_cli_evaluate.py; it takes many seconds
+    monkeypatch.setattr(benchmarks, "_every", benchmarks._few)
     with pytest.raises(T2LError, match="No task is called 'arc_chalenge'.\nDid you mean 'arc_challenge'"):
         load_tasks(["arc_chalenge"], data=data)
     with pytest.raises(T2LError, match="hf download openai/gsm8k --repo-type dataset --include 'main/\\*' --local-dir"):
