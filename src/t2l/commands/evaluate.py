@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from t2l.model import TextToLora
 
 RUNS = Path("t2l-runs")
+_T = TypeVar("_T")
 _WIDE, _LONG = 4, 12  # columns and lines that a table on a terminal takes
 
 
@@ -137,6 +138,11 @@ def evaluate(
         if gate:
             for line in bench.gate(t2l):
                 notes.add(f"Not measured: {line}")
+        known = None if library is None else _library(library)
+        if known is not None and {"average", "nearest", "arrow"} & set(wanted):
+            left = len(known) - len(bench.foreign(known))
+            if left:
+                notes.add(f"{left} adapters of the library are of tasks that are measured; they were left out.")
         for row in wanted:
             if row == "base" and not gate:
                 bench.base()
@@ -149,14 +155,14 @@ def evaluate(
             elif row == "multi-task":
                 bench.static(_adapter(_given(row, multi_task)), "multi-task")
             elif row == "average":
-                bench.average(_library(_given(row, library), bench, notes))
+                bench.average(_given(row, known))
             elif row == "nearest":
-                known = {adapter: wording.matched for adapter, wording in texts.items()}
-                bench.nearest(_library(_given(row, library), bench, notes), t2l, known)
+                matched = {adapter: wording.matched for adapter, wording in texts.items()}
+                bench.nearest(_given(row, known), t2l, matched)
             elif row == "task-specific":
                 bench.own(_library(_given(row, task_adapters)))
             elif row == "arrow":
-                own_base.append(_arrow(_library(_given(row, library), bench, notes), model, bench))
+                own_base.append(_arrow(_given(row, known), model, bench))
             elif row == "hyperdecoder":
                 own_base.append(_hyperdecoder(_given(row, hyperdecoder), model))
     for adapter in bench.adapters:
@@ -215,7 +221,7 @@ def evaluate(
         more={
             "gate": gate,
             "training_tasks": _training_tasks(t2l),
-            "library": None if library is None else len(bench.foreign(_library(library))),
+            "library": None if known is None else len(bench.foreign(known)),
             "findings": found.to_dict(),
             "map": places,
             "notes": notes.texts,
@@ -251,12 +257,12 @@ def _wanted(rows: str | None, gate: bool, shots: int, folders: Sequence[Path | N
     return [name for name in ROWS if name in free or found.get(name)]
 
 
-def _given(row: str, folder: Path | None) -> Path:
+def _given(row: str, what: _T | None) -> _T:
     from t2l.evaluation.rows import NEEDS, ROWS
 
-    if folder is None:
+    if what is None:
         raise T2LError(f"The row '{row}' ({ROWS[row]}) needs {NEEDS[row]} FOLDER.")
-    return folder
+    return what
 
 
 def _checkpoint(source: str | None, device: str) -> TextToLora:
@@ -289,16 +295,10 @@ def _adapter(folder: Path) -> Any:
     return Adapter.load(folder)
 
 
-def _library(folder: Path, bench: Bench | None = None, notes: Notes | None = None) -> Any:
-    """A library; ``notes`` hear how many of its adapters know the answers to the bench's tasks."""
+def _library(folder: Path) -> Any:
     from t2l.training.library import Library
 
-    library = Library.open(folder)
-    if bench is not None and notes is not None:
-        left = len(library) - len(bench.foreign(library))
-        if left:
-            notes.add(f"{left} adapters of the library are of tasks that are measured; they were left out.")
-    return library
+    return Library.open(folder)
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,12 @@ from t2l.errors import BaseModelError
 from t2l.guidance.choosing import answer_samples, candidates
 from t2l.guidance.guide import Guide
 from t2l.model import TextToLora
-from t2l.training.refinement import RefineConfig, fit_losses, refine_embeddings
+from t2l.training.refinement import EMBEDDING_ALONE_RATE, RefineConfig, fit_losses, refine_embeddings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from t2l.bases import Base
-
-LEARNING_RATE = 0.02
-"""Of a description embedding, relative to the root mean square of its entries."""
 
 
 def generate_from_examples(
@@ -106,7 +103,7 @@ def scored(texts: Sequence[str], choice: Choice) -> list[dict[str, Any]]:
 def tuned(base: Base, t2l: TextToLora, embedding_1E: Tensor, examples: Examples, steps: int) -> tuple[Tensor, float]:
     """The embedding after some steps on the examples, and the loss of its adapter on them."""
     samples = answer_samples(base, examples.pairs())
-    config = RefineConfig(steps=steps, learning_rate=LEARNING_RATE)
+    config = RefineConfig(steps=steps, learning_rate=EMBEDDING_ALONE_RATE)
     moved_1E = refine_embeddings(base.model, t2l.hypernetwork, embedding_1E, [samples], config)
     with torch.no_grad():
         weights = t2l.hypernetwork(moved_1E).detach()

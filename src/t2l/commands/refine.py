@@ -18,17 +18,10 @@ from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.errors import BaseModelError, CheckpointError, T2LError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from t2l.adapter import Adapter
     from t2l.hypernet import HyperNetwork
-    from t2l.lora import LoraWeights
-    from t2l.training.oracles import Sample
-
-_HELD_OUT = 5  # one example in so many tells when to stop, where there are at least twice as many
-_LOOKS = 20  # at the held-out examples, in a run
 
 
 def refine(
@@ -81,7 +74,7 @@ def refine(
     from t2l.bases import load_base
     from t2l.commands.examples import read_examples
     from t2l.guidance.choosing import answer_samples
-    from t2l.training.refinement import RefineConfig, fit_losses, tune_adapters, tune_with_hypernetwork
+    from t2l.training.refinement import BestStep, RefineConfig, held_out, tune_adapters, tune_with_hypernetwork
 
     check_place(out, force)
     if plain and checkpoint is not None:
@@ -103,28 +96,19 @@ def refine(
     loaded = load_base(name, device=device)
     warm.spec.check_base(loaded.model)
     samples = answer_samples(loaded, pairs)
-    own, held = _split(samples)
-    best: dict[str, Any] = {"loss": None, "step": 0, "weights": warm.weights}
-    every = max(1, steps // _LOOKS)
-
-    def watch(step: int, weights: LoraWeights) -> None:
-        if step % every and step != steps:
-            return
-        loss = float(fit_losses(loaded.model, warm.spec, weights, held)[0])
-        first = best["loss"] is None
-        if first or loss < best["loss"]:
-            best.update(loss=loss, step=step, weights=weights.to("cpu").map(lambda tensor: tensor.clone()))
-        if first:
-            best["before"] = loss
-
+    numbers = held_out(len(samples))
+    held = [samples[number] for number in numbers]
+    spared = len(held) < len(samples)
+    own = [sample for number, sample in enumerate(samples) if number not in numbers] if spared else samples
+    best = BestStep(loaded.model, warm.spec, held, steps)
     begun = time.perf_counter()
     console = messages()
     with console.status(f"Refining on {len(own)} examples"):
         if source is None:
-            tune_adapters(loaded.model, warm.spec, warm.weights, [own], config, watch=watch)
+            tune_adapters(loaded.model, warm.spec, warm.weights, [own], config, watch=best.watch)
         else:
             tune_with_hypernetwork(
-                loaded.model, *source, warm.weights, [own], config, embedding_rate=embedding_rate, watch=watch
+                loaded.model, *source, warm.weights, [own], config, embedding_rate=embedding_rate, watch=best.watch
             )
     lineage = {} if source is None else {"embedding_rate": embedding_rate, "checkpoint": _written_by(start)[0]}
     record = {
@@ -133,17 +117,18 @@ def refine(
         **lineage,
         "examples": given.digest,
         "number_of_examples": len(pairs),
-        "held_out": 0 if held is own else len(held),
+        "held_out": len(held) if spared else 0,
         "steps": steps,
-        "best_step": best["step"],
+        "best_step": best.step,
         "learning_rate": learning_rate,
         "batch": batch,
         "seed": seed,
-        "loss_before": round(best["before"], 6),
-        "loss_after": round(best["loss"], 6),
+        "loss_before": round(best.before, 6),
+        "loss_after": round(best.loss, 6),
     }
     kept = {key: start.provenance[key] for key in ("description",) if key in start.provenance}
-    refined = Adapter(warm.spec, best["weights"], {**kept, "base_model": warm.spec.base_model, "refined": record})
+    assert best.weights is not None
+    refined = Adapter(warm.spec, best.weights, {**kept, "base_model": warm.spec.base_model, "refined": record})
     refined.save(out, form=form.value, dtype=dtype.value, force=force)
     seconds = round(time.perf_counter() - begun, 3)
     if as_json:
@@ -151,9 +136,9 @@ def refine(
         print_json({"folder": str(out), "digest": refined.digest, **shown, "notes": notes.texts, "seconds": seconds})
         return
     say(str(out), "bold green", console=results())
-    what = "held-out examples" if held is not own else "examples themselves"
+    what = "held-out examples" if spared else "examples themselves"
     say(
-        f"Loss on the {what}: {best['before']:.3f} before, {best['loss']:.3f} after step {best['step']} of {steps} "
+        f"Loss on the {what}: {best.before:.3f} before, {best.loss:.3f} after step {best.step} of {steps} "
         f"({seconds:.1f} s).",
         console=results(),
     )
@@ -210,15 +195,6 @@ def _scaled_as(adapter: Adapter, hypernetwork: HyperNetwork) -> Adapter:
     factor = adapter.spec.scaling / hypernetwork.spec.scaling
     b = {key: (b_NLOR.double() * factor).float() for key, b_NLOR in adapter.weights.b.items()}
     return Adapter(hypernetwork.spec, LoraWeights(dict(adapter.weights.a), b), adapter.provenance)
-
-
-def _split(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Samples to learn from and to look at; too few are used for both."""
-    if len(samples) < 2 * _HELD_OUT:
-        own = list(samples)
-        return own, own
-    held = list(samples[::_HELD_OUT])
-    return [sample for place, sample in enumerate(samples) if place % _HELD_OUT], held
 
 
 def check_steps(steps: int) -> int:

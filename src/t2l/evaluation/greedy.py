@@ -57,7 +57,8 @@ def greedy_tokens(
                             wanted.discard(row)
                 kept = [row for row in kept if row in wanted]
         if kept:
-            place_S = torch.tensor([place for place, row in enumerate(rows) if row in set(kept)], device=ids_ST.device)
+            staying = set(kept)
+            place_S = torch.tensor([place for place, row in enumerate(rows) if row in staying], device=ids_ST.device)
             cache.batch_select_indices(place_S)
             next_S1, mask_ST = next_S1[place_S], mask_ST[place_S]
         rows = kept

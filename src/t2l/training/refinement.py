@@ -28,6 +28,11 @@ _MAX_SAMPLES = 48  # in one forward pass
 _CLIP = 1.0
 EMBEDDING_RATE = 0.05
 """Peak learning rate of an embedding that moves beside its adapter, relative to the RMS of its entries."""
+EMBEDDING_ALONE_RATE = 0.02
+"""The same for an embedding that moves alone."""
+WARM_RATE = 3e-3
+"""Peak learning rate of an adapter that was generated."""
+_HELD_OUT = 5  # one sample in so many tells which step was best, where there are at least twice as many
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,39 @@ class RefineConfig:
 
 Watch = Callable[[int, LoraWeights], None]
 """Called with (steps done, the adapters as they are), before the first step and after each."""
+
+
+def held_out(count: int) -> tuple[int, ...]:
+    """The numbers of the samples that tell which step was best; all of them where there are too few to spare any."""
+    return tuple(range(0, count, _HELD_OUT if count >= 2 * _HELD_OUT else 1))
+
+
+class BestStep:
+    """Looks at samples now and then while an adapter is tuned, and keeps the weights that fit them best.
+
+    Args:
+        spec: of the adapter.
+        samples: mostly those that are `held_out`.
+        steps: of the run.
+        looks: how often, about.
+    """
+
+    def __init__(self, base: Any, spec: LoraSpec, samples: Sequence[Sample], steps: int, looks: int = 20) -> None:
+        self._base, self._spec, self._samples = base, spec, samples
+        self._steps, self._every = steps, max(1, steps // looks)
+        self.before = self.loss = math.inf
+        self.step = 0
+        self.weights: LoraWeights | None = None
+
+    def watch(self, step: int, weights: LoraWeights) -> None:
+        """A `Watch`: ``before`` is the loss at its first call, ``loss`` the least, of ``weights`` after ``step``."""
+        if step % self._every and step != self._steps:
+            return
+        loss = float(fit_losses(self._base, self._spec, weights, self._samples)[0])
+        if self.weights is None:
+            self.before = loss
+        if self.weights is None or loss < self.loss:
+            self.loss, self.step, self.weights = loss, step, weights.to("cpu").map(torch.clone)
 
 
 def fit_losses(base: Any, spec: LoraSpec, weights: LoraWeights, samples: Sequence[Sample]) -> Tensor:

@@ -18,15 +18,21 @@ from t2l.errors import DescriptionError, T2LError
 from t2l.guidance.choosing import answer_samples, candidates
 from t2l.lora import LoraWeights
 from t2l.serving.engine import Engine
-from t2l.training.refinement import RefineConfig, fit_losses, refine_embeddings, tune_with_hypernetwork
+from t2l.training.refinement import (
+    EMBEDDING_ALONE_RATE,
+    WARM_RATE,
+    BestStep,
+    RefineConfig,
+    fit_losses,
+    held_out,
+    refine_embeddings,
+    tune_with_hypernetwork,
+)
 
 Way = Literal["wording", "embedding", "adapter"]
 """What examples change: which wording is taken, then the embedding of it, or then embedding and adapter together."""
 MOST_EXAMPLES = 200
 MOST_STEPS = 100
-_HELD_OUT = 5  # one example in so many tells which step was best, where there are at least twice as many
-_EMBEDDING = RefineConfig(learning_rate=0.02)
-_ADAPTER = RefineConfig(learning_rate=3e-3)
 _MOST_CANDIDATES = 24
 _LOOKS = 10  # at the held-out examples, in a run
 
@@ -85,11 +91,10 @@ def learn(
         raise T2LError(f"{steps} steps were asked for; 1 to {MOST_STEPS} are taken.")
     t2l, base = engine.t2l, engine.base
     samples = answer_samples(base, pairs)
-    held = tuple(range(0, len(pairs), _HELD_OUT)) if len(pairs) >= 2 * _HELD_OUT else tuple(range(len(pairs)))
+    held = held_out(len(pairs))
     few = len(held) == len(pairs)
     own = [sample for number, sample in enumerate(samples) if few or number not in held]
     looked_at = [samples[number] for number in held]
-    every = max(1, steps // _LOOKS)
 
     def offered() -> tuple[list[str], Any]:
         texts = candidates(engine.guide, [description])[:_MOST_CANDIDATES]
@@ -109,17 +114,12 @@ def learn(
         place = fits.index(min(fits))
         start, start_1E = weights.select(place), embedding_NE[place : place + 1]
         before = float(fit_losses(base.model, t2l.spec, weights.select(0), looked_at)[0])
-        best: dict[str, Any] = {"loss": float("inf"), "step": 0, "weights": start}
+        best = BestStep(base.model, t2l.spec, looked_at, steps, _LOOKS)
 
         def look(step: int, weights: LoraWeights) -> None:
             let_through()
             report(step)
-            if step % every and step != steps:
-                return
-            loss = float(fit_losses(base.model, t2l.spec, weights, looked_at)[0])
-            best.setdefault("chosen", loss)
-            if loss < best["loss"]:
-                best.update(loss=loss, step=step, weights=weights.to("cpu").map(torch.clone))
+            best.watch(step, weights)
 
         def look_at_embedding(step: int, embedding_1E: torch.Tensor) -> None:
             with torch.no_grad():
@@ -128,20 +128,21 @@ def learn(
         if way == "wording":
             look(0, start)
         elif way == "embedding":
-            config = RefineConfig(steps, _EMBEDDING.learning_rate)
+            config = RefineConfig(steps, EMBEDDING_ALONE_RATE)
             refine_embeddings(base.model, t2l.hypernetwork, start_1E, [own], config, watch=look_at_embedding)
         else:
-            config = RefineConfig(steps, _ADAPTER.learning_rate)
+            config = RefineConfig(steps, WARM_RATE)
             tune_with_hypernetwork(base.model, t2l.hypernetwork, start_1E, start, [own], config, watch=look)
     digest = hashlib.sha256(json.dumps([list(pair) for pair in pairs]).encode()).hexdigest()
-    record = {"sha256": digest, "way": way, "candidates": len(texts), "steps": best["step"], "of_steps": steps}
+    record = {"sha256": digest, "way": way, "candidates": len(texts), "steps": best.step, "of_steps": steps}
     provenance = {
         "description": texts[place],
         "encoder": t2l.encoder.identity,
         "checkpoint": t2l.digest,
         "base_model": t2l.spec.base_model,
         "asked": [description],
-        "examples": {**record, "loss_before": round(before, 6), "loss_after": round(best["loss"], 6)},
+        "examples": {**record, "loss_before": round(before, 6), "loss_after": round(best.loss, 6)},
     }
-    adapter = Adapter(t2l.spec, best["weights"], provenance)
-    return Learned(adapter, texts[place], len(texts), held, before, best["chosen"], best["loss"], best["step"])
+    assert best.weights is not None
+    adapter = Adapter(t2l.spec, best.weights, provenance)
+    return Learned(adapter, texts[place], len(texts), held, before, best.before, best.loss, best.step)
