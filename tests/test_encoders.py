@@ -280,7 +280,7 @@ def test_base_model_gives_the_last_tokens_state(kind: str, padding_side: str, tm
     assert encoder.dim == 24
     expected = []
     for text in prepare(TEXTS):
-        ids = torch.tensor([encoder._tokenizer(text)["input_ids"]])
+        ids = torch.tensor([encoder.reader.tokenizer(text)["input_ids"]])
         with torch.no_grad():
             expected.append(on_sphere(base(ids, output_hidden_states=True).hidden_states[-1][0, -1]))
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=0)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from t2l.errors import T2LError, did_you_mean
 from t2l.lora import LoraSpec, ModuleGroup
 
-Variant = Literal["L", "M", "S", "R"]
+Variant = Literal["L", "M", "S", "R", "T"]
 
 
 class Residual(nn.Module):

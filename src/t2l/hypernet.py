@@ -26,14 +26,16 @@ from t2l.errors import CheckpointError, DescriptionError, T2LError, did_you_mean
 from t2l.features import (
     DiscreteTaskEncoder,
     LinearTaskEncoder,
+    PositionEncoder,
     QuantisedTaskEncoder,
     SoftmaxTaskEncoder,
     TaskEncoder,
     TaskEncoderKind,
     build_position_encoder,
 )
-from t2l.heads import FactorEmbedding, Trunk, Variant, build_head
+from t2l.heads import FactorEmbedding, Head, Trunk, Variant, build_head
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
+from t2l.site_attention import SiteAttention, SiteHead, num_sites
 from t2l.storage import check_tensors
 from t2l.token_attention import TokenTaskEncoder
 
@@ -129,10 +131,12 @@ class HyperNetwork(LoraSource):
         spec: the modules to adapt, with shapes, and the rank.
         embedding_dim: E.
         variant: "L" one product gives A and B of all ranks; "M" one head used for A and for B; "S" one rank's row at a
-            time. With Mistral-7B shapes they have 55, 34 and 5 million parameters. ("R": see `HeadR`.)
+            time. With Mistral-7B shapes they have 55, 34 and 5 million parameters. "T" reads the states of the
+            description's tokens, and every (layer, module, rank) attends to them for itself (`t2l.site_attention`).
+            ("R": see `HeadR`.)
         trunk_dim: D (128 for Mistral-7B and Llama-3.1-8B in the paper, 512 for Gemma-2-2B). Half goes to the task
-            features, a quarter each to depth and module.
-        head_dim: H (512 and 2048 in the paper).
+            features, a quarter each to depth and module. In variant T the width of everything, a multiple of 64.
+        head_dim: H (512 and 2048 in the paper); in variant T the bottleneck of a layer's own maps (48, say).
         dropout: inside the trunk, in training.
         learned_rank_positions: variants S and R tell the ranks apart by a learned embedding instead of rotation.
         head_bias: the heads have a bias.
@@ -188,14 +192,28 @@ class HyperNetwork(LoraSource):
         self._head_bias = head_bias
 
         on_meta = torch.empty(0).is_meta  # the caller only wants the shapes
+        self.trunk: Trunk | None = None  # variant T has none, its sites stand in its head
+        self.position_encoder: PositionEncoder | None = None
+        self.head: Head | SiteHead
         with torch.device("meta"):  # so that torch's own initialisation, from its global generator, does not run
-            self.task_encoder = build_task_encoder(task_encoder, embedding_dim, trunk_dim // 2, token_dim)
-            self.position_encoder = build_position_encoder(
-                task_encoder, spec.num_layers, len(spec.groups), trunk_dim // 4
-            )
-            width = self.task_encoder.out_features + self.position_encoder.out_features
-            self.trunk = Trunk(width, head_dim, dropout)
-            self.head = build_head(variant, spec, width, head_dim, head_bias, learned_rank_positions)
+            if variant == "T":
+                if token_dim is None or task_encoder != "tokens":
+                    raise T2LError(
+                        "Variant T reads the states of a description's tokens; this encoder gives one vector a text.",
+                        "Use an encoder of tokens (kind 'base-tokens'), or variant L, M or S.",
+                    )
+                self.task_encoder: TaskEncoder = SiteAttention(
+                    token_dim, num_sites(spec), trunk_dim, embedding_dim // token_dim
+                )
+                self.head = SiteHead(spec, trunk_dim, head_dim)
+            else:
+                self.task_encoder = build_task_encoder(task_encoder, embedding_dim, trunk_dim // 2, token_dim)
+                self.position_encoder = build_position_encoder(
+                    task_encoder, spec.num_layers, len(spec.groups), trunk_dim // 4
+                )
+                width = self.task_encoder.out_features + self.position_encoder.out_features
+                self.trunk = Trunk(width, head_dim, dropout)
+                self.head = build_head(variant, spec, width, head_dim, head_bias, learned_rank_positions)
             self.output_affine = OutputAffine(spec, gain=output_gain, shift=output_shift)
         if not on_meta:
             self.to_empty(device="cpu")
@@ -204,12 +222,12 @@ class HyperNetwork(LoraSource):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype in which it computes."""
-        return next(self.trunk.parameters()).dtype
+        return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return next(self.trunk.parameters()).device
+        return next(self.parameters()).device
 
     @property
     def num_parameters(self) -> int:
@@ -238,16 +256,26 @@ class HyperNetwork(LoraSource):
         Raises:
             DescriptionError: ``condition_NE`` is not (N, E).
         """
-        if condition_NE.ndim != 2 or condition_NE.shape[1] != self.embedding_dim:
+        if condition_NE.ndim != 2 or not self._reads(condition_NE.shape[1]):
+            unit = f", or fewer tokens of {self._token_dim} each" if self.variant == "T" else ""
             raise DescriptionError(
                 f"The description embeddings have shape {tuple(condition_NE.shape)}; "
-                f"this hypernetwork reads (N, {self.embedding_dim}).",
+                f"this hypernetwork reads (N, {self.embedding_dim}){unit}.",
                 "Use the encoder that it was trained with.",
             )
         return self.task_encoder(condition_NE.to(self.device, self.dtype))
 
+    def _reads(self, width: int) -> bool:
+        """Whether conditions of this width can be read: E, or in variant T as many tokens as the longest text has."""
+        if self.variant == "T" and self._token_dim is not None:
+            return 0 < width <= self.embedding_dim and width % self._token_dim == 0
+        return width == self.embedding_dim
+
     def decode(self, task_NK: Tensor) -> LoraWeights:
         """What the heads give for task features, those of one description or a blend of several."""
+        if isinstance(self.head, SiteHead):
+            return self.head(task_NK)
+        assert self.trunk is not None
         groups = self.spec.groups
         state_NPD = self.trunk.begin(self._beside_positions(task_NK))
         states = state_NPD.split([len(group.layers) for group in groups], dim=1)
@@ -313,6 +341,7 @@ class HyperNetwork(LoraSource):
         """The task's features beside those of each position: (N, P, D)."""
         places = [(layer, index) for index, group in enumerate(self.spec.groups) for layer in group.layers]
         depth_P, module_P = torch.tensor(places, device=task_NK.device).unbind(dim=1)
+        assert self.position_encoder is not None
         position_PK = self.position_encoder(depth_P, module_P).to(task_NK.dtype)
         return torch.cat(
             [
@@ -341,7 +370,11 @@ class HyperNetwork(LoraSource):
                 module.code_CK.normal_(generator=generator)
             elif isinstance(module, OutputAffine):
                 module.reset()
-        if head_init == "lora":
+        if isinstance(self.head, SiteHead):
+            assert isinstance(self.task_encoder, SiteAttention)
+            self.task_encoder.start(generator)
+            self.head.start(generator)
+        elif head_init == "lora":
             for group in self.spec.groups:
                 linear = self.head.linear(group)
                 linear.weight.zero_()

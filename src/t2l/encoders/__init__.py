@@ -11,6 +11,7 @@ from t2l.encoders.minilm import MiniLmEncoder
 from t2l.encoders.one_hot import OneHotEncoder
 from t2l.encoders.registry import encoder_from_config, encoder_kinds
 from t2l.encoders.sentence import SentenceTransformerEncoder
+from t2l.encoders.token_states import TokenStatesEncoder
 
 __all__ = [
     "MAX_DESCRIPTION_CHARS",
@@ -21,6 +22,7 @@ __all__ = [
     "MiniLmEncoder",
     "OneHotEncoder",
     "SentenceTransformerEncoder",
+    "TokenStatesEncoder",
     "default_cache_folder",
     "encoder_from_config",
     "encoder_kinds",

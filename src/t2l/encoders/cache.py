@@ -113,11 +113,18 @@ class CachedEncoder(DescriptionEncoder):
     def __init__(self, encoder: DescriptionEncoder, cache: EmbeddingCache | None = None) -> None:
         self.encoder = encoder
         self.cache = cache or EmbeddingCache()
-        self.token_dim = encoder.token_dim
 
     @property
     def full_stop(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.encoder.full_stop
+
+    @property
+    def ragged(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.encoder.ragged
+
+    @property
+    def token_dim(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.encoder.token_dim
 
     @property
     def identity(self) -> str:
@@ -135,6 +142,8 @@ class CachedEncoder(DescriptionEncoder):
         raise EncoderError("A cache is not a kind of encoder.", "Wrap the encoder: CachedEncoder(encoder).")
 
     def embed(self, texts: Sequence[str]) -> Tensor:
+        if self.encoder.ragged:  # states of every token are large, and as quick to make as to read
+            return self.encoder.embed(texts)
         rows = self.cache.get(self.identity, texts)
         missing = [text for text in texts if text not in rows]
         if missing:

@@ -30,6 +30,8 @@ class DescriptionEncoder(ABC):
 
     full_stop: ClassVar[bool] = True
     """Whether a text that ends with a letter is closed with a full stop before it is embedded."""
+    ragged: ClassVar[bool] = False
+    """Whether rows are only as wide as the longest text of a call needs; E is then the widest that a row can be."""
     token_dim: int | None = None
     """W, where an embedding is the states of a description's tokens, one after the other; None where it is pooled."""
 
@@ -61,7 +63,7 @@ class DescriptionEncoder(ABC):
         """
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """embedding_NE, float32 on the CPU: one row a description, of length sqrt(E) (one-hot: 1).
+        """embedding_NE, float32 on the CPU: one row a description, of norm sqrt(E) (one-hot: 1; token states: as read).
 
         Equal descriptions are embedded once.
 

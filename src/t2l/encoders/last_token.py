@@ -1,6 +1,6 @@
 """A causal language model as description encoder: its last hidden state at the last token of the description.
 
-Axis letters: N texts, T tokens, E hidden size.
+Axis letters: N texts, E hidden size.
 
 Level 1. The second encoder of Text-to-LoRA (arXiv 2506.06105): the base model reads the description itself.
 """
@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from t2l.encoders.description import warn_unseen
-from t2l.encoders.encoder import DescriptionEncoder, check_dim, model_identity, read_fields, to_sphere
-from t2l.encoders.loading import loading, may_run_code
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from t2l.encoders.causal import CausalReader
+from t2l.encoders.encoder import DescriptionEncoder, check_dim, read_fields, to_sphere
 
 _BATCH = 8  # texts
 _WINDOW = 8192  # tokens, as in the reference implementation
@@ -48,16 +44,14 @@ class BaseModelEncoder(DescriptionEncoder):
         device: str = "cpu",
         trust_remote_code: bool = False,
     ) -> None:
-        self.model = str(model)
-        self.revision = revision
-        self.dtype = dtype
-        self.device = device
-        self.trust_remote_code = trust_remote_code
+        self.reader = CausalReader(
+            model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
         self._stated_dim = dim
 
-    @cached_property
+    @property
     def identity(self) -> str:
-        return f"base-model/{model_identity(self.model, self.revision)}/dtype={self.dtype}"
+        return f"base-model/{self.reader.identity}"
 
     @property
     def dim(self) -> int:
@@ -66,10 +60,10 @@ class BaseModelEncoder(DescriptionEncoder):
     def to_config(self) -> dict[str, Any]:
         return {
             "kind": "base-model",
-            "model": self.model,
-            "revision": self.revision,
+            "model": self.reader.name,
+            "revision": self.reader.revision,
             "dim": self.dim,
-            "dtype": self.dtype,
+            "dtype": self.reader.dtype,
         }
 
     @classmethod
@@ -87,56 +81,19 @@ class BaseModelEncoder(DescriptionEncoder):
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
-        check_dim(self._loaded_dim, self._stated_dim, self.model)
-        tokens = [self._tokens(text) for text in texts]
+        check_dim(self._loaded_dim, self._stated_dim, self.reader.name)
+        tokens = [self.reader.tokens(text, _WINDOW) for text in texts]
         order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
         embedding_NE = torch.empty(len(texts), self.dim)
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
-            embedding_NE[batch] = self._last_states([tokens[index] for index in batch]).to("cpu", torch.float32)
+            (hidden_NTE,), real_NT = self.reader.states([tokens[index] for index in batch])
+            last_N = real_NT.sum(dim=1) - 1
+            embedding_NE[batch] = hidden_NTE[torch.arange(len(batch), device=last_N.device), last_N].to(
+                "cpu", torch.float32
+            )
         return to_sphere(embedding_NE)
-
-    def _tokens(self, text: str) -> list[int]:
-        ids = list(self._tokenizer(text, verbose=False)["input_ids"])
-        window = min(_WINDOW, getattr(self._model.config, "max_position_embeddings", None) or _WINDOW)
-        if len(ids) > window:
-            warn_unseen(text, len(ids), window)
-        return ids[:window]
-
-    def _last_states(self, tokens: list[list[int]]) -> Tensor:
-        # Padded on the right whatever the tokenizer's habit: positions then count from the first token and, the model
-        # being causal, no token sees the padding, so a text's state does not depend on its neighbours.
-        length_N = torch.tensor([len(ids) for ids in tokens])
-        tokens_NT = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in tokens], batch_first=True)
-        mask_NT = (torch.arange(tokens_NT.shape[1]) < length_N[:, None]).long()
-        hidden_NTE = self._model(
-            input_ids=tokens_NT.to(self.device), attention_mask=mask_NT.to(self.device), use_cache=False
-        ).last_hidden_state
-        return hidden_NTE[torch.arange(len(tokens)), length_N - 1]
-
-    @cached_property
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        with loading(self.model):
-            from transformers import AutoTokenizer
-
-            return AutoTokenizer.from_pretrained(
-                self.model, revision=self.revision, trust_remote_code=may_run_code(self.trust_remote_code)
-            )
-
-    @cached_property
-    def _model(self) -> PreTrainedModel:
-        with loading(self.model):
-            import transformers
-
-            dtype_argument = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
-            model = transformers.AutoModel.from_pretrained(
-                self.model,
-                revision=self.revision,
-                trust_remote_code=may_run_code(self.trust_remote_code),
-                **{dtype_argument: self.dtype},
-            )
-        return model.to(self.device).eval()
 
     @cached_property
     def _loaded_dim(self) -> int:
-        return int(self._model.config.get_text_config().hidden_size)
+        return self.reader.hidden_size

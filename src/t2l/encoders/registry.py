@@ -18,6 +18,7 @@ _BUILT_IN = {  # read where t2l runs from a source tree, without being installed
     "minilm": "t2l.encoders.minilm:MiniLmEncoder",
     "sentence-transformer": "t2l.encoders.sentence:SentenceTransformerEncoder",
     "base-model": "t2l.encoders.last_token:BaseModelEncoder",
+    "token-states": "t2l.encoders.token_states:TokenStatesEncoder",
     "one-hot": "t2l.encoders.one_hot:OneHotEncoder",
 }
 

@@ -20,6 +20,7 @@ from torch import nn
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
+from t2l.site_attention import SiteHead
 
 if TYPE_CHECKING:
     from t2l.model import TextToLora
@@ -116,7 +117,10 @@ def hypernetwork_flops(hypernetwork: HyperNetwork, description_tokens: int = 48)
     Args:
         description_tokens: how many token states the task encoder reads, where it reads those.
     """
+    if isinstance(hypernetwork.head, SiteHead):
+        return _site_flops(hypernetwork.task_encoder, hypernetwork.head, description_tokens)
     spec, trunk = hypernetwork.spec, hypernetwork.trunk
+    assert trunk is not None
     places = sum(len(group.layers) for group in spec.groups)
     variant, rank = hypernetwork.variant, spec.rank
     refined = {"L": places, "M": 2 * places, "S": 2 * places * (1 + rank), "R": places * rank}[variant]
@@ -299,6 +303,19 @@ def counted(run: Callable[[], Any]) -> float:
 def counted_generation(t2l: TextToLora, text: str) -> float:
     """Operations of one adapter from its description, encoder included, counted by torch."""
     return counted(lambda: t2l.hypernetwork(t2l.encoder.encode([text])))
+
+
+def _site_flops(encoder: Any, head: SiteHead, tokens: int) -> float:
+    """Variant T: the description is read once, every site attends to it, and goes through MLP and maps."""
+    width, sites = encoder.model_dim, encoder.sites
+    read = 2 * tokens * (_linears(encoder.enter) + _linears(encoder.layers) + _linears(encoder.to_kv))
+    attended = 4 * width * tokens * (len(encoder.layers) * tokens + sites)
+    written = 2 * sites * _linears(head.mlp)
+    for group in head.spec.groups:
+        maps: Any = head.maps[group.key]
+        rows = len(group.layers) * head.spec.rank
+        written += 2 * rows * (_linears(maps) + maps.own_LZF.shape[1] * maps.own_LZF.shape[2])
+    return float(read + attended + written)
 
 
 def _linears(module: nn.Module) -> int:

@@ -59,7 +59,7 @@ class HypernetworkSection:
         start: a checkpoint folder whose hypernetwork training begins from (a reconstruction-trained one, say).
     """
 
-    variant: Literal["L", "M", "S"] = "L"
+    variant: Literal["L", "M", "S", "T"] = "L"
     trunk_dim: int = 128
     head_dim: int = 512
     dropout: float = 0.05

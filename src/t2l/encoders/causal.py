@@ -1,0 +1,113 @@
+"""A causal language model that reads texts: tokens in, hidden states out. Two kinds of encoder stand on it.
+
+Axis letters: N texts, T tokens, W hidden size.
+
+Level 1. This file knows no pooling and no cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from t2l.encoders.description import warn_unseen
+from t2l.encoders.encoder import model_identity
+from t2l.encoders.loading import loading, may_run_code
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class CausalReader:
+    """A causal language model without its output layer. Tokenizer and weights load at first use.
+
+    Args:
+        model: hub id, folder, or another name that a base has.
+        revision: branch, tag or commit on the hub.
+        dtype: ``"auto"`` (as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        device: where the model runs.
+        trust_remote_code: let code from the hub run in this process.
+    """
+
+    def __init__(
+        self, model: str, *, revision: str | None, dtype: str, device: str | torch.device, trust_remote_code: bool
+    ) -> None:
+        self.name = str(model)
+        self.revision = revision
+        self.dtype = dtype
+        self.device = device
+        self.trust_remote_code = trust_remote_code
+
+    @cached_property
+    def identity(self) -> str:
+        """Names the weights: a folder by its content, anything else by hub id and revision."""
+        return f"{model_identity(self.name, self.revision)}/dtype={self.dtype}"
+
+    def tokens(self, text: str, window: int) -> list[int]:
+        """Token ids of a text; a longer one is cut to ``window`` tokens, with a warning."""
+        ids = list(self.tokenizer(text, verbose=False)["input_ids"])
+        window = min(window, getattr(self.model.config, "max_position_embeddings", None) or window)
+        if len(ids) > window:
+            warn_unseen(text, len(ids), window)
+        return ids[:window]
+
+    @torch.no_grad()
+    def states(self, tokens: Sequence[list[int]], layers: Sequence[int] = ()) -> tuple[list[Tensor], Tensor]:
+        """Hidden states (N, T, W) of some layers, of the last one where none is named, and which tokens are real.
+
+        Padded on the right whatever the tokenizer's habit: positions then count from the first token and, the model
+        being causal, no token sees the padding.
+
+        Args:
+            layers: 0 is the input embedding, the model's number of layers its output after the final norm.
+        """
+        length_N = torch.tensor([len(ids) for ids in tokens])
+        tokens_NT = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in tokens], batch_first=True)
+        mask_NT = torch.arange(tokens_NT.shape[1]) < length_N[:, None]
+        outcome = self.model(
+            input_ids=tokens_NT.to(self.device),
+            attention_mask=mask_NT.long().to(self.device),
+            use_cache=False,
+            output_hidden_states=bool(layers),
+        )
+        chosen = [outcome.hidden_states[layer] for layer in layers] if layers else [outcome.last_hidden_state]
+        return chosen, mask_NT.to(self.device)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer."""
+        with loading(self.name):
+            from transformers import AutoTokenizer
+
+            return AutoTokenizer.from_pretrained(
+                self.name, revision=self.revision, trust_remote_code=may_run_code(self.trust_remote_code)
+            )
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model, frozen, in evaluation mode."""
+        with loading(self.name):
+            import transformers
+
+            key: Any = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
+            model = transformers.AutoModel.from_pretrained(
+                self.name,
+                revision=self.revision,
+                trust_remote_code=may_run_code(self.trust_remote_code),
+                **{key: self.dtype},
+            )
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def hidden_size(self) -> int:
+        """W."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def depth(self) -> int:
+        """How many layers the model has."""
+        return int(self.model.config.get_text_config().num_hidden_layers)

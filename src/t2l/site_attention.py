@@ -1,0 +1,225 @@
+"""The hypernetwork that reads words: every (layer, module, rank) attends to the description's tokens for itself.
+
+Axis letters: N samples, T tokens, W width of one token's state, E = T * W condition width, D model width, H attention
+heads, C channels of a head, S sites (a layer of a module group, a rank), L layers of a group, R rank, I in-features,
+O out-features, Z bottleneck of a layer's own map, K = S * D width of the task features.
+
+Level 1. One pooled vector tells what kind of task a description is about and not which words to answer with; here each
+rank-one piece of an adapter chooses the words that it is made from, so a label that only the description names can
+reach the weights (compare HINT, arXiv 2212.10315; Doc-to-LoRA). Two parts: `SiteAttention` gives the attended content
+of every site (the task features), `SiteHead` turns it into A and B on top of a learned static LoRA. Nothing here knows
+texts, encoders, files or base models.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2l.errors import T2LError
+from t2l.features import TaskEncoder
+from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
+
+HEAD_CHANNELS = 64
+READER_LAYERS = 2
+DROPOUT = 0.1
+TOKEN_DROPOUT = 0.1
+GAIN = 4.0  # output maps are scaled by GAIN / fan-in, so that one learning rate serves every width
+_GENERATED_A = 0.4  # spread of the generated part of A at the start, in units of the static A's bound
+_POSITION_SCALE = 0.1
+_LARGEST = 8.0  # of a standardised state: a text's first token has some that are hundreds of times as large
+_WRITERS = frozenset(
+    ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "wo", "w2", "dense", "dense_4h_to_h", "fc_out", "lm_head")
+)
+"""Last names of modules whose output goes to the residual stream; the input of all others comes from it."""
+
+
+def num_sites(spec: LoraSpec) -> int:
+    """S: a site for every adapted layer of every module group and every rank."""
+    return spec.rank * sum(len(group.layers) for group in spec.groups)
+
+
+def writes_to_residual(group: ModuleGroup) -> bool:
+    """Whether a module's output (not its input) lives in the residual stream, by the module's usual name."""
+    return group.path.rsplit(".", 1)[-1] in _WRITERS
+
+
+class SiteAttention(TaskEncoder):
+    """What each site attends to in a description: task features (N, S * D).
+
+    Args:
+        token_dim: W.
+        sites: S.
+        model_dim: D, a multiple of `HEAD_CHANNELS`.
+        max_tokens: longest description, in tokens.
+    """
+
+    mean_W: Tensor
+    std_W: Tensor
+
+    def __init__(self, token_dim: int, sites: int, model_dim: int = 384, max_tokens: int = 512) -> None:
+        super().__init__()
+        if model_dim < HEAD_CHANNELS or model_dim % HEAD_CHANNELS:
+            raise T2LError(f"trunk_dim is {model_dim}; variant T needs a multiple of {HEAD_CHANNELS}.")
+        self.token_dim, self.sites, self.model_dim = token_dim, sites, model_dim
+        self.out_features = sites * model_dim
+        self.max_tokens = max_tokens
+        self.heads = model_dim // HEAD_CHANNELS
+        self.register_buffer("mean_W", torch.zeros(token_dim))
+        self.register_buffer("std_W", torch.ones(token_dim))
+        self.enter = nn.Linear(token_dim, model_dim)
+        self.position = nn.Embedding(max_tokens, model_dim)
+        self.layers = nn.ModuleList([_ReaderLayer(model_dim) for _ in range(READER_LAYERS)])
+        self.norm = nn.LayerNorm(model_dim)
+        self.to_kv = nn.Linear(model_dim, 2 * model_dim)
+        self.key_norm = nn.LayerNorm(HEAD_CHANNELS)
+        self.query_SD = nn.Parameter(torch.zeros(sites, model_dim))
+
+    @torch.no_grad()
+    def start(self, generator: torch.Generator) -> None:
+        """Initial parameters beside those of the linear layers and embeddings; nothing is standardised yet."""
+        self.query_SD.normal_(generator=generator)
+        self.mean_W.zero_()
+        self.std_W.fill_(1.0)
+
+    @torch.no_grad()
+    def standardise(self, state_KW: Tensor) -> None:
+        """Sets mean and spread from the token states of many descriptions, so that what is read has variance 1.
+
+        Args:
+            state_KW: without the first token of each text, whose few huge states would hide the spread of the rest.
+        """
+        self.mean_W.copy_(state_KW.float().mean(dim=0))
+        self.std_W.copy_(state_KW.float().std(dim=0).clamp_min(1e-6))
+
+    def forward(self, embedding_NE: Tensor) -> Tensor:
+        state_NTW = embedding_NE.unflatten(-1, (-1, self.token_dim))
+        real_NT = (state_NTW != 0).any(dim=-1)
+        if state_NTW.shape[1] > self.max_tokens:
+            raise T2LError(f"A description of {state_NTW.shape[1]} tokens; {self.max_tokens} can be read.")
+        if self.training:  # words left out at random; the first stays, so that none is left empty
+            kept_NT = torch.rand(real_NT.shape, device=real_NT.device) >= TOKEN_DROPOUT
+            kept_NT[:, 0] = True
+            real_NT = real_NT & kept_NT
+        state_NTW = ((state_NTW - self.mean_W) / self.std_W).clamp(-_LARGEST, _LARGEST)
+        x_NTD = self.enter(state_NTW)
+        x_NTD = x_NTD + _POSITION_SCALE * self.position.weight[: x_NTD.shape[1]]
+        x_NTD = F.dropout(x_NTD, DROPOUT, self.training)
+        mask_N11T = real_NT[:, None, None, :]
+        for layer in self.layers:
+            x_NTD = layer(x_NTD, mask_N11T)
+        k_NHTC, v_NHTC = self.to_kv(self.norm(x_NTD)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        k_NHTC = self.key_norm(k_NHTC).to(v_NHTC.dtype)
+        q_HSC = self.query_SD.unflatten(-1, (self.heads, -1)).transpose(0, 1).to(v_NHTC.dtype)
+        q_NHSC = q_HSC.expand(len(k_NHTC), -1, -1, -1)
+        content_NHSC = F.scaled_dot_product_attention(q_NHSC, k_NHTC, v_NHTC, attn_mask=mask_N11T)
+        return content_NHSC.transpose(1, 2).flatten(1)
+
+
+class SiteHead(nn.Module):
+    """From the content of every site to A and B: a shared MLP under each site's own gates, then two kinds of map.
+
+    What lives in the residual stream (A of the modules that read it, B of those that write it) has one map a module
+    group, shared by the layers, as they share that space. What lives inside a layer has a map of its own a layer,
+    through a bottleneck of Z. Both are added to a learned static LoRA: A begins as LoRA's usual start plus a little
+    of the generated part, B at zero, so training begins exactly at the base.
+
+    Args:
+        model_dim: D.
+        bottleneck: Z.
+    """
+
+    def __init__(self, spec: LoraSpec, model_dim: int, bottleneck: int) -> None:
+        super().__init__()
+        self.spec, self.model_dim, self.bottleneck = spec, model_dim, bottleneck
+        sites = num_sites(spec)
+        self.gain_SD = nn.Parameter(torch.ones(sites, model_dim))
+        self.shift_SD = nn.Parameter(torch.zeros(sites, model_dim))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(model_dim), nn.Linear(model_dim, 2 * model_dim), nn.SiLU(), nn.Linear(2 * model_dim, model_dim)
+        )
+        self.norm = nn.LayerNorm(model_dim)
+        self.gate_SD = nn.Parameter(torch.ones(sites, model_dim))
+        self.maps = nn.ModuleDict(
+            {group.key: _GroupMaps(group, spec.rank, model_dim, bottleneck) for group in spec.groups}
+        )
+
+    def forward(self, task_NK: Tensor) -> LoraWeights:
+        """LoRA weights from task features (N, S * D)."""
+        content_NSD = task_NK.unflatten(-1, (-1, self.model_dim)) * self.gain_SD + self.shift_SD
+        state_NSD = content_NSD + self.mlp(content_NSD)
+        state_NSD = self.norm(F.dropout(state_NSD, DROPOUT, self.training)) * self.gate_SD
+        sizes = [len(group.layers) * self.spec.rank for group in self.spec.groups]
+        a, b = {}, {}
+        for group, part_NSD in zip(self.spec.groups, state_NSD.split(sizes, dim=1), strict=True):
+            a[group.key], b[group.key] = self.maps[group.key](part_NSD.unflatten(1, (-1, self.spec.rank)))
+        return LoraWeights(a, b)
+
+    @torch.no_grad()
+    def start(self, generator: torch.Generator) -> None:
+        """Initial parameters beside those of the linear layers."""
+        self.gain_SD.normal_(1.0, 0.1, generator=generator)
+        self.shift_SD.normal_(0.0, 0.1, generator=generator)
+        self.gate_SD.normal_(1.0, 0.5, generator=generator)  # sites must differ, or their gradients cancel
+        for maps in self.maps.values():
+            maps.start(generator)  # type: ignore[operator]
+
+
+class _GroupMaps(nn.Module):
+    """A and B of one module group from the states of its sites."""
+
+    def __init__(self, group: ModuleGroup, rank: int, model_dim: int, bottleneck: int) -> None:
+        super().__init__()
+        depth = len(group.layers)
+        self.writes = writes_to_residual(group)
+        self.shared_features = group.out_features if self.writes else group.in_features
+        self.inner_features = group.in_features if self.writes else group.out_features
+        self.shared = nn.Linear(model_dim, self.shared_features, bias=False)
+        self.squeeze = nn.Linear(model_dim, bottleneck, bias=False)
+        self.own_LZF = nn.Parameter(torch.zeros(depth, bottleneck, self.inner_features))
+        self.static_a_LRI = nn.Parameter(torch.zeros(depth, rank, group.in_features))
+        self.static_b_LRO = nn.Parameter(torch.zeros(depth, rank, group.out_features))
+        self.in_features = group.in_features
+
+    def forward(self, state_NLRD: Tensor) -> tuple[Tensor, Tensor]:
+        shared_NLRF = self.shared(state_NLRD) * (GAIN / self.shared.in_features)
+        squeezed_NLRZ = self.squeeze(state_NLRD)
+        own_NLRF = squeezed_NLRZ @ self.own_LZF.to(squeezed_NLRZ.dtype) * (GAIN / self.own_LZF.shape[1])
+        a_NLRI, b_NLRO = (own_NLRF, shared_NLRF) if self.writes else (shared_NLRF, own_NLRF)
+        return self.static_a_LRI + a_NLRI, (self.static_b_LRO + b_NLRO).mT
+
+    @torch.no_grad()
+    def start(self, generator: torch.Generator) -> None:
+        bound = 1 / math.sqrt(self.in_features)
+        self.static_a_LRI.uniform_(-bound, bound, generator=generator)
+        self.static_b_LRO.zero_()
+        generated, written = (self.own_LZF, self.shared.weight) if self.writes else (self.shared.weight, self.own_LZF)
+        fan_in = self.bottleneck_fan_in if self.writes else self.shared.in_features
+        generated.normal_(0.0, _GENERATED_A * bound * math.sqrt(fan_in) / GAIN, generator=generator)
+        written.zero_()
+
+    @property
+    def bottleneck_fan_in(self) -> int:
+        return self.own_LZF.shape[1]
+
+
+class _ReaderLayer(nn.Module):
+    """A pre-norm transformer layer over the tokens of each description, in both directions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = width // HEAD_CHANNELS
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.to_qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x_NTD: Tensor, mask_N11T: Tensor) -> Tensor:
+        q_NHTC, k_NHTC, v_NHTC = (
+            self.to_qkv(self.norm1(x_NTD)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
+        mixed_NHTC = F.scaled_dot_product_attention(q_NHTC, k_NHTC, v_NHTC, attn_mask=mask_N11T)
+        x_NTD = x_NTD + F.dropout(self.out(mixed_NHTC.transpose(1, 2).flatten(2)), DROPOUT, self.training)
+        return x_NTD + F.dropout(self.mlp(self.norm2(x_NTD)), DROPOUT, self.training)

@@ -1,0 +1,181 @@
+"""Variant T: training begins at the base, padding and other rows change nothing, and words reach the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import tiny_base
+from t2l.encoders import TokenStatesEncoder, encoder_from_config, prepare
+from t2l.errors import DescriptionError, EncoderError, T2LError
+from t2l.evaluation.flops import counted, hypernetwork_flops
+from t2l.hypernet import HyperNetwork
+from t2l.lora import LoraSpec
+from t2l.model import TextToLora
+from t2l.site_attention import num_sites, writes_to_residual
+from test_encoders import TEXTS, save_base
+from test_hypernet import uneven_spec
+
+WIDTH, WINDOW = 6, 9  # W, longest text
+
+
+def build(spec: LoraSpec | None = None, **settings: object) -> HyperNetwork:
+    return HyperNetwork(
+        spec or uneven_spec(),
+        WIDTH * WINDOW,
+        "T",
+        trunk_dim=64,
+        head_dim=5,
+        task_encoder="tokens",
+        token_dim=WIDTH,
+        **settings,  # type: ignore[arg-type]
+    ).eval()
+
+
+def moved(hypernetwork: HyperNetwork) -> HyperNetwork:
+    """With every parameter away from where it began, so that B is not zero."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in hypernetwork.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return hypernetwork
+
+
+def texts(lengths: list[int], seed: int = 0) -> torch.Tensor:
+    """Token states (N, T * W), zero after each text's end."""
+    state_NTW = torch.randn(len(lengths), max(lengths), WIDTH, generator=torch.Generator().manual_seed(seed))
+    for row, length in enumerate(lengths):
+        state_NTW[row, length:] = 0
+    return state_NTW.flatten(1)
+
+
+def test_training_begins_at_the_base_and_gradients_reach_every_parameter_that_b_hangs_on() -> None:
+    hypernetwork = build()
+    weights = hypernetwork(texts([4, 7]))
+    assert all(not b_NLOR.any() for b_NLOR in weights.b.values())
+    assert all(bool((a_NLRI[0] != a_NLRI[1]).any()) for a_NLRI in weights.a.values())
+    sum((b_NLOR * torch.randn_like(b_NLOR)).sum() for b_NLOR in weights.b.values()).backward()  # type: ignore[union-attr]
+    written = [n for n, p in hypernetwork.named_parameters() if p.grad is not None and bool(p.grad.any())]
+    assert any("static_b" in name for name in written) and any("own_LZF" in name for name in written)
+
+
+def test_shapes_follow_the_spec_and_the_bottleneck() -> None:
+    spec = uneven_spec()
+    hypernetwork = build(spec)
+    hypernetwork(texts([3])).check(spec)
+    assert num_sites(spec) == spec.rank * 6
+    assert hypernetwork.encode(texts([3, 5])).shape == (2, num_sites(spec) * 64)
+
+
+def test_neither_padding_nor_other_rows_change_an_adapter() -> None:
+    hypernetwork = moved(build())
+    together = hypernetwork(texts([3, 9]))
+    condition_NE = texts([3, 9])[:1, : 3 * WIDTH]
+    alone = hypernetwork(condition_NE)
+    for key in alone.b:
+        torch.testing.assert_close(together.b[key][:1], alone.b[key], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.a[key][:1], alone.a[key], atol=1e-5, rtol=1e-4)
+
+
+def test_one_word_changes_the_adapter() -> None:
+    hypernetwork = moved(build())
+    condition_NE = texts([6])
+    other_NE = condition_NE.clone()
+    other_NE[0, 2 * WIDTH : 3 * WIDTH] *= -1
+    weights, changed = hypernetwork(condition_NE), hypernetwork(other_NE)
+    assert all(bool((weights.b[key] - changed.b[key]).abs().max() > 1e-4) for key in weights.b)
+
+
+def test_huge_first_token_states_are_bounded() -> None:
+    hypernetwork = moved(build())
+    condition_NE = texts([6])
+    condition_NE[0, :WIDTH] = 1e6
+    bounded_NE = condition_NE.clone()
+    bounded_NE[0, :WIDTH] = 8.0
+    weights, bounded = hypernetwork(condition_NE), hypernetwork(bounded_NE)
+    assert all(torch.equal(weights.b[key], bounded.b[key]) for key in weights.b)
+
+
+def test_structure_is_read_back() -> None:
+    hypernetwork = moved(build())
+    config = json.loads(json.dumps(hypernetwork.to_config()))
+    again = HyperNetwork.from_tensors(config, hypernetwork.state_dict(), source="memory").eval()
+    weights, expected = again(texts([5])), hypernetwork(texts([5]))
+    assert all(torch.equal(weights.b[key], expected.b[key]) for key in weights.b)
+
+
+def test_wrong_sizes_are_refused() -> None:
+    with pytest.raises(T2LError, match="multiple of 64"):
+        HyperNetwork(uneven_spec(), 54, "T", trunk_dim=100, head_dim=4, task_encoder="tokens", token_dim=6)
+    with pytest.raises(T2LError, match="one vector a text"):
+        HyperNetwork(uneven_spec(), 54, "T", trunk_dim=64, head_dim=4)
+    with pytest.raises(DescriptionError, match=r"\(1, 7\)"):
+        build()(torch.ones(1, 7))
+    with pytest.raises(DescriptionError, match="fewer tokens"):
+        build()(torch.ones(1, WIDTH * (WINDOW + 1)))
+
+
+def test_which_side_of_a_module_is_the_residual_stream() -> None:
+    spec = LoraSpec.from_base(tiny_base("llama").config, target_modules="all-linear")
+    assert {group.key for group in spec.groups if writes_to_residual(group)} == {"o_proj", "down_proj"}
+
+
+# ------------------------------------------------------------------------------------------ the encoder of tokens
+
+
+def test_states_are_those_of_the_model_and_of_no_other_text(tmp_path: Path) -> None:
+    base = save_base(tmp_path, "llama", "left")
+    depth = base.config.num_hidden_layers
+    encoder = TokenStatesEncoder(str(tmp_path), [0, depth], dtype="float32")
+    embedding_NE = encoder.encode(TEXTS)
+    width = base.config.hidden_size
+    assert encoder.token_dim == 2 * width
+    for row, text in enumerate(prepare(TEXTS)):
+        ids = torch.tensor([encoder.reader.tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            states = base(ids, output_hidden_states=True).hidden_states
+        expected_TW = torch.cat([states[0][0], states[depth][0]], dim=-1)
+        state_TW = embedding_NE[row].unflatten(0, (-1, 2 * width))
+        torch.testing.assert_close(state_TW[: len(expected_TW)], expected_TW, atol=1e-5, rtol=1e-4)
+        assert not state_TW[len(expected_TW) :].any()
+        assert torch.equal(encoder.encode([text])[0], embedding_NE[row, : expected_TW.numel()])
+    torch.testing.assert_close(encoder.step_conditions(prepare(TEXTS)), embedding_NE, atol=1e-5, rtol=1e-4)
+    again = encoder_from_config(json.loads(json.dumps(encoder.to_config())))
+    assert torch.equal(again.encode(TEXTS), embedding_NE)
+
+
+def test_a_checkpoint_of_tokens_makes_adapters_and_comes_back(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", "llama", "left")
+    encoder = TokenStatesEncoder(str(tmp_path / "base"), [0, 1], window=32)
+    spec = LoraSpec.from_base(base.config, target_modules=["q_proj", "down_proj"], rank=2)
+    hypernetwork = HyperNetwork(
+        spec, encoder.dim, "T", trunk_dim=64, head_dim=4, task_encoder="tokens", token_dim=encoder.token_dim
+    )
+    t2l = TextToLora(encoder, moved(hypernetwork))
+    adapters = t2l.generate(TEXTS)
+    t2l.save_pretrained(tmp_path / "checkpoint")
+    again = TextToLora.from_pretrained(tmp_path / "checkpoint").generate(TEXTS[:1])
+    for name, tensor in again[0].weights.a.items():
+        torch.testing.assert_close(tensor, adapters[0].weights.a[name], atol=1e-5, rtol=1e-4)
+    blended = t2l.blend(TEXTS[:2])
+    blended.weights.check(spec)
+
+
+def test_layers_that_the_model_lacks_are_refused(tmp_path: Path) -> None:
+    save_base(tmp_path, "llama", "left")
+    with pytest.raises(EncoderError, match="layers names 99"):
+        TokenStatesEncoder(str(tmp_path), [99]).encode(["Sort."])
+    with pytest.raises(EncoderError, match="from 0"):
+        TokenStatesEncoder(str(tmp_path), [])
+
+
+def test_flops_are_those_that_torch_counts() -> None:
+    spec = uneven_spec()
+    hypernetwork = build(spec)
+    condition_NE = texts([WINDOW])
+    attention = 4 * 64 * WINDOW * (2 * WINDOW + num_sites(spec))  # torch does not count its fused attention on the CPU
+    expected = counted(lambda: hypernetwork(condition_NE)) + attention
+    assert hypernetwork_flops(hypernetwork, WINDOW) == pytest.approx(expected, rel=1e-6)
