@@ -6,13 +6,16 @@ import ast
 import asyncio
 import base64
 import csv
+import http.server
 import io
+import itertools
 import json
 import re
 import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +49,8 @@ from t2l.workbench.work import NOTHING_YET, Asked, Trust, Workbench
 NASTY = "<img src=x onerror=alert(1)>\"'${alert(2)}{{ 7*7 }}</textarea><script>alert(3)</script>"
 NAMES = [*(f"task {number}" for number in range(8)), NASTY]
 SHORT = Asked(max_tokens=8)
+SECRET = "a secret of this machine, 4711"
+SESSIONS = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -369,8 +374,6 @@ def test_tables_are_read(text: str, columns: list[str], rows: list[Any]) -> None
 def test_tables_that_are_refused(text: str, part: str) -> None:
     with pytest.raises(T2LError, match=re.escape(part)):
         table.read_table(text)
-    with pytest.raises(T2LError, match="not UTF-8"):
-        table.decoded(b"\xff\xfe1")
 
 
 def test_what_guidance_says_is_shown(work: Workbench) -> None:
@@ -433,6 +436,154 @@ def test_the_page_names_no_other_host_and_its_browser_asks_for_the_key(page: htt
         refused = httpx.get(f"{page.base_url}/workbench/", headers=headers)
         assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Basic")
     assert httpx.get(f"{page.base_url}/v1/models").headers["www-authenticate"] == "Bearer"
+
+
+def steps_of(page: httpx.Client) -> list[Any]:
+    """The steps of the page and the components of its fields, as any browser is told."""
+    config = page.get("/workbench/config").json()
+    components = {component["id"]: component for component in config["components"]}
+    return [
+        (step["id"], [components[number] for number in step["inputs"]])
+        for step in config["dependencies"]
+        if step["backend_fn"]
+    ]
+
+
+def what_comes_of(page: httpx.Client, number: int, data: list[Any]) -> tuple[int, str]:
+    """The status of a step that is asked, and everything that comes back: its messages and the files they name."""
+    session = f"s{next(SESSIONS)}"
+    body = {"fn_index": number, "session_hash": session, "data": data, "event_data": None, "trigger_id": None}
+    asked = page.post("/workbench/gradio_api/queue/join", json=body)
+    said = asked.text
+    if asked.status_code == 200:
+        with page.stream("GET", f"/workbench/gradio_api/queue/data?session_hash={session}") as events:
+            for line in events.iter_lines():
+                said += line
+                if "process_completed" in line or "close_stream" in line:
+                    break
+    for address in re.findall(r"/gradio_api/file=[^\"\\\\ ]+", said):
+        said += page.get(f"/workbench{address}").text
+    return asked.status_code, said
+
+
+def a_fitting_value(component: Any) -> Any:
+    props = component["props"]
+    text = "input,expected\nred,blue\nblue,red\n" if props.get("lines") == 8 else NAMES[0]
+    known = {"textbox": text, "slider": props.get("value"), "radio": props.get("value"), "checkbox": False}
+    return known.get(component["type"])
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """The address of another server on this machine, and what was asked of it."""
+    asked: list[str] = []
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(SECRET.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/secret.csv", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_no_step_of_the_page_gives_a_file_away_or_fetches_an_address(
+    page: httpx.Client, tmp_path: Path, elsewhere: tuple[str, list[str]]
+) -> None:
+    (tmp_path / "secret.csv").write_text(SECRET)
+    address, fetched = elsewhere
+    meta = {"meta": {"_type": "gradio.FileData"}}
+    hostile: list[Any] = [{"path": path, **meta} for path in ("/etc/hostname", str(tmp_path / "secret.csv"))]
+    hostile += [{"path": address, "url": address, **meta}, [hostile[1]], {"a": hostile[1]}]
+    steps = steps_of(page)
+    assert len(steps) >= 15
+    for number, fields in steps:
+        fitting = [a_fitting_value(field) for field in fields]
+        for place in range(len(fields) or 1):
+            for value in hostile if place == 0 else hostile[:1]:
+                status, said = what_comes_of(page, number, [*fitting[:place], value, *fitting[place + 1 :]])
+                assert SECRET not in said and Path("/etc/hostname").read_text() not in said
+                assert status == 400, f"step {number} took {value}"
+    assert fetched == []
+
+
+def test_nothing_can_be_uploaded(page: httpx.Client) -> None:
+    files = {"files": ("x.csv", b"input\nx\n")}
+    assert page.post("/workbench/gradio_api/upload", files=files).status_code == 404
+    assert page.post("/workbench/gradio_api/upload/", files=files).status_code == 404
+    assert "uploadbutton" not in {component["type"] for component in page.get("/workbench/config").json()["components"]}
+
+
+def test_gradio_behind_the_gate_opens_no_path_either(world: Any, tmp_path: Path) -> None:
+    """The second lock, tried without the first."""
+    gr = pytest.importorskip("gradio", reason="needs the extra 'workbench'")
+    from t2l.workbench.app import PATH, add_workbench
+
+    (tmp_path / "secret.csv").write_text(SECRET)
+    engine = Engine(*world, Limits(slots=2, context=100))
+
+    def without_gate(app: Any) -> None:
+        add_workbench(app, Workbench(engine, Guidance()))
+        (mounted,) = [route for route in app.routes if getattr(route, "path", None) == PATH]
+        mounted.app = mounted.app.behind
+        assert isinstance(mounted.app, gr.routes.App)
+
+    options = HttpOptions(drain_s=0)
+    with live(engine, options, extend=without_gate) as address, httpx.Client(base_url=address, timeout=60) as page:
+        show = next(number for number, fields in steps_of(page) if len(fields) == 6)
+        file = {"path": str(tmp_path / "secret.csv"), "meta": {"_type": "gradio.FileData"}}
+        _, said = what_comes_of(page, show, [file, "", 1, "warn", 0.5, False])
+        assert '"success":false' in said.replace(" ", "") and SECRET not in said
+
+
+def test_every_step_of_the_page_can_be_asked_what_its_fields_hold(page: httpx.Client) -> None:
+    for number, fields in steps_of(page):
+        status, said = what_comes_of(page, number, [a_fitting_value(field) for field in fields])
+        assert status == 200 and '"success":true' in said.replace(" ", ""), (number, said[-400:])
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"fn_index": 10**6}, "fn_index"),
+        ({"fn_index": -1}, "fn_index"),
+        ({"fn_index": True}, "fn_index"),
+        ({"fn_index": None, "api_name": "show"}, "fn_index"),
+        ({"session_hash": None}, "session_hash"),
+        ({"session_hash": "../x"}, "session_hash"),
+        ({"data": []}, "6 values"),
+        ({"data": ["a"] * 100}, "6 values"),
+        ({"data": None}, "6 values"),
+        ({"data": ["x" * 8193, "", 1, "warn", 0.5, False]}, "8193 characters"),
+        ({"data": ["x", 7, 1, "warn", 0.5, False]}, "text"),
+        ({"data": ["x", "", 10**400, "warn", 0.5, False]}, "between"),
+        ({"data": ["x", "", True, "warn", 0.5, False]}, "between"),
+        ({"data": ["x", "", 1, "no such policy", 0.5, False]}, "choice"),
+        ({"data": ["x", "", 1, "warn", 0.5, 1]}, "choice"),
+    ],
+)
+def test_what_no_field_can_hold_is_refused_in_a_sentence(
+    page: httpx.Client, change: dict[str, Any], part: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    show = next(number for number, fields in steps_of(page) if len(fields) == 6)
+    body = {"fn_index": show, "session_hash": "abc", "data": ["x", "", 1, "warn", 0.5, False], **change}
+    refused = page.post("/workbench/gradio_api/queue/join", json=body)
+    assert refused.status_code == 400 and part in refused.text and len(refused.text) < 200
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"[" * 100_000, b'{"data": [NaN]}', b"\xff"])
+def test_a_body_that_is_no_step_is_refused(page: httpx.Client, body: bytes) -> None:
+    assert page.post("/workbench/gradio_api/queue/join", content=body).status_code == 400
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ Level 6.
 from __future__ import annotations
 
 import os
-import tempfile
 
 from t2l.commands.options import BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.serve import (
@@ -61,22 +60,20 @@ def workbench(
         limits = Limits(slots=slots, context=context)
         with notes.of_warnings():
             engine = Engine.from_pretrained(checkpoint, base, device=checked_device(device), limits=limits, store=store)
-        with tempfile.TemporaryDirectory(prefix="t2l-workbench-") as uploads:
-            os.environ["GRADIO_TEMP_DIR"] = uploads
-            app = create_app(engine, HttpOptions(keys))
-            add_workbench(app, Workbench(engine, Guidance()))
-            config = uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                timeout_keep_alive=30,
-                timeout_graceful_shutdown=3,
-                server_header=False,
-            )
-            warn_of_openness(engine, door, host, bool(keys), notes)
-            say(f"The workbench is on http://{shown_address(door)}{PATH} (Ctrl-C stops).", "bold green")
-            if keys:
-                say("The browser asks for a name and a password: any name, and an API key.")
-            uvicorn.Server(config).run(sockets=[door])
+        app = create_app(engine, HttpOptions(keys))
+        add_workbench(app, Workbench(engine, Guidance()))
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=3,
+            server_header=False,
+        )
+        warn_of_openness(engine, door, host, bool(keys), notes)
+        say(f"The workbench is on http://{shown_address(door)}{PATH} (Ctrl-C stops).", "bold green")
+        if keys:
+            say("The browser asks for a name and a password: any name, and an API key.")
+        uvicorn.Server(config).run(sockets=[door])
     finally:
         door.close()

@@ -1,7 +1,8 @@
 """Puts the page onto the server's application, and keeps it to what a page needs.
 
-Level 6. Gradio brings routes along that read files, fetch addresses or describe the page to programs; none of them is
-needed here, so none is let through. Browsers are told to load nothing from elsewhere.
+Level 6. Gradio brings routes along that read files, take files, fetch addresses or describe the page to programs; none
+of them is needed here, so none is let through, and what its queue is sent is checked field by field (`steps`). Nothing
+is uploaded: a table is read in the browser. Browsers are told to load nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Mount
 
 from t2l.serving.access import App, Receive, Scope, Send
+from t2l.serving.errors import RequestError
 from t2l.workbench import theme
 from t2l.workbench.page import build
+from t2l.workbench.steps import Steps
 from t2l.workbench.work import Workbench
 
 PATH = "/workbench"
@@ -25,8 +30,9 @@ _ROUTES = re.compile(
     r"/?"
     r"|/(config|theme\.css|manifest\.json|favicon\.ico|pwa_icon)"
     r"|/(assets|static|svelte)/[\w./~\-]*"
-    r"|/gradio_api/(queue/(join|data)|cancel|reset|upload|upload_progress|startup-events|heartbeat/\w+|info)/?"
+    r"|/gradio_api/(queue/(join|data)|cancel|reset|startup-events|heartbeat/\w+|info)/?"
 )
+_JOIN = re.compile(r"/gradio_api/queue/join/?")
 _POLICY = "; ".join(
     [
         "default-src 'self'",
@@ -59,10 +65,12 @@ def add_workbench(app: FastAPI, work: Workbench) -> None:
     async def icon() -> Response:
         return Response(theme.ICON, media_type="image/svg+xml")
 
-    async def mount() -> None:
+    async def mount() -> gr.Blocks:
+        page = build(work)
+        page.has_launched = True  # mounting does not set it, and without it Gradio opens any path that it is given
         gr.mount_gradio_app(
             app,
-            build(work),
+            page,
             path=PATH,
             theme=theme.theme(),
             css=theme.css(),
@@ -74,30 +82,35 @@ def add_workbench(app: FastAPI, work: Workbench) -> None:
             enable_monitoring=False,
             mcp_server=False,
             show_error=False,
-            max_file_size="1mb",
+            max_file_size=1,
         )
+        return page
 
     with ThreadPoolExecutor(1) as thread:  # outside of a loop Gradio opens some of its own and leaves them open
-        thread.submit(lambda: asyncio.run(mount())).result()
-    app.add_middleware(PageGate, path=PATH)
+        page = thread.submit(lambda: asyncio.run(mount())).result()
+    (mounted,) = [route for route in app.routes if isinstance(route, Mount) and route.path == PATH]
+    mounted.app = PageGate(mounted.app, PATH, Steps(page))  # behind the server's own gate: keys and sizes come first
 
 
 class PageGate:
     """Lets through below ``path`` what the page itself asks for, with headers that keep its browser here."""
 
-    def __init__(self, app: App, path: str) -> None:
-        self._app, self._path = app, path
+    def __init__(self, app: App, path: str, steps: Steps) -> None:
+        self.behind, self._path, self._steps = app, path, steps
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        inside = scope["type"] == "http" and (path == self._path or path.startswith(f"{self._path}/"))
-        if not inside:
-            await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            raise HTTPException(404)  # the page opens no socket of another kind
+        path = scope["path"].removeprefix(self._path)
+        if not _ROUTES.fullmatch(path) or ".." in path:
+            await _refuse(send, 404, "There is no such page here.")
             return
-        if not _ROUTES.fullmatch(path[len(self._path) :]) or ".." in path:
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"There is no such page here."})
-            return
+        if _JOIN.fullmatch(path) and scope["method"] == "POST":
+            try:
+                scope, receive = await self._join(scope, receive)
+            except RequestError as refused:
+                await _refuse(send, 400, refused.message)
+                return
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -105,4 +118,32 @@ class PageGate:
                 message = {**message, "headers": [*kept, *_HEADERS.items()]}
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        await self.behind(scope, receive, guarded)
+
+    async def _join(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+        """The request with a body that holds what the step's fields may hold.
+
+        Raises:
+            RequestError: see `Steps.checked`.
+        """
+        parts, more = [], True
+        while more:
+            message = await receive()
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        body = self._steps.checked(b"".join(parts))
+        ours = {b"content-length": str(len(body)).encode(), b"content-type": b"application/json"}
+        headers = [(name, value) for name, value in scope["headers"] if name.lower() not in ours]
+        whole = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Any:
+            return whole.pop() if whole else await receive()
+
+        return {**scope, "headers": [*headers, *ours.items()]}, replay
+
+
+async def _refuse(send: Send, status: int, why: str) -> None:
+    body = why.encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -210,6 +210,14 @@ def links(those: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="wb-gets">{shown}</div>'
 
 
+def file_button(text: str, into: str) -> str:
+    """A button that reads a file of text, in the browser, into the field whose element is called ``into``."""
+    return (
+        f'<label class="wb-file">{escaped(text)}<input type="file" data-into="{escaped(into)}" '
+        'accept=".csv,.tsv,.txt,text/csv,text/plain"></label><div class="wb-file-said" role="alert"></div>'
+    )
+
+
 def batch_table(rows: Sequence[Mapping[str, str | None]], columns: Sequence[str], rights: Mapping[str, str]) -> str:
     """Rows of a batch as they are answered.
 

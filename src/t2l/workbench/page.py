@@ -13,7 +13,7 @@ import gradio as gr
 
 from t2l.errors import T2LError
 from t2l.guidance.calibration import THRESHOLD
-from t2l.workbench import cards, code, table
+from t2l.workbench import cards, code
 from t2l.workbench.gallery import Example, gallery
 from t2l.workbench.learn import MOST_STEPS
 from t2l.workbench.work import NO_INPUT, NOTHING_YET, Asked, Trust, Workbench
@@ -61,7 +61,7 @@ def build(work: Workbench) -> gr.Blocks:
     examples = gallery(spec.base_model)
     modules = ", ".join(dict.fromkeys(group.key for group in spec.groups))
     facts = [f"rank {spec.rank}", modules]
-    with gr.Blocks(title="t2l workbench", analytics_enabled=False, delete_cache=(600, 600), fill_width=True) as page:
+    with gr.Blocks(title="t2l workbench", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(cards.header(engine.name, facts), **_BARE)
         with gr.Tabs():
             with gr.Tab("Try"):
@@ -233,7 +233,7 @@ def _batch(work: Workbench) -> None:
             )
             strength = gr.Slider(-1, 3, value=1, step=0.05, label="Strength")
             with gr.Row():
-                upload = gr.UploadButton("Load CSV", file_types=[".csv", ".tsv", ".txt"], type="binary", min_width=110)
+                gr.HTML(cards.file_button("Load CSV", into="batch-inputs"), **_BARE)
                 stop = gr.Button("Stop", min_width=90)
                 run = gr.Button("Answer all", variant="primary", min_width=110)
             with gr.Accordion("Sampling", open=False):
@@ -248,15 +248,8 @@ def _batch(work: Workbench) -> None:
         async for shown in work.batch(description, float(strength), text, Asked(int(max_tokens), temperature)):
             yield shown
 
-    def load(data: bytes | None) -> tuple[Any, str]:
-        try:
-            return table.decoded(data or b""), ""
-        except T2LError as error:
-            return gr.skip(), cards.problem(error)
-
     started = run.click(batch, [description, text, strength, *asked], [filled, link], **_LIVE)
     stop.click(None, cancels=[started], api_visibility="private")
-    upload.upload(load, upload, [text, filled], **_LIVE)
 
 
 def _description(label: str, elem_id: str, value: str = "") -> gr.Textbox:

@@ -62,20 +62,6 @@ def read_table(text: str) -> Table:
     return table
 
 
-def decoded(data: bytes) -> str:
-    """The text of a file.
-
-    Raises:
-        T2LError: it is not UTF-8.
-    """
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise T2LError(
-            f"The file is not UTF-8 text: {problem.reason} at byte {problem.start}.", "Save it as UTF-8."
-        ) from None
-
-
 def write_table(columns: Sequence[str], rows: Sequence[Mapping[str, str | None]]) -> str:
     """CSV with commas."""
     out = io.StringIO()
