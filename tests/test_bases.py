@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers import random_weights, save_tiny_llama, tiny_llama
-from t2l import bases
+from t2l import base_names, bases
 from t2l.bases import EMBEDDED_BASE, Base, load_base
 from t2l.errors import BaseModelError, T2LError
 from t2l.lora import LoraSpec
@@ -197,7 +197,7 @@ def test_names_that_lead_nowhere(folder: Path, tmp_path: Path, monkeypatch: pyte
     assert "no config.json" in problem(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "is an adapter" in problem(tmp_path)
-    monkeypatch.setattr(bases.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(base_names.resources, "files", lambda package: tmp_path)
     assert "t2l world build" in problem(EMBEDDED_BASE)
 
 
@@ -206,7 +206,7 @@ def test_the_embedded_base_is_a_folder_of_the_package(
 ) -> None:
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / "base").symlink_to(folder)
-    monkeypatch.setattr(bases.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(base_names.resources, "files", lambda package: tmp_path)
     assert load_base(EMBEDDED_BASE).name == EMBEDDED_BASE
 
 

@@ -8,27 +8,25 @@ is, or whether an answer is right.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from t2l.base_names import EMBEDDED_BASE as EMBEDDED_BASE
+from t2l.base_names import canonical_name, locate, not_loaded
 from t2l.batched import apply_batched
 from t2l.encoders.loading import may_run_code
 from t2l.errors import BaseModelError, T2LError, did_you_mean
+from t2l.gguf_base import quiet, weights_note
 from t2l.lora import LoraSpec, LoraWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-EMBEDDED_BASE = "t2l-embedded-base"
-"""The name of the tiny base that ships with the package."""
 
 _BATCH = 32  # texts
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,7 +40,8 @@ class Base:
     Args:
         model: a Hugging Face causal language model.
         tokenizer: its tokenizer.
-        name: what it was loaded as.
+        name: what it was loaded as; a short name is a hub id here.
+        weights: what a GGUF file's weights were before they were loaded (``"dequantised Q4_1"``).
 
     Example:
         >>> base = load_base(EMBEDDED_BASE)
@@ -52,6 +51,7 @@ class Base:
     model: Any  # PreTrainedModel; its own annotations lead nowhere
     tokenizer: PreTrainedTokenizerBase
     name: str
+    weights: str | None = None
 
     @property
     def has_chat_template(self) -> bool:
@@ -205,7 +205,7 @@ def load_base(
     """Loads a base model and its tokenizer, frozen, without a word on the terminal.
 
     Args:
-        name: `EMBEDDED_BASE`, a folder, or a hub id.
+        name: `EMBEDDED_BASE`, ``smollm2-135m``, a GGUF file, a folder, or a hub id.
         device: where it computes.
         dtype: float32, bfloat16 or float16; by default as it is stored, and float32 on the CPU where it is small.
         revision: branch, tag or commit on the hub.
@@ -217,7 +217,7 @@ def load_base(
     Raises:
         BaseModelError: it cannot be found (near names are offered) or loaded, or its file lacks weights.
     """
-    place = _locate(name)
+    place = locate(name, revision)
     trust = may_run_code(trust_remote_code)
     wanted = _dtype(dtype)
     try:
@@ -236,7 +236,7 @@ def load_base(
                 **(loading or {}),
             )
     except Exception as problem:  # the hub, the disk, transformers and remote code each raise their own kinds
-        raise _not_loaded(str(name), problem) from problem
+        raise not_loaded(str(name), problem) from problem
     model, outcome = loaded
     missing = sorted(str(key) for key in outcome.get("missing_keys", ()))
     if missing:
@@ -248,7 +248,10 @@ def load_base(
         model = model.float()
     if "device_map" not in (loading or {}):
         model = model.to(device)
-    return Base(model.eval().requires_grad_(False), tokenizer, str(name))
+    weights = weights_note(place)
+    if weights is not None:
+        model.config.name_or_path = model.name_or_path = canonical_name(name)  # what PEFT writes into adapters
+    return Base(model.eval().requires_grad_(False), tokenizer, canonical_name(name), weights)
 
 
 def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -266,37 +269,26 @@ def base_config(name: str | Path, *, revision: str | None = None, trust_remote_c
     Raises:
         BaseModelError: there is no such base, or its config cannot be read.
     """
-    return _part("AutoConfig", name, revision, trust_remote_code)
+    config = _part("AutoConfig", name, revision, trust_remote_code)
+    config.name_or_path = canonical_name(name)  # rather than where it was converted or unpacked to
+    return config
+
+
+def base_weights(name: str | Path, *, revision: str | None = None) -> str | None:
+    """What the weights of a base were before they were loaded (`Base.weights`), without loading them."""
+    return weights_note(locate(name, revision))
 
 
 def _part(kind: str, name: str | Path, revision: str | None, trust_remote_code: bool) -> Any:
     """What transformers' class ``kind`` reads of a base."""
-    place, trust = _locate(name), may_run_code(trust_remote_code)
+    place, trust = locate(name, revision), may_run_code(trust_remote_code)
     try:
         with quiet():
             import transformers
 
             return getattr(transformers, kind).from_pretrained(place, revision=revision, trust_remote_code=trust)
     except Exception as problem:  # the hub, the disk, transformers and remote code each raise their own kinds
-        raise _not_loaded(str(name), problem) from problem
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Transformers without progress bars, log lines and warnings; its own settings come back afterwards."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        raise not_loaded(str(name), problem) from problem
 
 
 def _rows(index: Sequence[int] | Tensor | None, adapters: int, texts: int) -> list[int]:
@@ -307,52 +299,6 @@ def _rows(index: Sequence[int] | Tensor | None, adapters: int, texts: int) -> li
     if not isinstance(rows, list) or len(rows) != texts:
         raise T2LError(f"The index is for {len(rows) if isinstance(rows, list) else 1} texts; there are {texts}.")
     return rows
-
-
-def _locate(name: str | Path) -> str:
-    """What transformers is given: a folder that looks like a base, or a hub id."""
-    if str(name) == EMBEDDED_BASE:
-        folder = Path(str(resources.files("t2l"))) / "assets" / "base"
-        if not (folder / "config.json").is_file():
-            raise BaseModelError("This installation of t2l has no embedded base.", "Build it: t2l world build")
-        return str(folder)
-    if not str(name).strip():
-        raise BaseModelError("The name of the base model is empty.", "Give a folder or a hub id.")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if (folder / "config.json").is_file():
-            return str(folder)
-        if (folder / "adapter_config.json").is_file():
-            raise BaseModelError(f"'{folder}' is an adapter, not a base model.", "Give the base that it is for.")
-        raise BaseModelError(f"'{folder}' has no config.json, so it is not a base model.")
-    if folder.exists():
-        raise BaseModelError(f"'{folder}' is a file; a base model is a folder or a hub id.")
-    if isinstance(name, Path) or not _is_hub_id(name):
-        near = [EMBEDDED_BASE]
-        if folder.parent.is_dir():
-            near += [str(folder.parent / p.name) for p in folder.parent.iterdir() if (p / "config.json").is_file()]
-        raise BaseModelError(f"There is no base model '{name}'.", did_you_mean(str(name), near))
-    return name
-
-
-def _is_hub_id(name: str) -> bool:
-    """``org/name``; the few without an organisation (``gpt2``) count where they look like no path."""
-    return bool(name) and name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
-
-
-def _not_loaded(name: str, problem: Exception) -> BaseModelError:
-    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    if "trust_remote_code" in str(problem):
-        return BaseModelError(
-            f"The base model '{name}' brings Python code of its own, which was not run.",
-            "If you trust its authors with everything this account may do, set T2L_TRUST_REMOTE_CODE=1.",
-        )
-    near = "" if name == EMBEDDED_BASE else did_you_mean(name, [EMBEDDED_BASE])
-    near = f" {near}" if near.startswith("Did you mean") else ""
-    return BaseModelError(
-        f"The base model '{name}' cannot be loaded: {reason}",
-        f"Give a folder, or a hub id that can be reached (for a gated model: hf auth login).{near}",
-    )
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

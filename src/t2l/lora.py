@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from t2l.base_names import canonical_name, locate, not_loaded
 from t2l.errors import BaseModelError, T2LError, did_you_mean
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ class LoraSpec:
         """The spec for any Hugging Face causal language model, from its config alone (built on the meta device).
 
         Args:
-            base: hub id, folder, or a config already at hand.
+            base: hub id, folder, GGUF file, short name, or a config already at hand.
             target_modules: names of linear modules as PEFT matches them (``["q_proj", "v_proj"]``), or
                 ``"all-linear"`` for every linear module inside a layer. By default q_proj and v_proj, as in the
                 paper; the fused attention projection where a base has no such modules (Phi-3, GPT-2).
@@ -373,14 +374,15 @@ def _load_config(base: Any, revision: str | None, trust_remote_code: bool) -> tu
 
     if isinstance(base, PretrainedConfig):
         return base, getattr(base, "_name_or_path", None) or None
+    place = locate(base, revision)
     try:
-        config = AutoConfig.from_pretrained(str(base), revision=revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as problem:  # the hub, the disk and remote code each raise their own kinds
         raise BaseModelError(
             f"No usable config for the base model '{base}': {str(problem).splitlines()[0]}",
-            "Give a folder with a config.json or a hub id you can reach (for a gated model: hf auth login).",
+            not_loaded(str(base), problem).fix,
         ) from problem
-    return config, str(base)
+    return config, canonical_name(base)
 
 
 def _linears_in_layers(config: PretrainedConfig, trust_remote_code: bool) -> tuple[list[_LinearSite], bool]:

@@ -33,6 +33,7 @@ KIND = "t2l-checkpoint"
 FORMAT = 1
 DEFAULT_MEMORY = 1 << 30
 _REFERENCE_FILES = ("hypermod.pt", "*/hypermod.pt", "*/*/hypermod.pt")  # below its checkpoint folder or repository
+_OF_THE_BASE = ("base_weights",)  # of a checkpoint's metadata, in every adapter's provenance
 _COPIES_WHILE_GENERATING = 2.5  # the head's output, A and B from it, and what the allocator keeps
 
 
@@ -178,6 +179,7 @@ class TextToLora:
         return {
             "checkpoint": self.digest,
             "base_model": self.spec.base_model,
+            **{name: self.metadata[name] for name in _OF_THE_BASE if name in self.metadata},
             "seed": self.metadata.get("seed"),  # of the checkpoint's training; generation itself draws nothing
         }
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write beside, then rename; strict reading of safetensors and JSON.
+"""Files that are whole or absent: write beside, then rename; strict reading of safetensors and JSON; the cache's place.
 
 Level 0. This file knows folders and tensors; it does not know what an adapter or a checkpoint means.
 """
@@ -21,6 +21,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from t2l.errors import OutputError, T2LError
+
+_SMALL_FILE = 1 << 20
+_BLOCK, _NUM_BLOCKS = 4096, 16
+
+
+def default_cache_folder() -> Path:
+    """``$T2L_CACHE``, else ``$XDG_CACHE_HOME/t2l``, else ``~/.cache/t2l``."""
+    if chosen := os.environ.get("T2L_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "t2l"
 
 
 @contextmanager
@@ -207,6 +217,18 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def hash_file(digest: Any, path: Path) -> None:
+    """Updates a ``hashlib`` digest with a file's bytes; of a large file, with 16 blocks spread over it."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if size <= _SMALL_FILE:
+            digest.update(stream.read())
+            return
+        for block in range(_NUM_BLOCKS):
+            stream.seek((size - _BLOCK) * block // (_NUM_BLOCKS - 1))
+            digest.update(stream.read(_BLOCK))
 
 
 def _beside(target: Path) -> Path:

@@ -39,7 +39,10 @@ Checkpoint = Annotated[
 BaseModel = Annotated[
     str | None,
     typer.Option(
-        "--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the one the checkpoint is for."
+        "--base",
+        "-b",
+        metavar="FOLDER|FILE.gguf|HUB_ID",
+        help="The base model; by default the one the checkpoint is for.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there, where it is of the same kind.")]

@@ -20,19 +20,13 @@ from torch import Tensor
 
 from t2l.encoders.encoder import DescriptionEncoder
 from t2l.errors import EncoderError
+from t2l.storage import default_cache_folder
 
 _FILE = "embeddings.sqlite"
 _SCHEMA = "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, crc INTEGER NOT NULL, value BLOB NOT NULL)"
 _WAIT_S = 10.0
 _KEYS_A_QUERY = 500
 _Result = TypeVar("_Result")
-
-
-def default_cache_folder() -> Path:
-    """``$T2L_CACHE``, else ``$XDG_CACHE_HOME/t2l``, else ``~/.cache/t2l``."""
-    if chosen := os.environ.get("T2L_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "t2l"
 
 
 class EmbeddingCache:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from t2l.base_names import locate
 from t2l.encoders.description import warn_unseen
 from t2l.encoders.encoder import model_identity
 from t2l.encoders.loading import loading, may_run_code
@@ -26,7 +27,7 @@ class CausalReader:
     """A causal language model without its output layer. Tokenizer and weights load at first use.
 
     Args:
-        model: hub id, folder, or another name that a base has.
+        model: hub id, short name, folder or GGUF file.
         revision: branch, tag or commit on the hub.
         dtype: ``"auto"`` (as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         device: where the model runs.
@@ -84,7 +85,9 @@ class CausalReader:
             from transformers import AutoTokenizer
 
             return AutoTokenizer.from_pretrained(
-                self.name, revision=self.revision, trust_remote_code=may_run_code(self.trust_remote_code)
+                locate(self.name, self.revision),
+                revision=self.revision,
+                trust_remote_code=may_run_code(self.trust_remote_code),
             )
 
     @cached_property
@@ -95,7 +98,7 @@ class CausalReader:
 
             key: Any = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
             model = transformers.AutoModel.from_pretrained(
-                self.name,
+                locate(self.name, self.revision),
                 revision=self.revision,
                 trust_remote_code=may_run_code(self.trust_remote_code),
                 **{key: self.dtype},

@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2l.base_names import canonical_name, source_identity
 from t2l.encoders.description import prepare
 from t2l.errors import EncoderError, did_you_mean
-
-_SMALL_FILE = 1 << 20
-_BLOCK, _NUM_BLOCKS = 4096, 16
+from t2l.storage import hash_file
 
 
 class DescriptionEncoder(ABC):
@@ -115,9 +114,11 @@ def read_fields(config: Mapping[str, Any], kind: str, **types: type | tuple[type
 
 
 def model_identity(model: str, revision: str | None) -> str:
-    """A folder by the digest of its content, wherever it lies; anything else as hub id and revision."""
+    """A folder or GGUF file by the digest of its content, wherever it lies; anything else as hub id and revision."""
     folder = Path(model).expanduser()
-    return f"folder:{folder_digest(folder)}" if folder.is_dir() else f"{model}@{revision or 'main'}"
+    if folder.is_dir():
+        return f"folder:{folder_digest(folder)}"
+    return source_identity(model, revision) or f"{canonical_name(model)}@{revision or 'main'}"
 
 
 def folder_digest(folder: Path) -> str:
@@ -131,15 +132,8 @@ def folder_digest(folder: Path) -> str:
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
         if any(part.startswith(".") for part in name.split("/")):
             continue
-        size = path.stat().st_size
-        digest.update(f"{name}:{size}:".encode())
-        with path.open("rb") as stream:
-            if size <= _SMALL_FILE:
-                digest.update(stream.read())
-                continue
-            for block in range(_NUM_BLOCKS):
-                stream.seek((size - _BLOCK) * block // (_NUM_BLOCKS - 1))
-                digest.update(stream.read(_BLOCK))
+        digest.update(f"{name}:{path.stat().st_size}:".encode())
+        hash_file(digest, path)
     return digest.hexdigest()[:16]
 
 

@@ -25,7 +25,7 @@ class BaseModelEncoder(DescriptionEncoder):
     """The hidden state of the last token in the last layer, after the final norm.
 
     Args:
-        model: hub id or folder of a causal language model.
+        model: hub id, short name, folder or GGUF file of a causal language model.
         revision: branch, tag or commit on the hub.
         dim: E, where it is known, so that it can be asked without loading the model.
         dtype: ``"auto"`` (as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.

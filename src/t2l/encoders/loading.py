@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from t2l.errors import EncoderError
+from t2l.errors import BaseModelError, EncoderError
 
 _LEAVE = "T2L_TRUST_REMOTE_CODE"
 
@@ -28,6 +28,8 @@ def loading(model: str, extra: str | None = None) -> Iterator[None]:
     """
     try:
         yield
+    except BaseModelError as problem:  # says already what to do
+        raise EncoderError(problem.message, problem.fix) from problem
     except ImportError as problem:
         fix = f"pip install 't2l[{extra}]'" if extra else None
         raise EncoderError(f"The encoder '{model}' needs a library that is not here: {problem}.", fix) from problem

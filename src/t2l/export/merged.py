@@ -13,14 +13,13 @@ from typing import Any
 import torch
 
 from t2l.adapter import PROVENANCE_FILE, Adapter
-from t2l.bases import Base, base_config, load_base, quiet
+from t2l.bases import Base, base_config, load_base
 from t2l.errors import BaseModelError, OutputError
-from t2l.storage import check_writable, new_folder, read_json, write_json
+from t2l.gguf_base import write_model
+from t2l.storage import check_writable, new_folder, write_json
 
 MODEL_CONFIG = "config.json"
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 _FORMAT = 1  # of the record of a merge
-_SHARD = "4GB"
 
 
 def merge_into(adapter: Adapter, model: Any) -> None:
@@ -77,22 +76,13 @@ def write_merged(
     loaded = load_stored(base, dtype)
     merge_into(adapter, loaded.model)
     with new_folder(out, marker=MODEL_CONFIG, force=force) as inside:
-        write_model(loaded, inside)
+        write_model(loaded.model, loaded.tokenizer, inside)
         record = {
             "format": _FORMAT,
             "merged": adapter.digest,
-            "base_model": str(base),
+            "base_model": loaded.name,
+            **({"base_weights": loaded.weights} if loaded.weights else {}),
             "provenance": adapter.provenance,
         }
         write_json(inside / PROVENANCE_FILE, record)
     return Path(out).expanduser()
-
-
-def write_model(base: Base, folder: Path) -> None:
-    """The files of a model and its tokenizer, under names that transformers 4 and 5 both know."""
-    with quiet():
-        base.model.save_pretrained(folder, max_shard_size=_SHARD)
-        base.tokenizer.save_pretrained(folder)
-    settings = read_json(folder / _TOKENIZER_CONFIG, OutputError)
-    if settings.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name for it
-        write_json(folder / _TOKENIZER_CONFIG, {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})

@@ -151,8 +151,8 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """The base's name in requests; of a folder, only its own name."""
-        return Path(self.base.name).name if Path(self.base.name).is_dir() else self.base.name
+        """The base's name in requests; of a folder or file, only its own name."""
+        return Path(self.base.name).name if Path(self.base.name).exists() else self.base.name
 
     @property
     def context(self) -> int:

@@ -180,9 +180,7 @@ def spec_source(model: str, revision: str | None) -> Any:
     """What `LoraSpec.from_base` is given: the base's config, which knows the name it was loaded as."""
     from t2l.bases import base_config
 
-    config = base_config(model, revision=revision)
-    config.name_or_path = model
-    return config
+    return base_config(model, revision=revision)
 
 
 def build_source(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder) -> HyperNetwork:
@@ -281,12 +279,16 @@ def train_from_store(
         standardize.fold_into(finished)
     if make_source is not None:
         return finished
+    from t2l.bases import base_weights
+
+    weights = base_weights(recipe.base.model, revision=recipe.base.revision)
     metadata = {
         "trained_by": "t2l train sft",
         "seed": recipe.loop.seed,
         "step": selected,
         "training_tasks": len(train_tasks(store, recipe)),
         "recipe": recipe.to_dict(),
+        **({"base_weights": weights} if weights else {}),
     }
     return TextToLora(encoder_from_config(recipe.encoder), finished, metadata)
 
