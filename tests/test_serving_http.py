@@ -235,6 +235,24 @@ def test_malformed_requests_get_an_answer_and_harm_nobody(raw: httpx.Client) -> 
     assert raw.get("/healthz").json() == {"status": "ok"}
 
 
+def test_a_body_counts_as_json_only_where_it_says_so(raw: httpx.Client) -> None:
+    """A page of another origin can post text without asking first, but no JSON; FastAPI keeps to that since 0.132."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded", None):
+        for path, body in (("/v1/completions", {"prompt": "x"}), ("/v1/adapters", {"description": NAMES[0]})):
+            data, headers = json.dumps(body).encode(), {"content-type": kind} if kind else {}
+            refused(raw.post(path, content=data, headers=headers), 400)
+
+
+def test_a_page_of_another_origin_is_refused_and_so_is_another_name(raw: httpx.Client) -> None:
+    body = {"prompt": "x", "max_tokens": 1}
+    for headers in ({"origin": "http://evil.example"}, {"host": "evil.example"}, {"sec-fetch-site": "cross-site"}):
+        assert refused(raw.post("/v1/completions", json=body, headers=headers), 403)["code"] == "foreign_origin"
+    assert refused(raw.get("/v1/models", headers={"host": "evil.example"}), 403)
+    same = {"origin": str(raw.base_url).rstrip("/"), "sec-fetch-site": "same-origin"}
+    assert raw.post("/v1/completions", json=body, headers=same).status_code == 200
+    assert raw.get("/healthz", headers={"host": "evil.example"}).status_code == 200
+
+
 def test_a_client_that_leaves_frees_its_slot(raw: httpx.Client, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = server[1]
     before = engine.stats()["cancelled"]
@@ -331,7 +349,7 @@ def test_a_body_that_does_not_arrive_is_given_up() -> None:
         raise AssertionError("never reached")
 
     gate = Gate(app, max_body=10, body_timeout_s=0.01)
-    scope = {"type": "http", "path": "/v1/models", "headers": [], "client": ("1.2.3.4", 5)}
+    scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": [], "client": ("1.2.3.4", 5)}
     asyncio.run(gate(scope, receive, send))
     assert sent[0]["status"] == 408
 
@@ -353,7 +371,7 @@ def test_the_command_serves_what_it_is_told(world: Any, monkeypatch: pytest.Monk
     )
     (tmp_path / "keys").write_text("# ours\nsecret\n")
 
-    def serve(*words: str, key: str = "") -> str:
+    def serve(*words: str, key: str | None = None) -> str:
         result = CliRunner(env={"COLUMNS": "300", "T2L_API_KEY": key}).invoke(cli.app, ["serve", "--port", "0", *words])
         assert result.exit_code == 0, result.output
         served[-1][0].app.state.engine.close()

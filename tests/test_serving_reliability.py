@@ -63,8 +63,8 @@ def connect(address: str, body: dict[str, Any], *, buffer: int | None = None) ->
     client.settimeout(60)
     client.connect((host, int(port)))
     data = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
-    client.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode() + data)
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    client.sendall(f"{head}Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode() + data)
     return client
 
 

@@ -376,6 +376,16 @@ def test_tables_that_are_refused(text: str, part: str) -> None:
         table.read_table(text)
 
 
+def test_no_cell_of_the_answers_is_a_formula() -> None:
+    hostile = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "\n=1", "＝1+1"]
+    harmless = ["-3", "+4.5", "-1,000.25", "-2e-7", "5%", "a=b", "", "'quoted"]
+    written = table.write_table(["=HYPERLINK(1)", "n"], [{"=HYPERLINK(1)": cell} for cell in [*hostile, *harmless]])
+    (head, _), *rows = csv.reader(io.StringIO(written, newline=""))
+    cells = [row[0] for row in rows]
+    assert head == "'=HYPERLINK(1)"
+    assert cells == [f"'{cell}" for cell in hostile] + harmless
+
+
 def test_what_guidance_says_is_shown(work: Workbench) -> None:
     (made,) = work.engine.make([NAMES[0]]).result(30)
     assert made.confidence is None and UNCALIBRATED in cards.made(made, Guidance().advise(NAMES[0], made))
@@ -583,7 +593,20 @@ def test_what_no_field_can_hold_is_refused_in_a_sentence(
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"[" * 100_000, b'{"data": [NaN]}', b"\xff"])
 def test_a_body_that_is_no_step_is_refused(page: httpx.Client, body: bytes) -> None:
-    assert page.post("/workbench/gradio_api/queue/join", content=body).status_code == 400
+    as_json = {"content-type": "application/json"}
+    assert page.post("/workbench/gradio_api/queue/join", content=body, headers=as_json).status_code == 400
+
+
+def test_a_step_is_json_so_that_no_form_of_another_page_can_be_one(page: httpx.Client) -> None:
+    start = json.dumps({"fn_index": steps_of(page)[0][0], "session_hash": "form", "data": []})
+    where = "/workbench/gradio_api/queue/join"
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", None):
+        refused = page.post(where, content=start.encode(), headers={"content-type": kind} if kind else {})
+        assert refused.status_code == 400 and "Content-Type" in refused.text
+    assert page.post(where, content=start.encode(), headers={"content-type": "application/json"}).status_code in (
+        200,
+        400,
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,14 @@ ApiKeyFile = Annotated[
     Path | None,
     typer.Option("--api-key-file", metavar="FILE", help=f"API keys, one a line; {KEY} in the environment is one."),
 ]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        metavar="NAME",
+        help="A name under which the server may be asked; without a key, needed for each.",
+    ),
+]
 
 
 def serve(
@@ -55,6 +63,7 @@ def serve(
         10240
     ),
     api_key_file: ApiKeyFile = None,
+    allow_host: AllowHost = None,
     rate_limit: Annotated[
         int, typer.Option("--rate-limit", min=0, help="Requests a minute for each key or address; 0 for no limit.")
     ] = 0,
@@ -78,7 +87,9 @@ def serve(
         limits = Limits(slots, context, max_tokens, max_waiting, timeout, adapter_memory * _MB, store_size * _MB)
         with notes.of_warnings():
             engine = Engine.from_pretrained(checkpoint, base, device=checked_device(device), limits=limits, store=store)
-        options = HttpOptions(keys, rate_limit, max_body * 1024, drain_s=min(timeout, 20.0))
+        options = HttpOptions(
+            keys, allowed_hosts(host, allow_host), rate_limit, max_body * 1024, drain_s=min(timeout, 20.0)
+        )
         config = uvicorn.Config(
             create_app(engine, options),
             log_level="warning",
@@ -99,9 +110,11 @@ def api_keys(file: Path | None) -> list[str]:
     """The keys of the environment and of a file.
 
     Raises:
-        T2LError: the file cannot be read, or holds none.
+        T2LError: the variable is set and empty, or the file cannot be read or holds none.
     """
-    keys = [key for key in (os.environ.get(KEY, "").strip(),) if key]
+    keys = [os.environ[KEY].strip()] if KEY in os.environ else []
+    if "" in keys:  # a secret that was not filled in must not open the door
+        raise T2LError(f"{KEY} is set, but empty.", f"Give it a key, or, for a server without one: unset {KEY}")
     if file is not None:
         try:
             lines = file.expanduser().read_text(encoding="utf-8").splitlines()
@@ -109,8 +122,20 @@ def api_keys(file: Path | None) -> list[str]:
             raise T2LError(f"The API keys in '{file}' cannot be read: {problem}.") from problem
         keys += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not keys:
-            raise T2LError(f"'{file}' holds no API key.", "Write one key a line, or leave --api-key-file away.")
+            raise T2LError(f"'{file}' holds no API key.", "Write one key a line, or omit --api-key-file.")
     return keys
+
+
+def allowed_hosts(host: str, named: list[str] | None) -> list[str]:
+    """The names of ``--allow-host``, and that of ``--host`` where it is one address.
+
+    Raises:
+        T2LError: something that is no name.
+    """
+    for name in named or ():
+        if not name.strip() or any(sign in name for sign in "/@?#*, "):
+            raise T2LError(f"--allow-host is '{name}'; it must be a host's name or address, without a port.")
+    return [*(named or ()), *([] if host in ("", "0.0.0.0", "::") else [host])]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -150,5 +175,5 @@ def warn_of_openness(engine: Engine, door: socket.socket, host: str, keys: bool,
     if not keys and not ipaddress.ip_address(door.getsockname()[0]).is_loopback:
         notes.add(
             f"Anybody who can reach {host} may use this server: it listens beyond this machine and asks for no key. "
-            f"Set {KEY}, or add --api-key-file."
+            f"Set {KEY}, or add --api-key-file. Without a key it answers only to names given with --allow-host."
         )

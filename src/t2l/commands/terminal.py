@@ -1,12 +1,14 @@
 """What the verbs say and where: results on stdout, everything else on stderr.
 
 Level 6. This file knows consoles; it does not know what is printed. Consoles are made when they are needed, never kept:
-the streams may be replaced meanwhile.
+the streams may be replaced meanwhile. What is printed may come from a foreign file: control characters of it are shown,
+never sent to the terminal, which would obey them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,21 +18,26 @@ from typing import TYPE_CHECKING, Any
 from t2l.errors import DescriptionWarning, T2LError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, ConsoleRenderable
+    from rich.segment import Segment
+
+# all but tab and line feed: C0, C1, and what turns the direction of writing around
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def results() -> Console:
     """The console for results: stdout."""
-    from rich.console import Console
-
-    return Console(highlight=False)
+    return _console(stderr=False)
 
 
 def messages() -> Console:
     """The console for errors, notes and progress: stderr."""
-    from rich.console import Console
+    return _console(stderr=True)
 
-    return Console(stderr=True, highlight=False)
+
+def shown(text: str) -> str:
+    """The text with its control characters written out, as in ``\\x1b``."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def say(text: str, style: str | None = None, *, console: Console | None = None) -> None:
@@ -50,7 +57,8 @@ def say_error(error: T2LError) -> None:
 def print_json(value: Any) -> None:
     """One JSON document, alone on stdout; in ASCII where stdout cannot take more."""
     wide = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not wide, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=not wide, allow_nan=False)
+    sys.stdout.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 
@@ -74,3 +82,28 @@ class Notes:
             warnings.simplefilter("always", DescriptionWarning)
             warnings.showwarning = lambda message, *_, **__: self.add(str(message))
             yield
+
+
+class _Shown:
+    """Something to be printed, with the control characters of its text written out."""
+
+    def __init__(self, inner: ConsoleRenderable) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+
+        for segment in console.render(self._inner, options):
+            yield segment if segment.control else Segment(shown(segment.text), segment.style)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console, RenderHook
+
+    class Hook(RenderHook):
+        def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+            return [_Shown(renderable) for renderable in renderables]
+
+    console = Console(stderr=stderr, highlight=False)
+    console.push_render_hook(Hook())
+    return console

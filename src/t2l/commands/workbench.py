@@ -9,12 +9,14 @@ import os
 
 from t2l.commands.options import BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.serve import (
+    AllowHost,
     ApiKeyFile,
     Context,
     Host,
     Port,
     Slots,
     Store,
+    allowed_hosts,
     api_keys,
     listen,
     shown_address,
@@ -36,6 +38,7 @@ def workbench(
     slots: Slots = 16,
     context: Context = 2048,
     api_key_file: ApiKeyFile = None,
+    allow_host: AllowHost = None,
 ) -> None:
     """Try descriptions in the browser: base and adapter side by side, heat maps, batches, adapters to download."""
     os.environ.update(_OFFLINE)  # before Gradio is imported
@@ -60,7 +63,7 @@ def workbench(
         limits = Limits(slots=slots, context=context)
         with notes.of_warnings():
             engine = Engine.from_pretrained(checkpoint, base, device=checked_device(device), limits=limits, store=store)
-        app = create_app(engine, HttpOptions(keys))
+        app = create_app(engine, HttpOptions(keys, allowed_hosts(host, allow_host)))
         add_workbench(app, Workbench(engine, Guidance()))
         config = uvicorn.Config(
             app,

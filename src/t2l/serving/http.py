@@ -59,7 +59,8 @@ class HttpOptions:
     """What the server allows.
 
     Args:
-        api_keys: without any, everybody may come in.
+        api_keys: no keys: no authentication.
+        allow_hosts: names besides those of loopback under which the server is asked; see `access`.
         requests_per_minute: of one key or, without keys, of one address; 0 for no limit.
         max_body: bytes of a request.
         max_descriptions: in one request.
@@ -70,6 +71,7 @@ class HttpOptions:
     """
 
     api_keys: Sequence[str] = ()
+    allow_hosts: Sequence[str] = ()
     requests_per_minute: int = 0
     max_body: int = 1 << 20
     max_descriptions: int = 64
@@ -125,6 +127,7 @@ def create_app(engine: Engine, options: HttpOptions | None = None) -> FastAPI:
         wrap=lambda inner: Gate(
             inner,
             keys=options.api_keys,
+            hosts=options.allow_hosts,
             per_minute=options.requests_per_minute,
             max_body=options.max_body,
             body_timeout_s=options.body_timeout_s,

@@ -126,6 +126,8 @@ class PageGate:
         Raises:
             RequestError: see `Steps.checked`.
         """
+        if not any(_is_json(name, value) for name, value in scope["headers"]):
+            raise RequestError("A step is asked with JSON: Content-Type: application/json.")
         parts, more = [], True
         while more:
             message = await receive()
@@ -140,6 +142,10 @@ class PageGate:
             return whole.pop() if whole else await receive()
 
         return {**scope, "headers": [*headers, *ours.items()]}, replay
+
+
+def _is_json(name: bytes, value: bytes) -> bool:
+    return name.lower() == b"content-type" and value.partition(b";")[0].strip().lower() == b"application/json"
 
 
 async def _refuse(send: Send, status: int, why: str) -> None:

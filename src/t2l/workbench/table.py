@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from t2l.errors import T2LError, did_you_mean
 INPUT, EXPECTED, DESCRIPTION = "input", "expected", "description"
 BASE, ADAPTED = "base", "adapted"
 MOST_ROWS = 500
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width
+_NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.ASCII | re.IGNORECASE)
 _DELIMITERS = (",", ";", "\t")
 
 
@@ -63,12 +66,18 @@ def read_table(text: str) -> Table:
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Mapping[str, str | None]]) -> str:
-    """CSV with commas."""
+    """CSV with commas. A cell that a spreadsheet would compute stands behind an apostrophe, so that it stays text."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(columns), extrasaction="ignore", restval="", lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows({name: value or "" for name, value in row.items()} for row in rows)
+    writer.writerow({name: _inert(name) for name in columns})
+    writer.writerows({name: _inert(value or "") for name, value in row.items()} for row in rows)
     return out.getvalue()
+
+
+def _inert(cell: str) -> str:
+    """The cell; with an apostrophe before it where it is a formula and no number."""
+    formula = cell.lstrip(" \n").startswith(_FORMULA) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if formula else cell
 
 
 def _csv(text: str, delimiter: str, names: list[str]) -> Table:
