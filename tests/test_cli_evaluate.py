@@ -75,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "data": {"store": str(folder / "store"), "descriptions_per_task": 4},
         "hypernetwork": {"trunk_dim": 8, "head_dim": 8, "dropout": 0.0},
         "optimizer": {"learning_rate": 0.05, "matrix_learning_rate": 0.05},
-        "loop": {"steps": 8, "batch": 4, "micro_batch": 4, "save_every": 8, "log_every": 8},
+        "loop": {"steps": 8, "tasks": 4, "samples": 1, "save_every": 8, "log_every": 8},
         "validation": {"every": 0},
         "library": {"split": "all", "steps": 6, "together": 8, "check_every": 3, "learning_rate": 0.1},
     }
@@ -313,7 +313,7 @@ def test_a_hyperdecoder_is_trained_by_the_same_loop_and_goes_on_after_a_kill(
     done(*words)
     one, other = (load_file(f"{run}/hyperdecoder/model.safetensors") for run in ("whole", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    contrast = ("loss.contrast=0.1", "loss.views=2", "data.samples_per_task=2")
+    contrast = ("loss.contrast=0.1", "loss.views=2", "loop.samples=2")
     said = refused("train", "hyperdecoder", place.recipe, *contrast, "-o", "no", "--cpu")
     assert "loss.contrast=0" in said
 

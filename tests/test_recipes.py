@@ -11,12 +11,13 @@ from t2l.cli import app
 from t2l.errors import RecipeError
 from t2l.training.recipes import Recipe, load_recipe, recipe_differences, recipe_from, recipe_names, recipe_text
 
+OTHERS = {"mistral-7b-paper", "embedded-real-tasks"} | {f"smollm2-135m-{what}" for what in ("cpu", "gpu", "multi-task")}
 MODELS = ("mistral-7b", "llama-3.1-8b", "gemma-2-2b", "qwen3-4b")
 
 
 def test_every_model_has_a_recipe_for_each_machine() -> None:
     wanted = {f"{model}-{machine}" for model in MODELS for machine in ("24gb", "80gb", "8gpu")}
-    assert set(recipe_names()) == wanted | {"mistral-7b-paper", "embedded-real-tasks"}
+    assert set(recipe_names()) == wanted | OTHERS
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -29,12 +30,12 @@ def test_a_recipe_is_whole_and_comes_back_from_yaml(name: str, tmp_path: Path) -
     file.write_text(recipe.to_yaml())
     assert load_recipe(file) == recipe
     devices = recipe.hardware.devices
-    assert (recipe.loop.batch // recipe.loop.micro_batch) % devices == 0, "its processes share the micro-batches"
+    assert recipe.loop.parts % devices == 0, "its processes have equally much to do"
 
 
 def test_the_papers_setting() -> None:
     recipe = load_recipe("mistral-7b-paper")
-    assert (recipe.loop.batch, recipe.loop.steps) == (8, 20_000 * 479 // 8)
+    assert (recipe.loop.tasks, recipe.loop.samples, recipe.loop.steps) == (8, 1, 20_000 * 479 // 8)
     assert (recipe.optimizer.learning_rate, recipe.optimizer.weight_decay, recipe.loop.warmup) == (2.5e-5, 1e-2, 0.2)
     assert (recipe.loss.label_smoothing, recipe.loss.neftune, recipe.loss.weight_penalty) == (0.1, 5, 1e-3)
     assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.data.descriptions_per_task) == (
@@ -48,8 +49,8 @@ def test_a_recipe_begins_from_another_and_a_file_from_one_that_ships(tmp_path: P
     recipe = load_recipe(file)
     assert recipe.base.model.startswith("Qwen/")
     assert recipe.loop.steps == 7
-    assert recipe.loop.batch == load_recipe("mistral-7b-24gb").loop.batch
-    (tmp_path / "theirs.yaml").write_text("like: mine\nloop: {batch: 32}\n")
+    assert recipe.loop.tasks == load_recipe("mistral-7b-24gb").loop.tasks
+    (tmp_path / "theirs.yaml").write_text("like: mine\nloop: {tasks: 32}\n")
     assert load_recipe(tmp_path / "theirs.yaml").loop.steps == 7
     file.write_text("like: theirs\n")
     with pytest.raises(RecipeError, match="begins from itself"):
@@ -86,7 +87,13 @@ def test_overrides_are_read_by_type() -> None:
         ("base.compile=3", "true or false"),
         ("base.quantization=4bits", "Did you mean '4bit'"),
         ("hypernetwork.variant=Q", "Known: 'L', 'M', 'S'"),
-        ("loop.micro_batch=3", "no multiple"),
+        ("loop.micro_batch=3", "loop.micro_tokens"),
+        ("loop.batch=3", "loop.tasks"),
+        ("loss.views=4", "shared out"),
+        ("loop.tasks=0", "at least 1"),
+        ("loop.ema=1", "below 1"),
+        ("loop.schedule=stairs", "Known: 'linear', 'cosine'"),
+        ("data.mixture={a: much}", "is a number"),
         ("loss.contrast=0.1", "views=2"),
         ("loop.warmup=1.5", "share"),
         ("data.tasks={a: 1}", "is a list"),

@@ -23,20 +23,28 @@ from t2l.batched import apply_batched
 from t2l.cli import app
 from t2l.data.sampler import TaskBalancedSampler
 from t2l.data.store import DataStore
-from t2l.errors import OutputError, RecipeError, T2LError
+from t2l.errors import OutputError, T2LError
 from t2l.lora import LoraSpec
+from t2l.training.conditions import ConditionTable
 from t2l.training.cross_entropy import chunked_loss
 from t2l.training.recipes import Recipe, load_recipe, recipe_names
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import IGNORED, Batch, SftConfig, answer_loss, sft_loss
-from t2l.training.sft_step import MicroBatch, Terms, backward_through
-from t2l.training.store_batches import StoreBatches, cut
+from t2l.training.sft_step import MicroBatch, Share, Terms, learn_step
+from t2l.training.store_batches import StoreBatches, cut, cut_by_tokens
 from t2l.training.trainer import Done, Job
 from t2l.training.trainer import run as run_job
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = ["loop.steps=6", "loop.save_every=2", "loop.batch=4", "loop.micro_batch=2", "validation.every=3"]
-QUICK += ["validation.samples=2", "validation.tasks=2", "data.max_length=48", "loop.log_every=2"]
+QUICK = [
+    "loop.steps=6",
+    "loop.save_every=2",
+    "loop.tasks=2",
+    "loop.samples=2",
+    "loop.micro_tokens=60",
+    "validation.every=3",
+]
+QUICK += ["validation.every=3", "validation.samples=2", "validation.tasks=2", "data.max_length=48", "loop.log_every=2"]
 
 
 def batch(samples: int = 3, length: int = 9) -> Batch:
@@ -104,16 +112,16 @@ class Given(torch.nn.Module):
         return LoraWeights(dict(self.a.items()), dict(self.b.items()))
 
 
-def gradients_of(base: Any, terms: Terms, micro: MicroBatch) -> tuple[float, list[torch.Tensor]]:
+def gradients_of(base: Any, terms: Terms, *micros: MicroBatch, **how: Any) -> tuple[float, list[torch.Tensor]]:
     source = Given(LoraSpec.from_base(base.config))
     torch.manual_seed(7)
-    loss = backward_through(base, source, micro, terms)  # pyright: ignore[reportArgumentType]
-    return loss, [parameter.grad for parameter in source.parameters()]  # pyright: ignore[reportReturnType]
+    loss = learn_step(base, source, torch.zeros(3, 1), micros, terms, **how)  # pyright: ignore[reportArgumentType]
+    return float(loss), [parameter.grad for parameter in source.parameters()]  # pyright: ignore[reportReturnType]
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:
     terms = Terms(SftConfig(0.1, 1e-3, neftune=5.0))
-    micro = MicroBatch(batch(), torch.zeros(3, 1))
+    micro = MicroBatch(batch())
     base = tiny_base().train()
     plain = gradients_of(base, terms, micro)
     enable_checkpointing(base, reentrant=False)
@@ -134,9 +142,9 @@ def test_a_compiled_base_gives_the_same_gradients_and_is_not_compiled_at_each_st
     adapters = apply_batched(compiled, spec, random_weights(spec, 3), range(3))
     counts = []
     for length in (9, 12, 10, 14, 8, 11):
-        micro = MicroBatch(batch(length=length), torch.zeros(3, 1))
+        micro = MicroBatch(batch(length=length))
         source = Given(spec)
-        loss = backward_through(compiled, source, micro, terms, adapters=adapters)  # pyright: ignore
+        loss = float(learn_step(compiled, source, torch.zeros(3, 1), [micro], terms, adapters=adapters))  # pyright: ignore
         counts.append(counter.frame_count)
         expected_loss, expected = gradients_of(plain, terms, micro)
         assert loss == pytest.approx(expected_loss, abs=1e-5)
@@ -150,7 +158,7 @@ def test_a_step_is_the_loss_of_the_embedded_world() -> None:
     """The same numbers as `sft_loss`, through which the world's studies train."""
     base, own = tiny_base(), batch()
     config = SftConfig(label_smoothing=0.1, weight_penalty=1e-2)
-    loss, gradients = gradients_of(base, Terms(config), MicroBatch(own, torch.zeros(3, 1)))
+    loss, gradients = gradients_of(base, Terms(config), MicroBatch(own))
     source = Given(LoraSpec.from_base(base.config))
     expected = sft_loss(base, source, torch.zeros(3, 1), [own], config)  # pyright: ignore[reportArgumentType]
     expected.backward()
@@ -158,14 +166,52 @@ def test_a_step_is_the_loss_of_the_embedded_world() -> None:
     torch.testing.assert_close(gradients, [parameter.grad for parameter in source.parameters()])
 
 
+def test_how_a_step_is_cut_and_shared_changes_neither_loss_nor_gradient() -> None:
+    terms = Terms(SftConfig(label_smoothing=0.1, weight_penalty=1e-2))
+    base, own = tiny_base(), batch()
+    whole = gradients_of(base, terms, MicroBatch(own))
+    rows = [slice(row, row + 1) for row in range(3)]
+    parts = [MicroBatch(Batch(own.ids_ST[row], own.labels_ST[row], own.index_S[row])) for row in rows]
+    torch.testing.assert_close(gradients_of(base, terms, *parts), whole, rtol=1e-4, atol=1e-6)
+    for in_step in (False, True):
+        shares = [gradients_of(base, terms, *parts, share=Share(rank, 2, in_step)) for rank in range(2)]
+        loss = sum(loss for loss, _ in shares)
+        gradients = [one + two for one, two in zip(shares[0][1], shares[1][1], strict=True)]
+        torch.testing.assert_close((loss, gradients), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_processes_that_must_keep_step_run_the_base_equally_often() -> None:
+    for count, world in ((5, 2), (3, 4), (4, 4)):
+        shares = [Share(rank, world, in_step=True).numbers(count) for rank in range(world)]
+        assert len({len(share) for share in shares}) == 1
+        assert sorted(number for share in shares for number, counts in share if counts) == list(range(count))
+
+
+def test_samples_are_cut_by_length_within_the_budget() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, size=48).tolist()
+    runs = cut_by_tokens(lengths, 1000, 50)
+    assert sorted(row for run in runs for row in run) == list(range(48))
+    sizes = [len(run) * max(lengths[row] for row in run) for run in runs]
+    assert max(sizes) <= 1000
+    assert 1 - sum(lengths) / sum(sizes) < 0.1, "little is padding"
+    ordered = [lengths[row] for run in runs for row in run]
+    assert ordered == sorted(lengths, reverse=True)
+    assert cut_by_tokens([300, 10], 100, 0) == [[0], [1]], "one sample always fits"
+    eighths = cut_by_tokens(lengths, 1000, 50, parts=8)
+    assert len(eighths) % 8 == 0
+    assert sorted(row for run in eighths for row in run) == list(range(48))
+    assert len(cut_by_tokens([5, 5], 100, 50, parts=8)) == 2, "no more parts than samples"
+
+
 def test_distillation_from_a_teacher_that_reads_the_same_is_nothing_where_adapters_are_nothing() -> None:
     base, own = tiny_base(), batch()
-    micro = MicroBatch(own, torch.zeros(3, 1), teacher=own)
+    micro = MicroBatch(own, teacher=own)
     source = Given(LoraSpec.from_base(base.config))
     for value in source.b.values():
         torch.nn.init.zeros_(value)
     terms = Terms(SftConfig(weight_penalty=0.0), distill=1.0)
-    assert backward_through(base, source, micro, terms) == pytest.approx(0, abs=1e-6)  # pyright: ignore
+    loss = learn_step(base, source, torch.zeros(3, 1), [micro], terms)  # pyright: ignore[reportArgumentType]
+    assert float(loss) == pytest.approx(0, abs=1e-6)
     assert gradients_of(base, terms, micro)[0] > 1e-4
 
 
@@ -214,48 +260,58 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def batches_of(store: Path, *changes: str) -> StoreBatches:
-    settings = ["loop.batch=8", "loop.micro_batch=4", *changes]
+    settings = ["loop.tasks=4", "loop.samples=2", "loop.micro_tokens=90", *changes]
     recipe = load_recipe("embedded-real-tasks", settings)
     opened = DataStore.open(store)
     tables = {task: torch.arange(2.0)[:, None] + 10 * task for task in range(len(opened.tasks))}
-    return StoreBatches(opened, recipe, tables)
+    return StoreBatches(opened, recipe, ConditionTable.of(tables))
 
 
-def test_micro_batches_share_out_a_step_and_depend_on_nothing_else(store: Path) -> None:
+def test_a_steps_samples_are_drawn_by_the_sampler_and_depend_on_nothing_else(store: Path) -> None:
     batches, again = batches_of(store), batches_of(store)
-    assert batches.micro_batches == 2
-    seen = [pick for number in range(2) for pick in batches.picks(5, number)]
-    whole = TaskBalancedSampler(batches.store, 8, 0, samples_per_task=2, descriptions_per_task=4).batch(5)
-    assert sorted(seen) == sorted(whole)
-    assert {task for task, _, _ in seen} <= set(batches.store.split("train"))
+    whole = TaskBalancedSampler(batches.store, 8, 0, samples_per_task=2, descriptions_per_task=4, window=1).batch(5)
+    assert sorted(batches.picks(5)) == sorted(whole)
+    assert {task for task, _, _ in batches.picks(5)} <= set(batches.store.split("train"))
     for step in (9, 0, 5):
-        ours, theirs = again.micro_batch(step, 1), batches.micro_batch(step, 1)
-        assert torch.equal(ours.batch.ids_ST, theirs.batch.ids_ST)
-        assert torch.equal(ours.condition_CE, theirs.condition_CE)
+        ours, theirs = again.step(step), batches.step(step)
+        assert len(ours.micros) == len(theirs.micros) >= 2
+        assert torch.equal(ours.gathered, theirs.gathered)  # pyright: ignore[reportArgumentType]
+        for one, two in zip(ours.micros, theirs.micros, strict=True):
+            assert torch.equal(one.batch.ids_ST, two.batch.ids_ST)
+            assert torch.equal(one.batch.index_S, two.batch.index_S)
 
 
 def test_a_sample_gets_the_condition_of_its_own_task(store: Path) -> None:
-    batches = batches_of(store, "loss.views=2", "data.samples_per_task=2")
-    micro = batches.micro_batch(0, 0)
-    for (task, sample, _), index, ids, labels in zip(
-        batches.picks(0, 0), micro.batch.index_S, micro.batch.ids_ST, micro.batch.labels_ST, strict=True
-    ):
-        assert int(micro.condition_CE[index]) // 10 == task
-        found = batches.store.sample(task, sample)
-        assert ids[: len(found.input_ids)].tolist() == found.input_ids.tolist()
-        assert labels[labels != IGNORED].tolist() == found.input_ids[found.prompt_length :].tolist()
-    assert sorted(micro.condition_CE[:, 0] % 10) == [0, 0, 1, 1], "both descriptions of each task"
+    batches = batches_of(store, "loss.views=2")
+    step = batches.step(0)
+    assert isinstance(step.gathered, torch.Tensor)
+    found = [(task, batches.store.sample(task, sample)) for task, sample, _ in batches.picks(0)]
+    wanted = sorted((task, sample.input_ids.tolist()) for task, sample in found)
+    answers = {tuple(s.input_ids.tolist()): s.input_ids[s.prompt_length :].tolist() for _, s in found}
+    seen, views = [], []
+    for micro in step.micros:
+        index_S = micro.batch.index_S
+        assert index_S.tolist() == sorted(index_S.tolist()), "samples of one adapter stand together"
+        for index, ids, labels in zip(index_S, micro.batch.ids_ST, micro.batch.labels_ST, strict=True):
+            condition = int(step.gathered[index])
+            length = int((labels != IGNORED).nonzero().max()) + 1
+            seen.append((condition // 10, ids[:length].tolist()))
+            views.append(condition % 10)
+            assert answers[tuple(ids[:length].tolist())] == labels[labels != IGNORED].tolist()
+    assert sorted(seen) == wanted
+    assert sorted(views) == [0] * 4 + [1] * 4, "both descriptions of each task"
+    assert (step.samples, step.tokens) == (8, sum(len(ids) for _, ids in wanted))
 
 
 def test_the_teacher_reads_examples_and_scores_the_same_answers(store: Path) -> None:
     batches = batches_of(store, "loss.distill=0.5", "loss.teacher_shots=2", "data.max_length=400")
-    micro = batches.micro_batch(3, 0)
-    assert micro.teacher is not None
-    assert (micro.teacher.lengths_S > micro.batch.lengths_S).all()
-    for own, teacher in zip(micro.batch.labels_ST, micro.teacher.labels_ST, strict=True):
-        assert own[own != IGNORED].tolist() == teacher[teacher != IGNORED].tolist()
-    first = micro.batch.ids_ST[:, :1]
-    assert ((micro.teacher.ids_ST == first).sum(dim=1) == 1).all(), "the token that begins a text stands there once"
+    for micro in batches.step(3).micros:
+        assert micro.teacher is not None
+        assert (micro.teacher.lengths_S > micro.batch.lengths_S).all()
+        for own, teacher in zip(micro.batch.labels_ST, micro.teacher.labels_ST, strict=True):
+            assert own[own != IGNORED].tolist() == teacher[teacher != IGNORED].tolist()
+        first = micro.batch.ids_ST[:, :1]
+        assert ((micro.teacher.ids_ST == first).sum(dim=1) == 1).all(), "the token that begins a text stands there once"
 
 
 def test_a_long_sample_loses_the_beginning_of_its_prompt() -> None:
@@ -339,6 +395,36 @@ def test_a_killed_run_goes_on_bit_for_bit(store: Path, whole: Path, tmp_path: Pa
     assert (out / "checkpoint" / "model.safetensors").read_bytes() == theirs
 
 
+def test_a_run_with_average_cosine_and_clipping_by_module_goes_on_bit_for_bit(store: Path, tmp_path: Path) -> None:
+    changes = ["loop.ema=0.9", "loop.schedule=cosine", "loop.clip_each=true", "loop.steps=4", "condition.noise=0.2"]
+    changes += ["optimizer.matrix_learning_rate=1e-2", "loss.views=2", "data.mixture={word-1: 0.5, '*': 0.5}"]
+    for out, steps in (("whole", [4]), ("parts", [2, 4])):
+        for stop in steps:
+            if stop < 4:
+                _stopped_after(command(store, tmp_path / out, *changes)[3:], stop)
+            else:
+                done = CliRunner().invoke(app, command(store, tmp_path / out, *changes)[3:])
+                assert done.exit_code == 0, done.output
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    results = [(tmp_path / out / "checkpoint" / "model.safetensors").read_bytes() for out in ("whole", "parts")]
+    assert results[0] == results[1]
+
+
+def _stopped_after(words: list[str], steps: int) -> None:
+    """Runs a command that is asked to stop in its so many-th step."""
+    from t2l.training.trainer import _Run
+
+    original = _Run._step
+
+    def step(self: Any, number: int) -> Any:
+        numbers, _ = original(self, number)
+        return numbers, number + 1 == steps
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Run, "_step", step)
+        assert CliRunner().invoke(app, words).exit_code == 143
+
+
 def test_sigterm_saves_and_leaves(store: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = command(store, out, "loop.save_every=1000")
@@ -382,11 +468,12 @@ def test_a_changed_recipe_is_refused_with_the_difference_unless_told(store: Path
     assert losses(whole) == before
 
 
-def test_a_single_lora_is_trained_by_the_same_loop(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["lora", "multi-task"])
+def test_a_single_lora_is_trained_by_the_same_loop(verb: str, store: Path, tmp_path: Path) -> None:
     from t2l.adapter import Adapter
 
     out = tmp_path / "run"
-    words = command(store, out, "data.tasks=word-1", "loop.steps=2", "validation.every=0", verb="lora")[3:]
+    words = command(store, out, "data.tasks=word-1", "loop.steps=2", "validation.every=0", verb=verb)[3:]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert Adapter.load(out / "adapter").spec.base_model == "t2l-embedded-base"
@@ -442,8 +529,6 @@ def test_half_a_line_of_a_killed_process_is_cut(tmp_path: Path) -> None:
 class Line(Job):
     """A straight line through the origin, learned from one point; at chosen steps its loss is something else."""
 
-    micro_batches = 2
-
     def __init__(self, wrong: dict[int, float]) -> None:
         self.module = torch.nn.Linear(1, 1, bias=False)
         torch.nn.init.zeros_(self.module.weight)
@@ -452,13 +537,13 @@ class Line(Job):
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [torch.optim.SGD(self.module.parameters(), lr=0.1)]
 
-    def learn(self, step: int, number: int, share: float) -> Done:
+    def learn(self, step: int, rank: int, world: int) -> Done:
         loss = (self.module(torch.ones(1, 1)) - 1).square().sum() * self.wrong.get(step, 1.0)
-        (loss * share).backward()
-        return Done(float(loss.detach()), 1, 1)
+        loss.backward()
+        return Done(loss.detach(), 1, 1)
 
-    def identify(self, step: int, number: int) -> list[dict[str, Any]]:
-        return [{"task": f"task of step {step}", "sample": number}]
+    def identify(self, step: int) -> list[dict[str, Any]]:
+        return [{"task": f"task of step {step}", "sample": number} for number in range(2)]
 
     def validation_parts(self) -> int:
         return 0
@@ -502,13 +587,6 @@ def test_too_many_failures_in_a_row_end_the_run(tmp_path: Path) -> None:
         learn(tmp_path, wrong, "loop.patience=3")
 
 
-def test_processes_that_do_not_divide_the_micro_batches_are_refused(tmp_path: Path) -> None:
-    recipe = load_recipe("embedded-real-tasks")
-    accelerator = one_process(num_processes=3)
-    with pytest.raises(RecipeError, match="3 processes cannot share out the 2 micro-batches"):
-        run_job(Line({}), recipe, RunFolder(tmp_path), accelerator, say=print)
-
-
 # --- the plan -----------------------------------------------------------------------------------------------------
 
 
@@ -518,6 +596,11 @@ def real_config(model: str) -> Any:
 
     if "Mistral" in model:
         return MistralConfig(num_key_value_heads=8, vocab_size=32000)
+    if "smollm2" in model:
+        return LlamaConfig(
+            vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+            num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
+        )  # fmt: skip
     if "Llama" in model:
         return LlamaConfig(
             vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,

@@ -128,7 +128,7 @@ def _train(
 
     def rival(spec: LoraSpec) -> LoraSource:
         """What reads no description."""
-        if what == "lora":
+        if what in ("lora", "multi-task"):
             from t2l.baselines.static import StaticLora
 
             return StaticLora(spec, seed=recipe.loop.seed)
@@ -170,7 +170,7 @@ def _train(
                 say(str(stop), "yellow")
             raise typer.Exit(143) from stop
         if main:
-            result = _save(trained, folder, recipe)
+            result = _save(trained, folder, recipe, what)
             if as_json:
                 print_json({"run": str(folder.folder), "result": str(result)})
             else:
@@ -184,12 +184,13 @@ def _train(
 for _what, _said in (
     ("sft", "Train a hypernetwork end to end, through the frozen base, on a data store."),
     ("lora", "Train one LoRA by the same loop: of all tasks, or of those that data.tasks names."),
+    ("multi-task", "Train one LoRA of all tasks by the same loop: what a hypernetwork is compared with."),
     ("hyperdecoder", "Train a rival by the same loop: a hypernetwork that reads the prompt, not a description."),
 ):
     train.command(_what, help=_said)(_train)
 
 
-def _save(trained: object, folder: RunFolder, recipe: Recipe) -> Path:
+def _save(trained: object, folder: RunFolder, recipe: Recipe, what: str) -> Path:
     """The checkpoint that ``t2l generate`` reads, the adapter's folder, or that of the hyperdecoder."""
     from t2l.adapter import adapters_from_weights
     from t2l.baselines.hyperdecoder import save_hyperdecoder
@@ -204,7 +205,7 @@ def _save(trained: object, folder: RunFolder, recipe: Recipe) -> Path:
         return save_hyperdecoder(trained, folder.folder / "hyperdecoder", settings, force=True)
     assert isinstance(trained, StaticLora)
     place = folder.folder / "adapter"
-    provenance = {"trained_by": "t2l train lora", "base_model": recipe.base.model}
+    provenance = {"trained_by": f"t2l train {what}", "base_model": recipe.base.model}
     weights = trained.weights().detach().map(lambda tensor: tensor.clone())
     adapters_from_weights(trained.spec, weights, [provenance])[0].save(place, force=True)
     return place

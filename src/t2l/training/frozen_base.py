@@ -13,6 +13,7 @@ from torch import nn
 
 from t2l.bases import Base, load_base
 from t2l.errors import BaseModelError
+from t2l.training.loop import bfloat16_is_fast
 from t2l.training.recipe_sections import BaseSection
 
 
@@ -26,7 +27,8 @@ def load_frozen_base(section: BaseSection, device: torch.device) -> Base:
     if section.quantization != "none":
         loading["quantization_config"] = _few_bits(section)
         loading["device_map"] = {"": str(device)}
-    base = load_base(section.model, device=device, dtype=section.dtype, revision=section.revision, loading=loading)
+    dtype = dtype_of(section, device)
+    base = load_base(section.model, device=device, dtype=dtype, revision=section.revision, loading=loading)
     model = base.model
     without_dropout(model)
     if section.activation_checkpointing:
@@ -37,6 +39,14 @@ def load_frozen_base(section: BaseSection, device: torch.device) -> Base:
     return base
 
 
+def dtype_of(section: BaseSection, device: torch.device) -> str:
+    """In which dtype the base is held and computes."""
+    if section.dtype != "auto":
+        return section.dtype
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else bfloat16_is_fast()
+    return "bfloat16" if native else "float32"
+
+
 def attention_of(section: BaseSection, device: torch.device) -> str:
     """The attention that transformers is asked for.
 
@@ -44,14 +54,14 @@ def attention_of(section: BaseSection, device: torch.device) -> str:
         BaseModelError: FlashAttention is asked for by name and cannot be had here.
     """
     there = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
-    fits = section.dtype in ("bfloat16", "float16")
+    fits = dtype_of(section, device) in ("bfloat16", "float16")
     if section.attention == "flash_attention_2" and not (there and fits):
         why = "it takes bfloat16 or float16" if there else "flash-attn is not installed, or there is no CUDA device"
         raise BaseModelError(
             f"base.attention=flash_attention_2 cannot be had: {why}.", "Use base.attention=sdpa, or auto."
         )
     if section.attention == "auto":
-        return "flash_attention_2" if there and fits else "sdpa"
+        return "flash_attention_2" if there and fits else "eager" if device.type == "cpu" else "sdpa"
     return section.attention
 
 
@@ -120,5 +130,5 @@ def _few_bits(section: BaseSection) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, section.dtype),
+        bnb_4bit_compute_dtype=getattr(torch, dtype_of(section, torch.device("cuda"))),
     )

@@ -37,6 +37,7 @@ class LoopConfig:
         clip: largest gradient norm.
         save_every: steps between saved states.
         seed: of dropout and of the data.
+        cosine: the learning rate falls along a cosine instead of in a straight line.
         restart: step at which the schedule begins anew, warm-up and decay included, for the steps that are left (a warm
             restart; SGDR, arXiv 1608.03983, section 3); 0: never.
     """
@@ -48,6 +49,7 @@ class LoopConfig:
     save_every: int = 200
     seed: int = 0
     restart: int = 0
+    cosine: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.warmup < 0 or self.save_every < 1:
@@ -61,8 +63,8 @@ class LoopConfig:
         """What the peak learning rate is multiplied by in the given step (counted from 0)."""
         begin, end = (self.restart, self.steps) if step >= self.restart else (0, self.restart)
         rise = min(1.0, (step - begin + 1) / self.warmup) if self.warmup else 1.0
-        left = (end - step) / max(1.0, self.decay * (end - begin))
-        return rise * min(1.0, left)
+        left = min(1.0, (end - step) / max(1.0, self.decay * (end - begin)))
+        return rise * (0.5 - 0.5 * math.cos(math.pi * left) if self.cosine else left)
 
 
 def train(

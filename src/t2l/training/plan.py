@@ -1,7 +1,8 @@
 """What a recipe would do, before anything is started: shapes, parameters, memory, steps, time.
 
-Level 4. Made from the base's config alone. Memory and time are estimates from counts of numbers and of operations;
-what is assumed is said beside them. This file measures nothing.
+Level 4. Made from the base's config alone. Memory is an estimate from counts of numbers; time is one from counts of
+operations and the speed of the hardware that the recipe states, or of this machine, which is then measured
+(`t2l.training.speed`). What is assumed is said beside it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from t2l.encoders import encoder_from_config
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.training.cross_entropy import LOGITS_AT_ONCE
+from t2l.training.frozen_base import dtype_of
 from t2l.training.recipes import Recipe
-from t2l.training.sft_run import build_source, build_spec
+from t2l.training.sft_run import build_source, build_spec, targets_of
+from t2l.training.speed import layers_rate, source_seconds, this_device
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _FEW_BITS = {"8bit": 1.0, "4bit": 0.53}  # a weight of a linear layer, with its scales
 _TRAINED = 16  # bytes a trained number: itself, its gradient, AdamW's two averages, float32
 _LAYER_STATES = 34  # (tokens x width) numbers that a layer keeps for backward with fused attention (arXiv 2205.05198)
+_ONE_ADAPTER = ("lora", "multi-task")
 _WORKSPACE = 0.8  # GiB: CUDA's context and the allocator's slack
 
 
@@ -36,7 +40,7 @@ class Plan:
         trained_parameters: of what is trained.
         adapter_parameters: of one adapter.
         memory: GiB of one device, by purpose.
-        micro_batches: a step, and how many of them each process takes.
+        micro_batches: a step, at least.
         hours: of the whole run; without validation.
     """
 
@@ -94,22 +98,37 @@ def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
     spec = build_spec(recipe)
     config = base_config(recipe.base.model, revision=recipe.base.revision)
     base_parameters, linear_parameters = _count(config)
-    trained = spec.num_parameters if what == "lora" else _hypernetwork_parameters(recipe, spec, config, what)
-    tokens, notes = _tokens_of_a_sample(recipe)
+    trained = spec.num_parameters if what in _ONE_ADAPTER else _hypernetwork_parameters(recipe, spec, config, what)
+    tokens, responses, notes = _tokens_of_a_sample(recipe)
     memory = _memory(recipe, spec, config, base_parameters, linear_parameters, trained, tokens, what)
-    micro_batches = recipe.loop.batch // recipe.loop.micro_batch
-    devices = recipe.hardware.devices
-    if micro_batches % devices:
-        notes.append(f"{micro_batches} micro-batches a step cannot be shared out to {devices} devices evenly")
-    samples = recipe.loop.steps * recipe.loop.batch
+    batch, devices = recipe.loop.tasks * recipe.loop.samples, recipe.hardware.devices
+    parts = recipe.loop.parts
+    micro_batches = -(-max(parts, batch * tokens / recipe.loop.micro_tokens) // parts) * parts
+    if parts % devices:
+        notes.append(f"{devices} devices have unequally much to do; loop.parts={devices} makes it equal")
+    samples = recipe.loop.steps * batch
     passes = 6.0 if recipe.base.activation_checkpointing else 4.0  # operations a weight and token: 2 each way, 2 again
     if recipe.loss.distill:
         passes += 2.0
-    operations = passes * base_parameters * tokens * samples
-    rate = recipe.hardware.teraflops * 1e12 * recipe.hardware.utilization * devices
-    notes.append(
-        f"time assumes {recipe.hardware.teraflops:g} TFLOP/s a device, {recipe.hardware.utilization:.0%} of it reached"
-    )
+    head = int(config.get_text_config().vocab_size) * int(config.get_text_config().hidden_size)
+    operations = passes * (linear_parameters * tokens + head * responses) * samples
+    extra = 0.0
+    if recipe.hardware.teraflops is not None:
+        rate = recipe.hardware.teraflops * 1e12 * recipe.hardware.utilization * devices
+        notes.append(
+            f"time assumes {recipe.hardware.teraflops:g} TFLOP/s a device, {recipe.hardware.utilization:.0%} of it "
+            "reached"
+        )
+    else:
+        conditions = _conditions_a_step(recipe, what)
+        rate = layers_rate(recipe, config, targets_of(recipe), tokens, passes, conditions) * devices
+        if what not in _ONE_ADAPTER:
+            extra = recipe.loop.steps * _seconds_of_source(recipe, spec, config, what, conditions)
+        where = "its GPU" if this_device().type == "cuda" else f"{torch.get_num_threads()} threads"
+        notes.append(
+            f"time was measured on this machine ({where}): {rate / 1e12 / devices:.2g} TFLOP/s in the base's layers; "
+            "without validation"
+        )
     return Plan(
         what=what,
         about=recipe.about,
@@ -123,9 +142,9 @@ def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
         memory_limit=recipe.hardware.memory,
         steps=recipe.loop.steps,
         samples=samples,
-        micro_batches=micro_batches,
+        micro_batches=int(micro_batches),
         devices=devices,
-        hours=operations / rate / 3600,
+        hours=(operations / rate + extra) / 3600,
         notes=tuple(notes),
     )
 
@@ -156,17 +175,46 @@ def _hypernetwork_parameters(recipe: Recipe, spec: LoraSpec, config: Any, what: 
         return build_source(recipe, spec, encoder).num_parameters
 
 
-def _tokens_of_a_sample(recipe: Recipe) -> tuple[int, list[str]]:
-    """The mean length of the store's samples, where there is a store; the longest that the recipe allows otherwise."""
+def _conditions_a_step(recipe: Recipe, what: str) -> int:
+    if what in _ONE_ADAPTER:
+        return 1
+    return recipe.loop.tasks * (recipe.loop.samples if what == "hyperdecoder" else recipe.loss.views)
+
+
+def _seconds_of_source(recipe: Recipe, spec: LoraSpec, config: Any, what: str, conditions: int) -> float:
+    """What generating a step's adapters takes here, forward and backward."""
+    autocast = dtype_of(recipe.base, this_device()) == "bfloat16"
+    if what == "hyperdecoder":
+        wanted, width = recipe.hypernetwork, int(config.get_text_config().hidden_size)
+        source = HyperNetwork(spec, width, wanted.variant, trunk_dim=wanted.trunk_dim, head_dim=wanted.head_dim)
+    else:
+        encoder = encoder_from_config(recipe.encoder)
+        source, width = build_source(recipe, spec, encoder), encoder.dim
+    condition_CE = torch.randn(conditions, width, generator=torch.Generator().manual_seed(0))
+    return source_seconds(source, condition_CE, autocast)
+
+
+def _tokens_of_a_sample(recipe: Recipe) -> tuple[int, int, list[str]]:
+    """Mean length of the store's samples, and of their responses; without a store, the longest the recipe allows."""
     if recipe.data.store is None:
         longest = recipe.data.max_length
-        return longest, [f"no data.store given: every sample is taken to be as long as allowed, {longest} tokens"]
+        note = f"no data.store given: every sample is taken to be as long as allowed, {longest} tokens"
+        return longest, max(1, longest // 8), [note]
     from t2l.data.store import DataStore
+    from t2l.training.store_batches import train_tasks
 
     store = DataStore.open(recipe.data.store)
-    lengths = [store.lengths(place).clip(max=recipe.data.max_length) for place in store.split("train")]
-    count = max(1, sum(len(part) for part in lengths))
-    return max(1, round(sum(int(part.sum()) for part in lengths) / count)), []
+    limit, tokens, responses, count = recipe.data.max_length, 0.0, 0.0, 0
+    for place in train_tasks(store, recipe):  # every task is as frequent as every other
+        lengths = store.lengths(place).clip(max=limit)
+        drawn = range(0, store.tasks[place].samples, max(1, store.tasks[place].samples // 50))
+        found = [store.sample(place, number) for number in drawn]
+        answers = [min(limit, len(sample.input_ids) - sample.prompt_length) for sample in found]
+        if answers:
+            tokens += float(lengths.mean())
+            responses += sum(answers) / len(answers)
+            count += 1
+    return max(1, round(tokens / max(1, count))), max(1, round(responses / max(1, count))), []
 
 
 def _memory(
@@ -175,21 +223,19 @@ def _memory(
     """GiB of one device. Activations are those of a micro-batch of the longest samples."""
     text = config.get_text_config()
     base, width, layers = recipe.base, int(text.hidden_size), int(text.num_hidden_layers)
-    number = _BYTES[base.dtype]
+    number = _BYTES[dtype_of(base, this_device())]
     weights = parameters * number
     if base.quantization != "none":
         weights = linear * _FEW_BITS[base.quantization] + (parameters - linear) * number
     if base.shard:
         weights /= recipe.hardware.devices
-    states = recipe.loop.micro_batch * recipe.data.max_length * width * number
+    together = max(recipe.loop.micro_tokens, recipe.data.max_length)
+    states = together * width * number
     kept = layers + _LAYER_STATES / 2 if base.activation_checkpointing else layers * _LAYER_STATES / 2
-    conditions = recipe.loop.micro_batch  # of a hyperdecoder: one a sample
-    if what != "hyperdecoder":
-        conditions = conditions // recipe.data.samples_per_task * recipe.loss.views
-    adapters = (
-        conditions * spec.num_parameters * (4 + 4 + number)
-    )  # float32, its gradient, and a copy as the base reads
-    logits = min(LOGITS_AT_ONCE, recipe.loop.micro_batch * recipe.data.max_length * int(text.vocab_size)) * 4 * 4
+    conditions = _conditions_a_step(recipe, what)
+    # float32, its gradient, and a copy as the base reads it
+    adapters = conditions * spec.num_parameters * (4 + 4 + number)
+    logits = min(LOGITS_AT_ONCE, together * int(text.vocab_size)) * 4 * 4
     sizes = {
         "base": weights,
         "trained": trained * _TRAINED,

@@ -6,7 +6,7 @@ recipes and of the command line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Quantization = Literal["none", "8bit", "4bit"]
@@ -21,9 +21,12 @@ class BaseSection:
     Args:
         model: a folder, a hub id, or the embedded base's name.
         revision: branch, tag or commit on the hub.
-        dtype: in which its weights are held and it computes.
+        dtype: in which its weights are held and it computes; "auto" is bfloat16 where the device multiplies that
+            natively, float32 otherwise. With bfloat16 the hypernetwork computes in it as well (autocast); what is
+            learned stays in float32.
         quantization: of its linear layers, through bitsandbytes.
-        attention: "auto" takes FlashAttention where it is installed and fits, else torch's own fused attention.
+        attention: "auto" takes FlashAttention where it is installed and fits, torch's own fused attention on other
+            devices, and plain products on CPUs, where they are faster on sequences as short as those of tasks.
         activation_checkpointing: recompute each layer's activations in backward instead of keeping them.
         compile: compile the layers with torch.compile.
         shard: spread its weights over the processes (FSDP), for bases that do not fit on one device.
@@ -31,7 +34,7 @@ class BaseSection:
 
     model: str = "t2l-embedded-base"
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "bfloat16"
     quantization: Quantization = "none"
     attention: Attention = "auto"
     activation_checkpointing: bool = False
@@ -74,7 +77,8 @@ class DataSection:
     Args:
         store: a folder that ``t2l data prepare`` made.
         tasks: only these training tasks; all of the store's by default.
-        samples_per_task: samples of one task that come together and share one adapter.
+        mixture: fraction of each batch's tasks by the beginning of their names, such as ``{everyday-: 0.3, "*": 0.7}``
+            ("*" is the rest); without it every task is as frequent as every other.
         descriptions_per_task: how many of each task's descriptions are used; all by default.
         max_length: longest sample in tokens; the prompt of a longer one is cut at its beginning. The store has limits
             of its own (``t2l data prepare``); this one only ever shortens.
@@ -82,9 +86,21 @@ class DataSection:
 
     store: str | None = None
     tasks: tuple[str, ...] = ()
-    samples_per_task: int = 1
+    mixture: dict[str, float] = field(default_factory=dict)
     descriptions_per_task: int | None = None
     max_length: int = 1024
+
+
+@dataclass(frozen=True)
+class ConditionSection:
+    """What the adapters are generated from.
+
+    Args:
+        noise: standard deviation of Gaussian noise on an embedding, as the hypernetwork reads it (standardised, where
+            ``hypernetwork.standardize`` says so); token states get none.
+    """
+
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +112,8 @@ class LossSection:
         neftune: alpha of the noise on the input embeddings (arXiv 2310.05914); 5 in the paper's runs, 0 for none.
         weight_penalty: times mean A^2 + mean B^2, per module group.
         contrast: weight of the term that draws the features of one task's descriptions together and tasks apart.
-        views: descriptions of each task in a batch, each with an adapter of its own; 2 or more for the contrast.
+        views: descriptions of each task in a step, each with an adapter of its own, to which the task's samples are
+            shared out; 2 or more for the contrast.
         distill: weight of distillation from the base with examples in its prompt; the answers get the rest.
         teacher_shots: how many examples the teacher reads.
     """
@@ -125,12 +142,21 @@ class LoopSection:
 
     Args:
         steps: optimiser steps.
-        batch: samples a step, over all processes.
-        micro_batch: samples that go through the base together; a step takes batch / micro_batch of them, shared out to
-            the processes, whose number must divide it.
+        tasks: of which a step has samples, over all processes.
+        samples: of each task in a step.
+        micro_tokens: most tokens, padding included, that go through the base together; memory goes by it, results do
+            not. The step's samples are sorted by length and cut so that few tokens are padding; the processes share
+            out the parts.
+        micro_overhead: what starting a micro-batch costs, in tokens: more of it gives fewer, more padded ones.
+        parts: the number of a step's micro-batches is a multiple of this, so that so many processes have equally much
+            to do; any number of processes may run, and trains the same.
         warmup: share of the steps over which the learning rate rises.
-        decay: share of the steps, at the end, over which it falls to zero in a straight line.
+        decay: share of the steps, at the end, over which it falls to zero.
+        schedule: in a straight line, or along a cosine.
         clip: largest gradient norm.
+        clip_each: of each module of its own, instead of all together.
+        ema: decay of the exponential moving average of what is learned, which is then what validation measures and
+            the checkpoint holds; 0 for none.
         seed: of the data's order, of dropout and of the hypernetwork's start.
         save_every: steps between checkpoints.
         keep: how many of the last checkpoints are kept, besides the best.
@@ -141,11 +167,17 @@ class LoopSection:
     """
 
     steps: int = 10_000
-    batch: int = 8
-    micro_batch: int = 8
+    tasks: int = 8
+    samples: int = 1
+    micro_tokens: int = 8192
+    micro_overhead: int = 64
+    parts: int = 1
     warmup: float = 0.1
     decay: float = 0.9
+    schedule: Literal["linear", "cosine"] = "linear"
     clip: float = 1.0
+    clip_each: bool = False
+    ema: float = 0.0
     seed: int = 0
     save_every: int = 500
     keep: int = 2
@@ -252,11 +284,12 @@ class HardwareSection:
     Args:
         devices: processes.
         memory: GB of each device.
-        teraflops: dense, in the base's dtype, of each device, as its maker states.
+        teraflops: dense, in the base's dtype, of each device, as its maker states; without it ``--dry-run`` measures
+            this machine.
         utilization: the share of them that training is expected to reach.
     """
 
     devices: int = 1
     memory: float = 24.0
-    teraflops: float = 71.0
+    teraflops: float | None = None
     utilization: float = 0.35

@@ -22,6 +22,7 @@ import yaml
 from t2l.errors import RecipeError, did_you_mean
 from t2l.training.recipe_sections import (
     BaseSection,
+    ConditionSection,
     DataSection,
     HardwareSection,
     HypernetworkSection,
@@ -35,6 +36,11 @@ from t2l.training.recipe_sections import (
 )
 
 _LIKE = "like"
+_FORMER = {
+    "loop.batch": "loop.tasks (tasks a step) and loop.samples (of each)",
+    "loop.micro_batch": "loop.micro_tokens (tokens that go through the base together)",
+    "data.samples_per_task": "loop.samples",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Recipe:
     lora: LoraSection = field(default_factory=LoraSection)
     hypernetwork: HypernetworkSection = field(default_factory=HypernetworkSection)
     data: DataSection = field(default_factory=DataSection)
+    condition: ConditionSection = field(default_factory=ConditionSection)
     loss: LossSection = field(default_factory=LossSection)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     loop: LoopSection = field(default_factory=LoopSection)
@@ -60,9 +67,9 @@ class Recipe:
     hardware: HardwareSection = field(default_factory=HardwareSection)
 
     def __post_init__(self) -> None:
-        loop, loss, data = self.loop, self.loss, self.data
+        loop, loss = self.loop, self.loss
         _at_least("loop.steps", loop.steps, 1)
-        for name in ("batch", "micro_batch", "save_every", "keep", "log_every", "patience"):
+        for name in ("tasks", "samples", "micro_tokens", "parts", "save_every", "keep", "log_every", "patience"):
             _at_least(f"loop.{name}", getattr(loop, name), 1)
         for name, share in (
             ("loop.warmup", loop.warmup),
@@ -81,20 +88,14 @@ class Recipe:
                 raise RecipeError(f"{name} is {value}; it must be at least 0 and below 1.")
         if loop.clip <= 0 or loop.spike <= 1 or loss.neftune < 0:
             raise RecipeError("loop.clip must be above 0, loop.spike above 1 and loss.neftune at least 0.")
-        if loop.batch % loop.micro_batch:
-            raise RecipeError(
-                f"loop.batch={loop.batch} is no multiple of loop.micro_batch={loop.micro_batch}.",
-                "A step is made of whole micro-batches.",
-            )
-        if loop.micro_batch % data.samples_per_task:
-            raise RecipeError(
-                f"loop.micro_batch={loop.micro_batch} is no multiple of data.samples_per_task={data.samples_per_task}."
-            )
+        if not 0 <= loop.ema < 1 or loop.micro_overhead < 0 or self.condition.noise < 0:
+            raise RecipeError("loop.ema must be from 0 to below 1, loop.micro_overhead and condition.noise at least 0.")
         if loss.contrast and loss.views < 2:
             raise RecipeError("loss.contrast compares descriptions of one task; it needs loss.views=2.")
-        if data.samples_per_task % loss.views:
+        _at_least("loss.views", loss.views, 1)
+        if loop.samples % loss.views:
             raise RecipeError(
-                f"data.samples_per_task={data.samples_per_task} samples cannot be shared out to "
+                f"loop.samples={loop.samples} samples of a task cannot be shared out to "
                 f"loss.views={loss.views} descriptions."
             )
         if self.base.quantization != "none" and self.base.shard:
@@ -229,10 +230,12 @@ def _override(values: dict[str, Any], text: str) -> None:
 def _check_key(path: Sequence[str]) -> None:
     known = _known_keys()
     key = ".".join(path)
-    if key in known or (path[0] == "encoder" and len(path) == 2):
+    if key in known or (path[0] == "encoder" and len(path) == 2) or path[:2] == ["data", "mixture"]:
         return
     if any(name.startswith(f"{key}.") for name in known):
         raise RecipeError(f"'{key}' is a section.", f"Say which value: {key}.NAME=VALUE")
+    if key in _FORMER:
+        raise RecipeError(f"'{key}' is now {_FORMER[key]}.", "See t2l recipes show NAME --full")
     same_end = [name for name in known if name.rpartition(".")[2] == path[-1]]
     raise RecipeError(f"No recipe has a key '{key}'.", did_you_mean(same_end[0] if same_end else key, known))
 
@@ -284,7 +287,8 @@ def _checked(hint: Any, value: Any, name: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise RecipeError(f"{name} is {value!r}; it is a section.")
-        return {str(key): item for key, item in value.items()}
+        inner = (lambda key, item: item) if options[1] is Any else (lambda key, item: _checked(options[1], item, key))
+        return {str(key): inner(f"{name}.{key}", item) for key, item in value.items()}
     if hint is float:
         try:
             number = float(value) if not isinstance(value, bool) else math.nan

@@ -137,7 +137,8 @@ def weighted_cross_entropy(
     at_once: int = LOGITS_AT_ONCE,
 ) -> Tensor:
     """Cross-entropy averaged within each sample; the sum over samples of these times ``weight_S``."""
-    length_S = torch.bincount(sample_K, minlength=len(weight_S)).clamp_min(1)
+    length_S = torch.zeros_like(weight_S).index_add_(0, sample_K, torch.ones_like(sample_K, dtype=weight_S.dtype))
+    length_S = length_S.clamp_min(1)
 
     def loss_of(part_KW: Tensor, start: int, stop: int) -> Tensor:
         logits_KV = logits_of(base, part_KW)
@@ -162,10 +163,17 @@ def labelled_logits(base: Any, ids_ST: Tensor, labels_ST: Tensor) -> tuple[Tenso
 
 
 def labelled_hidden(base: Any, ids_ST: Tensor, labels_ST: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `labelled_logits`, before the output layer: hidden_KW, targets_K, sample_K."""
-    hidden_STW = base.base_model(input_ids=ids_ST, use_cache=False).last_hidden_state[:, :-1]
-    wanted_ST = labels_ST[:, 1:] != IGNORED
-    return hidden_STW[wanted_ST], labels_ST[:, 1:][wanted_ST], wanted_ST.nonzero()[:, 0]
+    """As `labelled_logits`, before the output layer: hidden_KW, targets_K, sample_K.
+
+    Labels may lie on the CPU while the ids are on a device: which positions they are is then found without waiting
+    for the device.
+    """
+    device, width = ids_ST.device, ids_ST.shape[1]
+    sample_K, place_K = (labels_ST[:, 1:] != IGNORED).nonzero().unbind(dim=1)
+    targets_K = labels_ST[sample_K, place_K + 1].to(device, non_blocking=True)
+    row_K = (sample_K * width + place_K).to(device, non_blocking=True)
+    hidden_STW = base.base_model(input_ids=ids_ST, use_cache=False).last_hidden_state
+    return hidden_STW.flatten(0, 1).index_select(0, row_K), targets_K, sample_K.to(device, non_blocking=True)
 
 
 def logits_of(base: Any, hidden_KW: Tensor) -> Tensor:

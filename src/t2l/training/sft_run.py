@@ -9,7 +9,7 @@ Level 4. Puts the parts together: base, encoder, hypernetwork, micro-batches, lo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +18,32 @@ from torch import Tensor, nn
 
 from t2l.batched import BatchedLora, apply_batched
 from t2l.data.store import DataStore
-from t2l.encoders import CachedEncoder, DescriptionEncoder, encoder_from_config
+from t2l.encoders import DescriptionEncoder, encoder_from_config
 from t2l.errors import CheckpointError, DataError, RecipeError
+from t2l.features import LinearTaskEncoder
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSource, LoraSpec
 from t2l.model import TextToLora
 from t2l.storage import read_tensors, tensors_digest, write_tensors
+from t2l.training.conditions import (
+    Conditions,
+    ConditionTable,
+    NoConditions,
+    StepConditions,
+    described,
+    encode_table,
+    table_of,
+)
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.frozen_base import load_frozen_base, shard
 from t2l.training.optimizers import muon_and_adamw
 from t2l.training.recipes import Recipe
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import Batch, SftConfig
-from t2l.training.sft_step import MicroBatch, Terms, backward_through, sample_losses
+from t2l.training.sft_step import MicroBatch, Share, Terms, answers_loss, learn_step
 from t2l.training.standardization import Standardization
-from t2l.training.store_batches import StoreBatches, collate, cut, encode_descriptions, train_tasks
-from t2l.training.trainer import Done, Job, Say, run
+from t2l.training.store_batches import Ahead, StepBatch, StoreBatches, collate, cut, train_tasks
+from t2l.training.trainer import Done, Job, Say, run, seed_draws
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,7 +61,7 @@ class SftJob(Job):
     Args:
         base: the frozen causal LM.
         source: in training mode, on the device.
-        conditions: task index -> condition_DE, as the source reads them.
+        conditions: of the descriptions, as the source reads them.
         read: for a source that reads the samples' prompts instead.
     """
 
@@ -61,7 +71,7 @@ class SftJob(Job):
         base: Any,
         source: LoraSource,
         store: DataStore,
-        conditions: Mapping[int, Tensor],
+        conditions: Conditions,
         device: torch.device,
         read: Read | None = None,
     ) -> None:
@@ -69,40 +79,54 @@ class SftJob(Job):
         self.conditions, self.read = conditions, read
         self.module: nn.Module = source
         self.batches = StoreBatches(store, recipe, conditions)
-        self.micro_batches = self.batches.micro_batches
+        self._ahead = Ahead(self._made, recipe.loop.steps)
         loss = recipe.loss
         sft = SftConfig(loss.label_smoothing, loss.weight_penalty, recipe.lora.dropout, loss.neftune)
         self.terms = Terms(sft, loss.contrast, loss.views, loss.distill)
-        self._adapters: BatchedLora | None = None  # kept from step to step where the base is compiled
+        self.autocast = next(base.parameters()).dtype == torch.bfloat16
+        self._adapters: BatchedLora | None = None  # kept from step to step
         self._held_out = validation_tasks(store, recipe) if recipe.validation.every else ()
+        self._plain: dict[int, float] = {}  # loss of the base alone, which does not change
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         settings = self.recipe.optimizer
         return muon_and_adamw(
             self.source,
-            lambda name, _: name.startswith(_HIDDEN),
+            hidden_matrices(self.source),
             matrix_lr=settings.matrix_learning_rate,
             other_lr=settings.learning_rate,
             matrix_decay=settings.weight_decay,
             other_decay=settings.weight_decay,
         )
 
-    def learn(self, step: int, number: int, share: float) -> Done:
-        micro = self.batches.micro_batch(step, number)
-        tokens = int(micro.batch.lengths_S.sum())
-        micro = self._with_conditions(micro.to(self.device))
-        if self._adapters is None and self.recipe.base.compile:
+    def learn(self, step: int, rank: int, world: int) -> Done:
+        batch = self._ahead(step)
+        micros = [micro.to(self.device) for micro in batch.micros]
+        condition_CE = self.conditions.on_device(batch.gathered, self.device)
+        if self.read is not None:
+            micros, condition_CE = self._read(micros)
+        if self._adapters is None:
             with torch.no_grad():
-                weights = self.source(micro.condition_CE)
-            index_S, dropout = micro.batch.index_S, self.recipe.lora.dropout
-            self._adapters = apply_batched(self.base, self.source.spec, weights, index_S, dropout=dropout)
-        loss = backward_through(self.base, self.source, micro, self.terms, share=share, adapters=self._adapters)
-        return Done(loss, len(micro.batch.ids_ST), tokens)
+                weights = self.source(condition_CE[:1])
+            dropout = self.recipe.lora.dropout
+            self._adapters = apply_batched(self.base, self.source.spec, weights, [0], dropout=dropout)
+        loss = learn_step(
+            self.base,
+            self.source,
+            condition_CE,
+            micros,
+            self.terms,
+            adapters=self._adapters,
+            share=Share(rank, world, in_step=self.recipe.base.shard),
+            seed=lambda number: seed_draws(self.recipe.loop.seed, step, number),
+            autocast=self.autocast,
+        )
+        return Done(loss, batch.samples / world, batch.tokens / world, batch.computed / world)
 
-    def identify(self, step: int, number: int) -> list[dict[str, Any]]:
+    def identify(self, step: int) -> list[dict[str, Any]]:
         return [
             {"task": self.store.tasks[task].name, "sample": sample, "description": description}
-            for task, sample, description in self.batches.picks(step, number)
+            for task, sample, description in self.batches.picks(step)
         ]
 
     def validation_parts(self) -> int:
@@ -113,37 +137,70 @@ class SftJob(Job):
         self.base.eval()
         task = self._held_out[part]
         other = self._held_out[(part + 1) % len(self._held_out)]
-        own = self._validation_loss(task, self.conditions[task])
-        measures = {"loss": own, "plain_base": self._validation_loss(task, None)}
-        if len(self._held_out) > 1 and isinstance(self.source, HyperNetwork) and self.read is None:
-            measures["other_description"] = self._validation_loss(task, self.conditions[other])
+        if task not in self._plain:
+            self._plain[task] = self._validation_loss(task, None)
+        measures = {"loss": self._validation_loss(task, task), "plain_base": self._plain[task]}
+        reads_descriptions = not self.conditions.shared
+        if len(self._held_out) > 1 and reads_descriptions:
+            measures["other_description"] = self._validation_loss(task, other)
         self.base.train()
         return measures
 
-    def _validation_loss(self, task: int, condition_DE: Tensor | None) -> float:
+    def close(self) -> None:
+        """Ends the thread that makes batches."""
+        self._ahead.close()
+
+    def _made(self, step: int) -> StepBatch:
+        batch = self.batches.step(step)
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    def _validation_loss(self, task: int, described_by: int | None) -> float:
+        """The loss on a task's samples under the adapters of a task's descriptions; under none where it is None."""
         settings = self.recipe.validation
         count = min(settings.samples, self.store.tasks[task].samples)
         samples = []
         for place in range(count):
             found = self.store.sample(task, place)
             samples.append(cut(found.input_ids, found.prompt_length, self.recipe.data.max_length))
-        used_DE = torch.zeros(1, 1) if condition_DE is None else condition_DE[: settings.descriptions]
+        weights, used = None, 1
+        if described_by is not None and self.read is None:
+            used = min(settings.descriptions, self.conditions.count(described_by))
+            gathered = self.conditions.gather([(described_by, number) for number in range(used)])
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                weights = self.source(self.conditions.on_device(gathered, self.device))
+        order = sorted(range(count), key=lambda row: len(samples[row][0]))
         total = 0.0
         for start in range(0, count, _SMALL):
-            part = samples[start : start + _SMALL]
-            index = sorted((start + row) % len(used_DE) for row in range(len(part)))
-            micro = MicroBatch(collate(part, index), used_DE).to(self.device)
-            source = None if condition_DE is None else self.source
-            micro = micro if source is None else self._with_conditions(micro)
-            total += sample_losses(self.base, source, micro) * len(part)
+            rows = sorted(order[start : start + _SMALL], key=lambda row: row % used)
+            batch = collate([samples[row] for row in rows], [row % used for row in rows])
+            micro = MicroBatch(batch).to(self.device)
+            own = weights
+            if described_by is not None and self.read is not None:
+                (micro,), condition_SE = self._read([micro])
+                own = self.source(condition_SE)
+            total += answers_loss(self.base, self.source, own, micro) * len(rows)
         return total / count
 
-    def _with_conditions(self, micro: MicroBatch) -> MicroBatch:
-        """A condition for each sample where the source reads prompts; as it is otherwise."""
-        if self.read is None:
-            return micro
-        own = replace(micro.batch, index_S=torch.arange(len(micro.batch.ids_ST)))
-        return replace(micro, batch=own, condition_CE=self.read(self.base, own))
+    def _read(self, micros: list[MicroBatch]) -> tuple[list[MicroBatch], Tensor]:
+        """A condition for each sample, where the source reads prompts."""
+        assert self.read is not None
+        found, states, first = [], [], 0
+        for micro in micros:
+            count = len(micro.batch.ids_ST)
+            found.append(replace(micro, batch=replace(micro.batch, index_S=torch.arange(first, first + count))))
+            whole = replace(micro.batch, labels_ST=micro.batch.labels_ST.to(self.device))
+            states.append(self.read(self.base, whole))
+            first += count
+        return found, torch.cat(states)
+
+
+def hidden_matrices(source: LoraSource) -> Callable[[str, nn.Parameter], bool]:
+    """Which matrices Muon updates: those that the source names (``muon_parameters()``), else those of the trunk."""
+    named = getattr(source, "muon_parameters", None)
+    if named is None:
+        return lambda name, _: name.startswith(_HIDDEN)
+    names = frozenset(named())
+    return lambda name, _: name in names
 
 
 def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
@@ -164,16 +221,21 @@ def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
 def build_spec(recipe: Recipe) -> LoraSpec:
     """The shapes of the adapters, from the base's config alone."""
     lora = recipe.lora
-    targets = list(lora.target_modules)
     return LoraSpec.from_base(
         spec_source(recipe.base.model, recipe.base.revision),
-        target_modules=targets[0] if targets == ["all-linear"] else targets or None,
+        target_modules=targets_of(recipe),
         rank=lora.rank,
         alpha=lora.alpha,
         use_rslora=lora.rslora,
         dropout=lora.dropout,
         revision=recipe.base.revision,
     )
+
+
+def targets_of(recipe: Recipe) -> str | list[str] | None:
+    """The modules that are adapted, as `LoraSpec.from_base` takes them."""
+    targets = list(recipe.lora.target_modules)
+    return targets[0] if targets == ["all-linear"] else targets or None
 
 
 def spec_source(model: str, revision: str | None) -> Any:
@@ -242,22 +304,18 @@ def train_from_store(
             f"Note: the data was tokenised for '{made_for}' and the base is '{recipe.base.model}'; are they the same?"
         )
     spec = build_spec(recipe)
-    encoder = CachedEncoder(encoder_from_config(recipe.encoder))
+    encoder = encoder_from_config(recipe.encoder)
     tasks = [*train_tasks(store, recipe), *(validation_tasks(store, recipe) if recipe.validation.every else ())]
+    standardize = None
     if make_source is None:
         conditions = _conditions(store, encoder, tasks, recipe, folder, accelerator, quiet)
         source: LoraSource = build_source(recipe, spec, encoder)
+        if isinstance(conditions, ConditionTable):
+            standardize = _standardization(conditions, source, train_tasks(store, recipe), recipe)
     else:
-        conditions = {task: torch.zeros(max(1, len(store.tasks[task].descriptions)), 1) for task in tasks}
-        source = make_source(spec)
-    standardize = None
-    if make_source is None and recipe.hypernetwork.standardize and encoder.token_dim is None:
-        if recipe.hypernetwork.start is not None:
-            raise RecipeError(
-                "hypernetwork.start reads plain embeddings.", "Set hypernetwork.standardize=false with it."
-            )
-        standardize = Standardization.of(torch.cat([conditions[task] for task in train_tasks(store, recipe)]))
-        conditions = {task: standardize(rows_DE) for task, rows_DE in conditions.items()}
+        conditions, source = NoConditions(), make_source(spec)
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # float32 products in TF32
     base = load_frozen_base(recipe.base, accelerator.device)
     if base.note:
         quiet(f"Note: {base.note}")
@@ -268,9 +326,12 @@ def train_from_store(
         read = _standardized(read, standardize)
     source.to(accelerator.device).train()
     job = SftJob(recipe, base.model, source, store, conditions, accelerator.device, read)
-    selected = run(job, recipe, folder, accelerator, say=quiet)
-    tensors, _, _ = folder.load(selected)
-    source.load_state_dict(tensors)
+    try:
+        selected = run(job, recipe, folder, accelerator, say=quiet)
+    finally:
+        job.close()
+    tensors, training, _ = folder.load(selected)
+    source.load_state_dict(tensors | training.get("average", {}))
     source.cpu().eval()
     if not isinstance(source, HyperNetwork):
         return source
@@ -301,20 +362,38 @@ def _conditions(
     folder: RunFolder,
     accelerator: Accelerator,
     say: Say,
-) -> dict[int, Tensor]:
-    """The embeddings of the descriptions: made once by the main process, then read from the run's folder."""
-    limit = recipe.data.descriptions_per_task
+) -> Conditions:
+    """The embeddings of the descriptions: made once by the main process, then read from the run's folder.
+
+    An encoder that offers it encodes each step's texts anew instead.
+    """
+    texts = described(store, tasks, recipe.data.descriptions_per_task)
+    if hasattr(encoder, "step_conditions"):
+        return StepConditions(encoder, texts)
     path = folder.folder / "conditions.safetensors"
-    mark = _texts_digest(store, tasks, limit, encoder.identity)
-    if accelerator.is_main_process and not (path.is_file() and f"mark.{mark}" in read_tensors(path, CheckpointError)):
+    mark = f"mark.{_texts_digest(texts, encoder.identity)}"
+    if accelerator.is_main_process and not (path.is_file() and mark in read_tensors(path, CheckpointError)):
         say(f"Encoding the descriptions of {len(tasks)} tasks with {encoder.identity}.")
-        table = encode_descriptions(store, encoder, tasks, limit)
         temporary = path.with_suffix(".tmp")
-        write_tensors(temporary, {f"mark.{mark}": torch.zeros(1), **{str(k): v for k, v in table.items()}})
+        write_tensors(temporary, {mark: torch.zeros(1), **encode_table(encoder, texts, say)})
         temporary.replace(path)
     accelerator.wait_for_everyone()
-    found = read_tensors(path, CheckpointError)
-    return {task: found[str(task)] for task in tasks}
+    table = table_of(read_tensors(path, CheckpointError), texts, encoder.dim)
+    table.noise = recipe.condition.noise
+    return table
+
+
+def _standardization(
+    table: ConditionTable, source: LoraSource, tasks: tuple[int, ...], recipe: Recipe
+) -> Standardization | None:
+    """Lets a table of pooled embeddings give standardised ones, where the recipe asks for it and the source can."""
+    wanted = recipe.hypernetwork.standardize and table.pooled
+    if not wanted or not isinstance(getattr(source, "task_encoder", None), LinearTaskEncoder):
+        return None
+    if recipe.hypernetwork.start is not None:
+        raise RecipeError("hypernetwork.start reads plain embeddings.", "Set hypernetwork.standardize=false with it.")
+    table.standardize = Standardization.of(table.rows_KE(tasks))
+    return table.standardize
 
 
 def _scale_of_states(read: Read, base: Any, store: DataStore, recipe: Recipe, device: torch.device) -> Standardization:
@@ -334,7 +413,8 @@ def _batches_for_scale(store: DataStore, recipe: Recipe, device: torch.device) -
         for task, place in picks[start : start + _SMALL]:
             found = store.sample(task, place)
             samples.append(cut(found.input_ids, found.prompt_length, recipe.data.max_length))
-        yield MicroBatch(collate(samples, range(len(samples))), torch.zeros(1, 1)).to(device).batch
+        batch = MicroBatch(collate(samples, range(len(samples)))).to(device).batch
+        yield replace(batch, labels_ST=batch.labels_ST.to(device))
 
 
 def _standardized(read: Read, standardize: Standardization) -> Read:
@@ -345,9 +425,9 @@ def _standardized(read: Read, standardize: Standardization) -> Read:
     return both
 
 
-def _texts_digest(store: DataStore, tasks: list[int], limit: int | None, identity: str) -> str:
-    texts = "\0".join([identity, *(text for task in tasks for text in store.tasks[task].descriptions[:limit])])
-    return tensors_digest({"texts": torch.frombuffer(bytearray(texts.encode()), dtype=torch.uint8)})[:16]
+def _texts_digest(texts: dict[int, tuple[str, ...]], identity: str) -> str:
+    whole = "\0".join([identity, *(text for own in texts.values() for text in own)])
+    return tensors_digest({"texts": torch.frombuffer(bytearray(whole.encode()), dtype=torch.uint8)})[:16]
 
 
 def _nothing(text: str) -> None:

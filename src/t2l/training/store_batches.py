@@ -1,84 +1,123 @@
-"""From a data store to micro-batches: which samples and descriptions a step sees, as tensors.
+"""From a data store to the micro-batches of a step: which samples and descriptions it sees, as tensors.
 
 Axis letters: C conditions, S samples, T tokens, D descriptions of a task, E embedding width.
 
-Level 4. A step's batch is cut into numbered micro-batches; which process computes which does not change what is in
-them, so any number of processes that divides theirs trains the same. Everything is a function of (seed, step,
-micro-batch). This file does not know what is learned.
+Level 4. A step's samples are sorted by length and cut into numbered micro-batches; which process computes which does
+not change what is in them, so any number of processes trains the same. Everything is a function of (seed, step). This
+file does not know what is learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from t2l.data.sampler import Pick, TaskBalancedSampler
+from t2l.data.sampler import Pick
 from t2l.data.store import DataStore
-from t2l.encoders import DescriptionEncoder
 from t2l.errors import DataError
+from t2l.training.conditions import Conditions, Gathered
+from t2l.training.mixture import MixtureSampler
 from t2l.training.recipes import Recipe
 from t2l.training.sft import IGNORED, Batch
 from t2l.training.sft_step import MicroBatch
 
-_ENCODED_AT_ONCE = 256
+Tokens = tuple[np.ndarray, int]
+"""Token ids of a sample, and how many of them are its prompt."""
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What one step learns from, on the CPU.
+
+    Args:
+        micros: the step's samples, each once.
+        gathered: what the step's C conditions are made of; see `Conditions`.
+        samples: S, in all micro-batches.
+        tokens: that the base reads, without padding.
+        computed: with it.
+    """
+
+    micros: tuple[MicroBatch, ...]
+    gathered: Gathered
+    samples: int
+    tokens: int
+    computed: int
+
+    def pinned(self) -> StepBatch:
+        """In page-locked memory."""
+        gathered = self.gathered.pin_memory() if isinstance(self.gathered, Tensor) else self.gathered
+        return replace(self, micros=tuple(micro.pinned() for micro in self.micros), gathered=gathered)
 
 
 class StoreBatches:
-    """The micro-batches of a run.
+    """The steps of a run.
 
     Args:
-        conditions: task index -> condition_DE, of each description that may be drawn.
+        conditions: of each description that may be drawn.
 
     Raises:
         DataError: a task is unknown, or has no samples or descriptions.
+        RecipeError: ``data.mixture`` does not fit the store's tasks.
     """
 
-    def __init__(self, store: DataStore, recipe: Recipe, conditions: Mapping[int, Tensor]) -> None:
+    def __init__(self, store: DataStore, recipe: Recipe, conditions: Conditions) -> None:
         self.store = store
         self.recipe = recipe
         self.conditions = conditions
-        self.micro_batches = recipe.loop.batch // recipe.loop.micro_batch
-        self._sampler = TaskBalancedSampler(
+        self._sampler = MixtureSampler(
             store,
-            recipe.loop.batch,
+            train_tasks(store, recipe),
+            recipe.loop.tasks,
+            recipe.loop.samples,
             recipe.loop.seed,
-            tasks=train_tasks(store, recipe),
-            samples_per_task=recipe.data.samples_per_task,
-            descriptions_per_task=recipe.data.descriptions_per_task,
+            descriptions=recipe.data.descriptions_per_task,
+            with_descriptions=not conditions.shared,
+            mixture=recipe.data.mixture,
         )
 
-    def picks(self, step: int, number: int) -> list[Pick]:
-        """(task, sample, description) of each sample of one micro-batch; the samples of a group are neighbours."""
-        size = self.recipe.data.samples_per_task
-        picks = self._sampler.batch(step)
-        groups = [picks[start : start + size] for start in range(0, len(picks), size)]
-        return [pick for group in groups[number :: self.micro_batches] for pick in group]
+    def picks(self, step: int) -> list[Pick]:
+        """(task, sample, description) of each sample of a step; the samples of a task are neighbours."""
+        return [pick for group in self._sampler.groups(step) for pick in group]
 
-    def micro_batch(self, step: int, number: int) -> MicroBatch:
-        """One micro-batch, on the CPU."""
-        loss, size = self.recipe.loss, self.recipe.data.samples_per_task
-        picks = self.picks(step, number)
+    def step(self, number: int) -> StepBatch:
+        """One step's samples and conditions."""
+        loop, views = self.recipe.loop, self.recipe.loss.views
+        picks = self.picks(number)
         samples = [self._sample(task, sample) for task, sample, _ in picks]
-        rows, index = [], []
-        for start in range(0, len(picks), size):
+        wanted, index = [], []
+        for start in range(0, len(picks), loop.samples):
             task, _, description = picks[start]
-            table_DE = self.conditions[task]
-            rows += [table_DE[(description + view) % len(table_DE)] for view in range(loss.views)]
-            first = start // size * loss.views
-            index += [first + place * loss.views // size for place in range(size)]
-        teacher = None
-        if loss.distill:
-            teacher = collate([self._with_shots(pick, own) for pick, own in zip(picks, samples, strict=True)], index)
-        return MicroBatch(collate(samples, index), torch.stack(rows), teacher)
+            first = len(wanted)
+            if not self.conditions.shared:
+                wanted += [(task, (description + view) % self.conditions.count(task)) for view in range(views)]
+            index += [first + place * views // loop.samples for place in range(loop.samples)]
+        if self.conditions.shared:
+            index = [0] * len(picks)
+        lengths = [len(ids) for ids, _ in samples]
+        micros = []
+        for rows in cut_by_tokens(lengths, loop.micro_tokens, loop.micro_overhead, loop.parts):
+            rows = sorted(rows, key=lambda row: index[row])  # samples that share an adapter stand together
+            chosen = [index[row] for row in rows]
+            teacher = None
+            if self.recipe.loss.distill:
+                teacher = collate([self._with_shots(picks[row], samples[row]) for row in rows], chosen)
+            micros.append(MicroBatch(collate([samples[row] for row in rows], chosen), teacher))
+        generator = torch.Generator().manual_seed(_seed_of_noise(loop.seed, number))
+        gathered = self.conditions.gather(wanted, generator)
+        computed = sum(micro.batch.ids_ST.numel() for micro in micros)
+        return StepBatch(tuple(micros), gathered, len(picks), sum(lengths), computed)
 
-    def _sample(self, task: int, sample: int) -> tuple[np.ndarray, int]:
+    def _sample(self, task: int, sample: int) -> Tokens:
         found = self.store.sample(task, sample)
         return cut(found.input_ids, found.prompt_length, self.recipe.data.max_length)
 
-    def _with_shots(self, pick: Pick, own: tuple[np.ndarray, int]) -> tuple[np.ndarray, int]:
+    def _with_shots(self, pick: Pick, own: Tokens) -> Tokens:
         """A sample after others of its task, prompt and response each; only its own response is labelled."""
         task, sample, _ = pick
         count = self.store.tasks[task].samples
@@ -90,6 +129,70 @@ class StoreBatches:
         tails = [part[1:] if len(part) > 1 and part[0] == first else part for part in [*parts[1:], ids]]
         joined = np.concatenate([*parts[:1], *tails]) if parts else ids
         return joined, len(joined) - (len(ids) - prompt)
+
+
+class Ahead:
+    """The batch of a step, with that of the next being made in a thread beside it.
+
+    Args:
+        make: step -> its batch; must depend on nothing else.
+        steps: none is made beyond the last.
+    """
+
+    def __init__(self, make: Callable[[int], StepBatch], steps: int) -> None:
+        self._make, self._steps = make, steps
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="t2l-batches")
+        self._next: tuple[int, Future[StepBatch]] | None = None
+
+    def __call__(self, step: int) -> StepBatch:
+        """The batch of any step; fast where the one before it was asked for last."""
+        there = self._next
+        batch = there[1].result() if there is not None and there[0] == step else self._make(step)
+        self._next = (step + 1, self._thread.submit(self._make, step + 1)) if step + 1 < self._steps else None
+        return batch
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.shutdown(cancel_futures=True)
+
+
+def cut_by_tokens(lengths: Sequence[int], budget: int, overhead: int, parts: int = 1) -> list[list[int]]:
+    """Places of samples in micro-batches of similar length, those of the longest samples first.
+
+    Of all ways to cut the samples, sorted by length, into runs of at most ``budget`` tokens (padding included; one
+    sample always fits), the one with the least computed tokens, where each micro-batch costs ``overhead`` more. The
+    largest are then halved until their number is a multiple of ``parts``.
+
+    Example:
+        >>> cut_by_tokens([3, 9, 3, 8], budget=100, overhead=4)
+        [[1, 3], [0, 2]]
+        >>> cut_by_tokens([3, 9, 3, 8], budget=100, overhead=40)
+        [[1, 3, 0, 2]]
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    width = np.asarray(lengths, dtype=np.int64)[order]
+    count = len(width)
+    best = np.zeros(count + 1, dtype=np.int64)  # cost of the first so many
+    before = np.zeros(count + 1, dtype=np.int64)  # where their last run begins
+    for stop in range(1, count + 1):
+        begins = np.arange(stop)
+        padded = width[:stop] * (stop - begins)
+        cost = best[:stop] + padded + overhead
+        cost[(padded > budget) & (begins < stop - 1)] = np.iinfo(np.int64).max
+        before[stop] = int(cost.argmin())
+        best[stop] = cost[before[stop]]
+    runs = []
+    stop = count
+    while stop:
+        runs.append(order[before[stop] : stop].tolist())
+        stop = int(before[stop])
+    while len(runs) % parts and len(runs) < count:
+        largest = max(
+            (run for run in runs if len(run) > 1), key=lambda run: len(run) * max(lengths[row] for row in run)
+        )
+        runs.remove(largest)
+        runs += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
+    return sorted(runs, key=lambda run: (-lengths[run[0]], run))
 
 
 def train_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
@@ -107,7 +210,7 @@ def train_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
     return places
 
 
-def cut(input_ids: np.ndarray, prompt_length: int, longest: int) -> tuple[np.ndarray, int]:
+def cut(input_ids: np.ndarray, prompt_length: int, longest: int) -> Tokens:
     """At most ``longest`` tokens: the prompt loses its beginning, and a response that is longer still its end.
 
     At least one token of the prompt stays, from which the response is begun.
@@ -119,38 +222,16 @@ def cut(input_ids: np.ndarray, prompt_length: int, longest: int) -> tuple[np.nda
     return input_ids[dropped:][:longest], prompt_length - dropped
 
 
-def collate(samples: Sequence[tuple[np.ndarray, int]], index: Sequence[int]) -> Batch:
+def collate(samples: Sequence[Tokens], index: Sequence[int]) -> Batch:
     """Samples with their prompt lengths as one batch, padded on the right."""
     width = max(len(ids) for ids, _ in samples)
-    ids_ST = torch.zeros(len(samples), width, dtype=torch.int64)
-    labels_ST = torch.full((len(samples), width), IGNORED)
+    ids_ST = np.zeros((len(samples), width), dtype=np.int64)
+    labels_ST = np.full((len(samples), width), IGNORED, dtype=np.int64)
     for row, (ids, prompt) in enumerate(samples):
-        tokens_T = torch.from_numpy(ids.astype(np.int64))
-        ids_ST[row, : len(ids)] = tokens_T
-        labels_ST[row, prompt : len(ids)] = tokens_T[prompt:]
-    return Batch(ids_ST, labels_ST, torch.tensor(list(index)))
+        ids_ST[row, : len(ids)] = ids
+        labels_ST[row, prompt : len(ids)] = ids[prompt:]
+    return Batch(torch.from_numpy(ids_ST), torch.from_numpy(labels_ST), torch.tensor(list(index)))
 
 
-def encode_descriptions(
-    store: DataStore, encoder: DescriptionEncoder, tasks: Sequence[int], limit: int | None
-) -> dict[int, Tensor]:
-    """Task index -> condition_DE of its first ``limit`` descriptions; each distinct text is encoded once.
-
-    Raises:
-        DataError: a task has no description.
-    """
-    texts = {task: store.tasks[task].descriptions[:limit] for task in tasks}
-    bare = [store.tasks[task].name for task, own in texts.items() if not own]
-    if bare:
-        raise DataError(
-            f"{len(bare)} of {len(texts)} tasks have no description, '{bare[0]}' among them.",
-            "Write some: t2l data describe",
-        )
-    distinct = list(dict.fromkeys(text for own in texts.values() for text in own))
-    parts = [
-        encoder.encode(distinct[start : start + _ENCODED_AT_ONCE]).cpu()
-        for start in range(0, len(distinct), _ENCODED_AT_ONCE)
-    ]
-    row = {text: place for place, text in enumerate(distinct)}
-    table = torch.cat(parts).float()
-    return {task: table[[row[text] for text in own]] for task, own in texts.items()}
+def _seed_of_noise(seed: int, step: int) -> int:
+    return int.from_bytes(blake2b(f"noise/{seed}/{step}".encode(), digest_size=8).digest(), "little") >> 1

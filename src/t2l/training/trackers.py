@@ -62,24 +62,28 @@ class Progress:
         self._device, self._say = device, say
         self._losses: list[float] = []
         self._samples = self._tokens = 0
+        self._computed = 0.0
 
-    def step(self, done: int, loss: float, samples: int, tokens: int) -> dict[str, float]:
+    def step(self, done: int, loss: float, samples: int, tokens: int, padding: float = 0.0) -> dict[str, float]:
         """Notes one step; prints at every so many. The rate of the run, for the trackers."""
         self._losses.append(loss)
         self._samples += samples
         self._tokens += tokens
+        self._computed += tokens / max(1e-9, 1 - padding)
         seconds = max(1e-9, time.monotonic() - self._begun)
         rates = {"samples_per_second": self._samples / seconds, "tokens_per_second": self._tokens / seconds}
         memory = memory_gib(self._device)
+        padded = 1 - self._tokens / max(1.0, self._computed)
         if done % self._every == 0 or done == self._steps:
             mean = sum(self._losses) / len(self._losses)
             left = seconds / (done - self._start) * (self._steps - done)
             self._say(
                 f"step {done}/{self._steps}  loss {mean:.4f}  {rates['samples_per_second']:.2f} samples/s  "
-                f"{rates['tokens_per_second']:,.0f} tokens/s  {memory:.2f} GiB  {_duration(left)} left"
+                f"{rates['tokens_per_second']:,.0f} tokens/s  {padded:.1%} padding  {memory:.2f} GiB  "
+                f"{_duration(left)} left"
             )
             self._losses.clear()
-        return {**rates, "memory_gib": memory}
+        return {**rates, "padding": padding, "memory_gib": memory}
 
 
 def memory_gib(device: torch.device) -> float:

@@ -1,9 +1,9 @@
 """The loop of a training run on any number of processes, with a state from which a killed run goes on exactly.
 
-Level 4. A step is made of numbered micro-batches. Each has a random seed of its own, made of (seed, step, number), and
-the processes share them out; so what is computed depends neither on when the run was killed nor on how many processes
-there are, except for the order in which numbers are added up. Gradients are summed over the processes once a step.
-The loop is given a `Job` and does not know what is learned.
+Level 4. A step is shared out to the processes, each of which computes its part of loss and gradient; they are summed
+once a step. What is drawn at random has seeds of its own, made of (seed, step, number); so what is computed depends
+neither on when the run was killed nor on how many processes there are, except for the order in which numbers are added
+up. The loop is given a `Job` and does not know what is learned.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import signal
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from t2l.errors import CheckpointError, RecipeError, T2LError, TrainingStopped
+from t2l.errors import CheckpointError, T2LError, TrainingStopped
 from t2l.training.loop import LoopConfig
 from t2l.training.recipes import Recipe
 from t2l.training.run_folder import RunFolder
@@ -39,36 +39,37 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Done:
-    """What a micro-batch came to.
+    """What one process's part of a step came to.
 
     Args:
-        loss: its mean over samples.
-        samples: how many.
+        loss: its part of the step's loss; the parts sum to it.
+        samples: how many were learned from.
         tokens: that the base read, without padding.
+        computed: with it.
     """
 
-    loss: float
-    samples: int
-    tokens: int
+    loss: Tensor | float
+    samples: float
+    tokens: float
+    computed: float = 0.0
 
 
 class Job(ABC):
-    """What is trained, and how a micro-batch is learned from."""
+    """What is trained, and how a step is learned from."""
 
     module: nn.Module
-    micro_batches: int
 
     @abstractmethod
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimisers of the module, at their peak learning rates."""
 
     @abstractmethod
-    def learn(self, step: int, number: int, share: float) -> Done:
-        """Adds ``share`` times the gradient of one micro-batch to the module's parameters."""
+    def learn(self, step: int, rank: int, world: int) -> Done:
+        """Adds this process's part of a step's gradient to the module's parameters."""
 
     @abstractmethod
-    def identify(self, step: int, number: int) -> list[dict[str, Any]]:
-        """The samples of a micro-batch as plain JSON values, for the record of what went wrong."""
+    def identify(self, step: int) -> list[dict[str, Any]]:
+        """The samples of a step as plain JSON values, for the record of what went wrong."""
 
     @abstractmethod
     def validation_parts(self) -> int:
@@ -90,7 +91,6 @@ def run(
     """Runs the remaining steps; the step of the checkpoint that validation selects, or of the last.
 
     Raises:
-        RecipeError: the number of processes does not divide the micro-batches of a step.
         T2LError: losses are not finite for too many steps in a row.
         CheckpointError: the state is damaged, or of another module.
         OutputError: a checkpoint cannot be written.
@@ -102,21 +102,20 @@ def run(
 class _Run:
     def __init__(self, job: Job, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, say: Say) -> None:
         self.job, self.recipe, self.folder, self.accelerator, self.say = job, recipe, folder, accelerator, say
-        world = accelerator.num_processes
-        if job.micro_batches % world:
-            raise RecipeError(
-                f"{world} processes cannot share out the {job.micro_batches} micro-batches of a step evenly "
-                f"(loop.batch={recipe.loop.batch}, loop.micro_batch={recipe.loop.micro_batch}).",
-                "Run as many processes as divide them, or make loop.micro_batch smaller (that is another run).",
-            )
-        self.mine = range(accelerator.process_index, job.micro_batches, world)
         loop = recipe.loop
         self.schedule = LoopConfig(
-            steps=loop.steps, warmup=round(loop.warmup * loop.steps), decay=loop.decay, clip=loop.clip, seed=loop.seed
+            steps=loop.steps,
+            warmup=round(loop.warmup * loop.steps),
+            decay=loop.decay,
+            clip=loop.clip,
+            seed=loop.seed,
+            cosine=loop.schedule == "cosine",
         )
         self.optimizers = job.optimizers()
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.parameters = [parameter for parameter in job.module.parameters() if parameter.requires_grad]
+        self.clipped = modules_of(job.module) if loop.clip_each else [self.parameters]
+        self.average = WeightAverage(job.module, loop.ema) if loop.ema else None
         self.losses: list[float] = []
         self.best: tuple[float, int] | None = None
         self.failed = self.tokens = 0
@@ -140,7 +139,7 @@ class _Run:
                 done = step + 1
                 if main and trackers is not None:
                     samples, tokens = int(numbers["samples"]), int(numbers["tokens"])
-                    rates = progress.step(done, numbers["loss"], samples, tokens)
+                    rates = progress.step(done, numbers["loss"], samples, tokens, numbers["padding"])
                     self.folder.note(self.folder.metrics, {"step": done, **numbers})
                     shown = {name: numbers[name] for name in ("loss", "grad_norm", "learning_rate")}
                     trackers.log(done, {f"train/{name}": value for name, value in (shown | rates).items()})
@@ -158,29 +157,32 @@ class _Run:
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-        sums = torch.zeros(4, dtype=torch.float64)
-        for number in self.mine:
-            _seed(self.recipe.loop.seed, step, number)
-            done = self.job.learn(step, number, 1 / self.job.micro_batches)
-            sums += torch.tensor([done.loss, done.samples, done.tokens, 0.0], dtype=torch.float64)
-        sums[3] = float(self.stop.asked)
-        if self.accelerator.num_processes > 1:
+        world = self.accelerator.num_processes
+        done = self.job.learn(step, self.accelerator.process_index, world)
+        counts = [done.samples, done.tokens, done.computed, float(self.stop.asked)]
+        sums = torch.tensor([float(done.loss), *counts], dtype=torch.float64)
+        if world > 1:
             sums = self._sum(sums)
             self._sum_gradients()
-        loss = float(sums[0]) / self.job.micro_batches
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip))
+        loss = float(sums[0])
+        norms = [nn.utils.clip_grad_norm_(some, self.schedule.clip) for some in self.clipped]
+        norm = float(norms[0]) if len(norms) == 1 else math.hypot(*map(float, norms))
         if math.isfinite(loss) and math.isfinite(norm):
             self._watch(step, loss, norm)
             for optimizer in self.optimizers:
                 optimizer.step()
+            if self.average is not None:
+                self.average.update(step)
             self.failed = 0
         else:
             self._fail(step, loss, norm)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.tokens += int(sums[2])
+        padding = 1 - float(sums[2] / sums[3]) if sums[3] else 0.0
         numbers = {"loss": loss, "grad_norm": norm, "learning_rate": self.optimizers[0].param_groups[0]["lr"]}
-        return {**numbers, "samples": float(sums[1]), "tokens": float(sums[2])}, bool(sums[3])
+        numbers |= {"samples": float(sums[1]), "tokens": float(sums[2]), "padding": padding}
+        return numbers, bool(sums[4])
 
     def _watch(self, step: int, loss: float, norm: float) -> None:
         """Tells of a loss far above the recent ones; the update is made all the same, its gradient clipped."""
@@ -205,7 +207,7 @@ class _Run:
     def _record(self, step: int, kind: str, loss: float, norm: float, what: str) -> None:
         if not self.accelerator.is_main_process:
             return
-        samples = [sample for number in range(self.job.micro_batches) for sample in self.job.identify(step, number)]
+        samples = self.job.identify(step)
         # JSON has no NaN
         values = {"loss": repr(loss), "grad_norm": repr(norm)}
         self.folder.note(self.folder.incidents, {"step": step + 1, "kind": kind, **values, "samples": samples})
@@ -219,6 +221,8 @@ class _Run:
             return False
         was_training = self.job.module.training
         self.job.module.eval()
+        if self.average is not None:
+            self.average.swap()
         names: list[str] = []
         sums = torch.zeros(0, dtype=torch.float64)
         for part in range(parts):
@@ -229,6 +233,8 @@ class _Run:
                     sums = torch.zeros(parts, len(names), dtype=torch.float64)
                 sums[part] = torch.tensor([measures[name] for name in names], dtype=torch.float64)
         self.job.module.train(was_training)
+        if self.average is not None:
+            self.average.swap()
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
@@ -257,6 +263,8 @@ class _Run:
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "random": torch.get_rng_state(),
             }
+            if self.average is not None:
+                training["average"] = self.average.tensors()
             state = {
                 "step": done,
                 "data_position": done,  # batches are a function of the step
@@ -287,6 +295,8 @@ class _Run:
             for optimizer, saved in zip(self.optimizers, training["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             torch.set_rng_state(training["random"])
+            if self.average is not None:
+                self.average.load(training["average"])
             self.losses = [float(loss) for loss in state["losses"]]
             self.best = None if state["best"] is None else (float(state["best"][0]), int(state["best"][1]))
             self.failed, self.tokens = int(state["failed"]), int(state["tokens"])
@@ -309,7 +319,7 @@ class _Run:
         return reduced
 
     def _sum_gradients(self) -> None:
-        """One reduction for all gradients; each process has already divided its own by the micro-batches of a step."""
+        """One reduction for all gradients."""
         gradients = []
         for parameter in self.parameters:
             if parameter.grad is None:
@@ -325,7 +335,51 @@ class _Run:
         return bool(self._sum(torch.tensor([float(value)]))[0])
 
 
-def _seed(seed: int, step: int, number: int) -> None:
-    """Dropout and noise of one micro-batch, the same whoever computes it and whenever."""
-    drawn = random.Random(f"{seed}/{step}/{number}").getrandbits(63)
-    torch.manual_seed(drawn)
+def seed_draws(seed: int, step: int, number: int) -> None:
+    """Dropout and noise of one part of a step, the same whoever computes it and whenever."""
+    torch.manual_seed(random.Random(f"{seed}/{step}/{number}").getrandbits(63))
+
+
+def modules_of(module: nn.Module) -> list[list[nn.Parameter]]:
+    """The trained parameters, those of one module together."""
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            found.setdefault(name.rpartition(".")[0], []).append(parameter)
+    return list(found.values())
+
+
+class WeightAverage:
+    """The exponential moving average of a module's trained parameters.
+
+    It forgets faster in the first steps, so that the start does not stay in it: decay min(decay, (1 + t) / (10 + t)).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        self.values = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the parameters after a step."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.values.values()), list(self.parameters.values()), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges parameters and average."""
+        for name, value in self.parameters.items():
+            kept = value.detach().clone()
+            value.copy_(self.values[name])
+            self.values[name].copy_(kept)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The average, by name."""
+        return dict(self.values)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes up what `tensors` gave."""
+        for name, value in self.values.items():
+            value.copy_(tensors[name])

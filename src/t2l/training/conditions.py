@@ -1,0 +1,213 @@
+"""What adapters are generated from, step by step: embeddings kept in half precision, or texts encoded when needed.
+
+Axis letters: C conditions, D descriptions of a task, E condition width, W width of one token's state, K rows in all.
+
+Level 4. Gathering is done beside the step that runs (in another thread) and touches no device; the rest is done on the
+device. Knows encoders, texts and tensors; knows no hypernetwork and no loss.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2l.data.store import DataStore
+from t2l.encoders import CachedEncoder, DescriptionEncoder
+from t2l.errors import DataError
+from t2l.training.standardization import Standardization
+
+Wanted = Sequence[tuple[int, int]]
+"""(task, description) of each condition."""
+Gathered = Tensor | tuple[str, ...]
+
+_ENCODED_AT_ONCE = 256
+_SAID_EVERY = 10.0  # seconds
+
+
+class Conditions(ABC):
+    """The conditions of a run's tasks."""
+
+    shared = False
+    """Whether all samples have one condition, as what is trained reads none."""
+
+    @abstractmethod
+    def count(self, task: int) -> int:
+        """How many descriptions of a task there are."""
+
+    @abstractmethod
+    def gather(self, wanted: Wanted, generator: torch.Generator | None = None) -> Gathered:
+        """What is wanted, on the CPU; with noise where a generator is given and the conditions have noise."""
+
+    def on_device(self, gathered: Gathered, device: torch.device) -> Tensor:
+        """condition_CE of what `gather` gave."""
+        assert isinstance(gathered, Tensor)
+        return gathered.to(device, non_blocking=True)
+
+
+class NoConditions(Conditions):
+    """For what reads no descriptions: one condition of width 1 for everything."""
+
+    shared = True
+
+    def count(self, task: int) -> int:
+        return 1
+
+    def gather(self, wanted: Wanted, generator: torch.Generator | None = None) -> Tensor:
+        return torch.zeros(1, 1)
+
+
+class ConditionTable(Conditions):
+    """Embeddings in half precision; token states without their padding.
+
+    Args:
+        state_KW: of all descriptions, one after the other: one row each where embeddings are pooled.
+        start: task -> where the rows of each of its descriptions begin, and where those of the last end.
+        width: E.
+        standardize: applied to what is gathered.
+        noise: standard deviation of Gaussian noise on what is gathered for training.
+    """
+
+    def __init__(
+        self,
+        state_KW: Tensor,
+        start: Mapping[int, Sequence[int]],
+        width: int,
+        *,
+        standardize: Standardization | None = None,
+        noise: float = 0.0,
+    ) -> None:
+        self.state_KW, self.start, self.width = state_KW, start, width
+        self.standardize, self.noise = standardize, noise
+
+    @classmethod
+    def of(cls, tables: Mapping[int, Tensor]) -> ConditionTable:
+        """The table of task -> condition_DE."""
+        start, first = {}, 0
+        for task, table_DE in tables.items():
+            start[task] = range(first, first + len(table_DE) + 1)
+            first += len(table_DE)
+        parts = list(tables.values())
+        return cls(torch.cat(parts).half(), start, parts[0].shape[1])
+
+    @property
+    def pooled(self) -> bool:
+        """Whether every description has one row."""
+        return self.state_KW.shape[1] == self.width
+
+    def count(self, task: int) -> int:
+        return len(self.start[task]) - 1
+
+    def rows_KE(self, tasks: Sequence[int]) -> Tensor:
+        """The pooled embeddings of all descriptions of some tasks."""
+        return torch.cat([self.state_KW[self.start[task][0] : self.start[task][-1]] for task in tasks])
+
+    def gather(self, wanted: Wanted, generator: torch.Generator | None = None) -> Tensor:
+        condition_CE = torch.zeros(len(wanted), self.width)
+        for row, (task, description) in enumerate(wanted):
+            begin, end = self.start[task][description], self.start[task][description + 1]
+            states = self.state_KW[begin:end].flatten()
+            condition_CE[row, : len(states)] = states
+        if not self.pooled:
+            return condition_CE
+        if self.standardize is not None:
+            condition_CE = self.standardize(condition_CE)
+        if self.noise and generator is not None:
+            condition_CE += self.noise * torch.randn(condition_CE.shape, generator=generator)
+        return condition_CE
+
+
+class StepConditions(Conditions):
+    """Texts that the encoder reads anew at each step, on the device that trains: nothing of them is kept.
+
+    Args:
+        encoder: has ``step_conditions(texts, device)``, which gives condition_CE.
+        texts: task -> its descriptions.
+    """
+
+    def __init__(self, encoder: Any, texts: Mapping[int, Sequence[str]]) -> None:
+        self.encoder, self.texts = encoder, texts
+
+    def count(self, task: int) -> int:
+        return len(self.texts[task])
+
+    def gather(self, wanted: Wanted, generator: torch.Generator | None = None) -> tuple[str, ...]:
+        return tuple(self.texts[task][description] for task, description in wanted)
+
+    @torch.no_grad()
+    def on_device(self, gathered: Gathered, device: torch.device) -> Tensor:
+        return self.encoder.step_conditions(list(gathered), device)
+
+
+def described(store: DataStore, tasks: Sequence[int], limit: int | None) -> dict[int, tuple[str, ...]]:
+    """Task -> its first ``limit`` descriptions.
+
+    Raises:
+        DataError: a task has no description.
+    """
+    texts = {task: tuple(store.tasks[task].descriptions[:limit]) for task in tasks}
+    bare = [store.tasks[task].name for task, own in texts.items() if not own]
+    if bare:
+        raise DataError(
+            f"{len(bare)} of {len(texts)} tasks have no description, '{bare[0]}' among them.",
+            "Write some: t2l data describe",
+        )
+    return texts
+
+
+def encode_table(
+    encoder: DescriptionEncoder, texts: Mapping[int, Sequence[str]], say: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """The tensors of a table: ``state_KW`` (half precision), and ``start``, where the rows of each text begin.
+
+    Each distinct text is encoded once, texts of similar length together. The embeddings of an encoder that pools are
+    kept in this account's cache as well.
+    """
+    token_dim = encoder.token_dim
+    if token_dim is None:
+        encoder = CachedEncoder(encoder)
+    distinct = list(dict.fromkeys(text for own in texts.values() for text in own))
+    order = sorted(range(len(distinct)), key=lambda row: len(distinct[row]))
+    states: list[Tensor] = [torch.empty(0)] * len(distinct)
+    begun = said = time.monotonic()
+    done, total = 0, sum(map(len, distinct))  # characters: long texts take longer, and come last
+    for first in range(0, len(order), _ENCODED_AT_ONCE):
+        rows = order[first : first + _ENCODED_AT_ONCE]
+        for row, state_TW in zip(rows, _encoded(encoder, [distinct[row] for row in rows], token_dim), strict=True):
+            states[row] = state_TW
+        now = time.monotonic()
+        done += sum(len(distinct[row]) for row in rows)
+        if now - said > _SAID_EVERY:
+            said, left = now, (now - begun) / done * (total - done)
+            say(f"{first + len(rows):,} of {len(order):,} descriptions encoded, about {left:,.0f} s left")
+    row_of = {text: row for row, text in enumerate(distinct)}
+    chosen = [states[row_of[text]] for own in texts.values() for text in own]
+    lengths = torch.tensor([len(state_TW) for state_TW in chosen])
+    return {"state_KW": torch.cat(chosen), "start": torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])}
+
+
+def table_of(tensors: Mapping[str, Tensor], texts: Mapping[int, Sequence[str]], width: int) -> ConditionTable:
+    """The table of what `encode_table` gave for the same texts."""
+    start, flat, first = {}, tensors["start"].tolist(), 0
+    for task, own in texts.items():
+        start[task] = flat[first : first + len(own) + 1]
+        first += len(own)
+    return ConditionTable(tensors["state_KW"], start, width)
+
+
+def _encoded(encoder: DescriptionEncoder, texts: list[str], token_dim: int | None) -> list[Tensor]:
+    """The rows of each text: one where embeddings are pooled, otherwise one for each of its tokens."""
+    ragged = getattr(encoder, "encode_ragged", None)
+    if ragged is not None:
+        return [state_TW.cpu().half() for state_TW in ragged(texts)]
+    embedding_NE = encoder.encode(texts).cpu()
+    if token_dim is None:
+        return list(embedding_NE.half()[:, None])
+    found = []
+    for state_TW in embedding_NE.unflatten(-1, (-1, token_dim)):
+        found.append(state_TW[(state_TW != 0).any(dim=-1)].half())
+    return found
