@@ -1,6 +1,7 @@
 """One optimiser step of SFT training: ours against the reference implementation's way, on one base and one batch.
 
     python benchmarks/sft_step.py [--json] [--device cuda] [--dtype bfloat16] [--checkpointing]
+    python benchmarks/sft_step.py --store work/data [--json] [--device cuda] [--rounds 3]
 
 The baseline is a faithful reading of the reference implementation: an adapter is generated for each sample, A and B are
 repeated for every token, applied by forward hooks that are gone before backward, and logits are computed for every
@@ -8,6 +9,10 @@ position. Ours is the step of `t2l train sft`. Both have the same base (random w
 same batch; their losses and gradients are compared. Times are medians of steps that take turns. Peak memory is that of
 all tensors made during forward and backward, counted as they come and go; the base, the hypernetwork and its optimiser
 are there before and do not count.
+
+With ``--store``, on real samples: the step of `t2l train sft` (micro-batches of similar length cut by a token budget,
+adapters generated once) against the same samples in padded micro-batches of 32 whose adapters are generated for each
+micro-batch, which is how the step was made before. The store says which base it was tokenised for.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.training.frozen_base import enable_activation_checkpointing, without_dropout
 from t2l.training.sft import IGNORED, Batch, SftConfig
-from t2l.training.sft_step import MicroBatch, Terms, backward_through
+from t2l.training.sft_step import MicroBatch, Terms, learn_step
 
 TARGET_SPEED, TARGET_MEMORY = 3.0, 0.25
 SMOOTHING, PENALTY, CLIP = 0.1, 1e-3, 1.0
@@ -67,11 +72,11 @@ class Tally(TorchDispatchMode):
         weakref.finalize(storage, gone)
 
 
-def reference_step(base: Any, hypernetwork: HyperNetwork, micro: MicroBatch) -> float:
+def reference_step(base: Any, hypernetwork: HyperNetwork, condition_CE: Tensor, micro: MicroBatch) -> float:
     """The reference implementation's way, restated."""
     ids_ST, labels_ST = micro.batch.ids_ST, micro.batch.labels_ST
     samples, tokens = ids_ST.shape
-    weights = hypernetwork(micro.condition_CE[micro.batch.index_S])
+    weights = hypernetwork(condition_CE[micro.batch.index_S])
     with token_repeated(base, hypernetwork.spec, weights, tokens):
         logits_STV = base(input_ids=ids_ST, use_cache=False).logits
     logits_STV, targets_ST = logits_STV[:, :-1].float(), labels_ST[:, 1:]
@@ -115,15 +120,16 @@ def token_repeated(base: Any, spec: LoraSpec, weights: Any, tokens: int) -> Iter
             handle.remove()
 
 
-def our_step(base: Any, hypernetwork: HyperNetwork, micro: MicroBatch) -> float:
-    """A micro-batch as `t2l train sft` learns from it."""
-    return backward_through(base, hypernetwork, micro, Terms(SftConfig(SMOOTHING, PENALTY)))
+def our_step(base: Any, hypernetwork: HyperNetwork, condition_CE: Tensor, micro: MicroBatch) -> float:
+    """A step of one micro-batch as `t2l train sft` learns from it."""
+    return float(learn_step(base, hypernetwork, condition_CE, [micro], Terms(SftConfig(SMOOTHING, PENALTY))))
 
 
-WAYS: dict[str, Callable[[Any, HyperNetwork, MicroBatch], float]] = {"ours": our_step, "reference": reference_step}
+Way = Callable[[Any, HyperNetwork, Tensor, MicroBatch], float]
+WAYS: dict[str, Way] = {"ours": our_step, "reference": reference_step}
 
 
-def build(args: argparse.Namespace) -> tuple[Any, HyperNetwork, MicroBatch]:
+def build(args: argparse.Namespace) -> tuple[Any, HyperNetwork, Tensor, MicroBatch]:
     """A Mistral of the asked-for size with random weights, a hypernetwork, and a batch."""
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -149,13 +155,13 @@ def build(args: argparse.Namespace) -> tuple[Any, HyperNetwork, MicroBatch]:
     labels_ST = ids_ST.clone()
     labels_ST[:, : args.tokens - args.response] = IGNORED
     index = torch.arange(args.samples).div(args.per_task, rounding_mode="floor")
-    micro = MicroBatch(Batch(ids_ST, labels_ST, index), torch.randn(int(index.max()) + 1, 64, device=args.device))
-    return base, hypernetwork, micro
+    condition_CE = torch.randn(int(index.max()) + 1, 64, device=args.device)
+    return base, hypernetwork, condition_CE, MicroBatch(Batch(ids_ST, labels_ST, index))
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Losses, gradients, times and memory of both ways."""
-    base, hypernetwork, micro = build(args)
+    base, hypernetwork, condition_CE, micro = build(args)
     ready: dict[str, tuple[Any, HyperNetwork, torch.optim.Optimizer]] = {}
     agree: dict[str, tuple[float, Tensor]] = {}
     memory: dict[str, int] = {}
@@ -168,7 +174,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         ready[name] = (model, own, torch.optim.AdamW(own.parameters(), lr=1e-4))
         tally = Tally()
         with tally:
-            loss = way(model, own, micro)
+            loss = way(model, own, condition_CE, micro)
         memory[name] = tally.peak
         agree[name] = (loss, torch.cat([p.grad.flatten().float() for p in own.parameters() if p.grad is not None]))
     gap = (agree["ours"][1] - agree["reference"][1]).norm() / agree["reference"][1].norm()
@@ -178,7 +184,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             model, own, optimizer = ready[name]
             _wait(args.device)
             start = time.perf_counter()
-            way(model, own, micro)
+            way(model, own, condition_CE, micro)
             torch.nn.utils.clip_grad_norm_(own.parameters(), CLIP)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -216,6 +222,89 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+PADDED = 32
+"""Samples of a micro-batch before."""
+
+
+def on_store(args: argparse.Namespace) -> dict[str, Any]:
+    """Samples a second and peak memory of both steps on the same samples of a store."""
+    from t2l.data.store import DataStore
+    from t2l.training.conditions import ConditionTable
+    from t2l.training.frozen_base import load_frozen_base
+    from t2l.training.recipes import load_recipe
+    from t2l.training.sft_run import build_spec
+    from t2l.training.store_batches import StoreBatches, collate, cut, train_tasks
+
+    store, device = DataStore.open(args.store), torch.device(args.device)
+    model = args.base or store.manifest["base"]
+    changes = [f"data.store={args.store}", f"base.model={model}", "loss.views=1", *args.changes]
+    recipe = load_recipe("smollm2-135m-cpu" if device.type == "cpu" else "smollm2-135m-gpu", changes)
+    base = load_frozen_base(recipe.base, device).model
+    wanted, width = recipe.hypernetwork, 1536
+    source = HyperNetwork(
+        build_spec(recipe), width, "L", trunk_dim=wanted.trunk_dim, head_dim=wanted.head_dim, dropout=0.0
+    )
+    source.to(device).train()
+    generator = torch.Generator().manual_seed(0)
+    tasks = train_tasks(store, recipe)
+    table = ConditionTable.of({task: torch.randn(1, width, generator=generator) for task in tasks})
+    batches = StoreBatches(store, recipe, table)
+    terms, autocast = Terms(SftConfig(0.0, 0.0)), next(base.parameters()).dtype == torch.bfloat16
+
+    def ours(step: int) -> tuple[float, int]:
+        batch = batches.step(step)
+        condition_CE = table.on_device(batch.gathered, device)
+        loss = learn_step(base, source, condition_CE, batch.micros, terms, autocast=autocast)
+        return float(loss), batch.computed
+
+    def padded(step: int) -> tuple[float, int]:
+        picks, each = batches.picks(step), recipe.loop.samples
+        groups = [picks[start : start + each] for start in range(0, len(picks), each)]
+        count, total, computed = max(1, len(picks) // PADDED), 0.0, 0
+        for number in range(count):
+            chosen = groups[number::count]
+            condition_CE = table.on_device(table.gather([(group[0][0], 0) for group in chosen]), device)
+            found = [store.sample(task, sample) for group in chosen for task, sample, _ in group]
+            samples = [cut(one.input_ids, one.prompt_length, recipe.data.max_length) for one in found]
+            index = [place for place, group in enumerate(chosen) for _ in group]
+            micro = MicroBatch(collate(samples, index))
+            total += float(learn_step(base, source, condition_CE, [micro], terms, autocast=autocast)) / count
+            computed += micro.batch.ids_ST.numel()
+        return total, computed
+
+    ways = {"ours": ours, "padded": padded}
+    memory: dict[str, float] = {}
+    for name, way in ways.items():
+        source.zero_grad(set_to_none=True)
+        tally = Tally()
+        with tally:
+            way(0)
+        memory[name] = tally.peak / 2**30
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    computed, tokens = dict.fromkeys(ways, 0), 0
+    for step in range(1, args.rounds + 1):
+        tokens += batches.step(step).tokens
+        for name, way in ways.items():
+            source.zero_grad(set_to_none=True)
+            _wait(args.device)
+            start = time.perf_counter()
+            computed[name] += way(step)[1]
+            _wait(args.device)
+            seconds[name].append(time.perf_counter() - start)
+    size = recipe.loop.tasks * recipe.loop.samples
+    return {
+        "base": model,
+        "samples_a_step": size,
+        "samples_per_second": {name: size * len(values) / sum(values) for name, values in seconds.items()},
+        "padding": {name: 1 - tokens / count for name, count in computed.items()},
+        "peak_gib": memory,
+        "speed_ratio": sum(seconds["padded"]) / sum(seconds["ours"]),
+        "memory_ratio": memory["ours"] / memory["padded"],
+        "rounds": args.rounds,
+        "targets": {"speed_ratio": 2.0, "memory_ratio": 0.5},
+    }
+
+
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
@@ -235,7 +324,13 @@ def main() -> None:
         "--checkpointing", action="store_true", help="ours recomputes activations (the reference cannot)"
     )
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--store", help="compare on real samples of this store instead")
+    parser.add_argument("--base", help="with --store: the base, where it is not the one that the store names")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="with --store: changes to the recipe")
     args = parser.parse_args()
+    if args.store:
+        print(json.dumps(on_store(args), indent=2))
+        return
     result = compare(args)
     if args.json:
         print(json.dumps(result, indent=2))

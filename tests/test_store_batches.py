@@ -115,12 +115,14 @@ def test_pooled_embeddings_of_equal_texts_are_equal(tmp_path: Any, monkeypatch: 
 
 def test_an_encoder_of_steps_reads_the_texts_of_each_step() -> None:
     class Lengths:
-        def step_conditions(self, texts: list[str], device: torch.device) -> torch.Tensor:
-            return torch.tensor([[float(len(text))] for text in texts], device=device)
+        full_stop = True
+
+        def step_conditions(self, texts: list[str]) -> torch.Tensor:
+            return torch.tensor([[float(len(text))] for text in texts])
 
     conditions = StepConditions(Lengths(), {0: ("ab", "abc"), 1: ("a",)})
     gathered = conditions.gather([(0, 1), (1, 0)], torch.Generator())
-    assert conditions.on_device(gathered, torch.device("cpu")).tolist() == [[3.0], [1.0]]
+    assert conditions.on_device(gathered, torch.device("cpu")).tolist() == [[4.0], [2.0]], "a full stop is added"
     assert not conditions.shared
     assert NoConditions().shared
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from t2l.data.store import DataStore
-from t2l.encoders import CachedEncoder, DescriptionEncoder
+from t2l.encoders import CachedEncoder, DescriptionEncoder, prepare
 from t2l.errors import DataError
 from t2l.training.standardization import Standardization
 
@@ -125,12 +125,13 @@ class StepConditions(Conditions):
     """Texts that the encoder reads anew at each step, on the device that trains: nothing of them is kept.
 
     Args:
-        encoder: has ``step_conditions(texts, device)``, which gives condition_CE.
+        encoder: has ``step_conditions(texts)``, which gives condition_CE of prepared texts, wherever it runs.
         texts: task -> its descriptions.
     """
 
     def __init__(self, encoder: Any, texts: Mapping[int, Sequence[str]]) -> None:
-        self.encoder, self.texts = encoder, texts
+        self.encoder = encoder
+        self.texts = {task: prepare(own, full_stop=encoder.full_stop) for task, own in texts.items()}
 
     def count(self, task: int) -> int:
         return len(self.texts[task])
@@ -140,7 +141,7 @@ class StepConditions(Conditions):
 
     @torch.no_grad()
     def on_device(self, gathered: Gathered, device: torch.device) -> Tensor:
-        return self.encoder.step_conditions(list(gathered), device)
+        return self.encoder.step_conditions(list(gathered)).to(device)
 
 
 def described(store: DataStore, tasks: Sequence[int], limit: int | None) -> dict[int, tuple[str, ...]]:

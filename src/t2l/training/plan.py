@@ -27,6 +27,7 @@ _FEW_BITS = {"8bit": 1.0, "4bit": 0.53}  # a weight of a linear layer, with its 
 _TRAINED = 16  # bytes a trained number: itself, its gradient, AdamW's two averages, float32
 _LAYER_STATES = 34  # (tokens x width) numbers that a layer keeps for backward with fused attention (arXiv 2205.05198)
 _ONE_ADAPTER = ("lora", "multi-task")
+_TOKENS_OF_A_DESCRIPTION = 64  # taken for the time of a step where token states are read
 _WORKSPACE = 0.8  # GiB: CUDA's context and the allocator's slack
 
 
@@ -190,6 +191,8 @@ def _seconds_of_source(recipe: Recipe, spec: LoraSpec, config: Any, what: str, c
     else:
         encoder = encoder_from_config(recipe.encoder)
         source, width = build_source(recipe, spec, encoder), encoder.dim
+        if encoder.ragged and encoder.token_dim is not None:
+            width = min(width, _TOKENS_OF_A_DESCRIPTION * encoder.token_dim)
     condition_CE = torch.randn(conditions, width, generator=torch.Generator().manual_seed(0))
     return source_seconds(source, condition_CE, autocast)
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 _HIDDEN = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")  # parameters by name: hidden matrices for Muon
 _SMALL = 8  # samples that validation takes through the base together
+_TEXTS_FOR_SCALE = 512  # descriptions from which that of token states is taken
 _STATES_FOR_SCALE = 2048  # samples from which the standardisation of what a base says of its inputs is taken
 Read = Callable[[Any, Batch], Tensor]
 """(base, batch) -> condition_SE: a condition for each sample, from the sample's own prompt."""
@@ -304,7 +305,7 @@ def train_from_store(
             f"Note: the data was tokenised for '{made_for}' and the base is '{recipe.base.model}'; are they the same?"
         )
     spec = build_spec(recipe)
-    encoder = encoder_from_config(recipe.encoder)
+    encoder = encoder_from_config(recipe.encoder, device=str(accelerator.device))
     tasks = [*train_tasks(store, recipe), *(validation_tasks(store, recipe) if recipe.validation.every else ())]
     standardize = None
     if make_source is None:
@@ -312,6 +313,8 @@ def train_from_store(
         source: LoraSource = build_source(recipe, spec, encoder)
         if isinstance(conditions, ConditionTable):
             standardize = _standardization(conditions, source, train_tasks(store, recipe), recipe)
+        elif recipe.hypernetwork.start is None and recipe.hypernetwork.standardize:
+            _standardise_tokens(conditions, source, train_tasks(store, recipe), accelerator.device)
     else:
         conditions, source = NoConditions(), make_source(spec)
     if accelerator.device.type == "cuda":
@@ -394,6 +397,26 @@ def _standardization(
         raise RecipeError("hypernetwork.start reads plain embeddings.", "Set hypernetwork.standardize=false with it.")
     table.standardize = Standardization.of(table.rows_KE(tasks))
     return table.standardize
+
+
+def _standardise_tokens(
+    conditions: Conditions, source: LoraSource, tasks: tuple[int, ...], device: torch.device
+) -> None:
+    """Tells a source that standardises token states itself their mean and spread, over some descriptions of each task.
+
+    The first token of a text is left out, as its few huge states would hide the spread of the rest.
+    """
+    encoder = getattr(source, "task_encoder", None)
+    standardise = getattr(encoder, "standardise", None)
+    if encoder is None or standardise is None:
+        return
+    wanted = [(task, number) for number in range(4) for task in tasks if number < conditions.count(task)]
+    states, kept = [], wanted[:_TEXTS_FOR_SCALE]
+    for start in range(0, len(kept), _SMALL):
+        condition_CE = conditions.on_device(conditions.gather(kept[start : start + _SMALL]), device)
+        state_KW = condition_CE.unflatten(1, (-1, encoder.token_dim))[:, 1:].flatten(0, 1)
+        states.append(state_KW[(state_KW != 0).any(dim=-1)].float().cpu())
+    standardise(torch.cat(states))
 
 
 def _scale_of_states(read: Read, base: Any, store: DataStore, recipe: Recipe, device: torch.device) -> Standardization:

@@ -364,7 +364,8 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Takes in the parameters after a step."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.values.values()), list(self.parameters.values()), 1 - decay)
+        for name, value in self.values.items():
+            value.lerp_(self.parameters[name], 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
