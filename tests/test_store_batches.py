@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,9 +16,10 @@ from t2l.errors import RecipeError
 from t2l.training.conditions import ConditionTable, NoConditions, StepConditions, encode_table, table_of
 from t2l.training.loop import LoopConfig
 from t2l.training.mixture import MixtureSampler, grouped
+from t2l.training.recipes import Recipe, load_recipe
 from t2l.training.sft_run import hidden_matrices
 from t2l.training.standardization import Standardization
-from t2l.training.store_batches import Ahead
+from t2l.training.store_batches import Ahead, StoreBatches
 from t2l.training.trainer import WeightAverage, modules_of
 
 NAMES = [f"real-{i}" for i in range(6)] + [f"everyday-{i}" for i in range(3)] + ["everyday-odd-0"]
@@ -25,6 +28,20 @@ STORE: Any = SimpleNamespace(
     length=lambda task, sample: 10 + task + sample,
 )
 ALL = tuple(range(len(NAMES)))
+
+
+SAMPLED: Any = SimpleNamespace(
+    **vars(STORE),
+    split=lambda name: ALL,
+    sample=lambda task, sample: SimpleNamespace(input_ids=np.arange(10 + task + sample), prompt_length=6),
+)
+
+
+def small_recipe(*, first: float, examples: float) -> Recipe:
+    """The recipe that reads tokens, without its mixture, 4 tasks x 2 samples a step."""
+    recipe = load_recipe("smollm2-135m-gpu", ["loop.tasks=4", "loop.samples=2"])
+    condition = replace(recipe.condition, first=first, examples=examples)
+    return replace(recipe, data=replace(recipe.data, mixture={}), condition=condition)
 
 
 def mixture(fractions: dict[str, float], tasks: int = 8) -> MixtureSampler:
@@ -75,6 +92,11 @@ def test_more_groups_than_a_small_batch_can_keep_to_are_refused() -> None:
         mixture({"real-": 0.4, "everyday-": 0.3, "everyday-odd": 0.3}, tasks=3)
 
 
+def test_a_pattern_goes_before_a_beginning() -> None:
+    members = grouped(STORE, ALL, {"*-odd-*": 0.1, "everyday-": 0.4, "*": 0.5})
+    assert members == {"*-odd-*": (9,), "everyday-": (6, 7, 8), "*": (0, 1, 2, 3, 4, 5)}
+
+
 def test_a_table_gives_standardised_conditions_with_noise_that_the_seed_decides() -> None:
     rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) * 3 + 2
     table = ConditionTable.of({7: rows[:4], 9: rows[4:]})
@@ -113,18 +135,45 @@ def test_pooled_embeddings_of_equal_texts_are_equal(tmp_path: Any, monkeypatch: 
     assert torch.equal(table.gather([(4, 0), (4, 1), (2, 0), (2, 1)]), torch.eye(3)[[2, 0, 1, 0]])
 
 
+class Lengths:
+    """An encoder that reads each step's texts, and tells their lengths."""
+
+    full_stop = True
+
+    def step_conditions(self, texts: list[str]) -> torch.Tensor:
+        return torch.tensor([[float(len(text))] for text in texts])
+
+
 def test_an_encoder_of_steps_reads_the_texts_of_each_step() -> None:
-    class Lengths:
-        full_stop = True
-
-        def step_conditions(self, texts: list[str]) -> torch.Tensor:
-            return torch.tensor([[float(len(text))] for text in texts])
-
     conditions = StepConditions(Lengths(), {0: ("ab", "abc"), 1: ("a",)})
     gathered = conditions.gather([(0, 1), (1, 0)], torch.Generator())
     assert conditions.on_device(gathered, torch.device("cpu")).tolist() == [[4.0], [2.0]], "a full stop is added"
     assert not conditions.shared
     assert NoConditions().shared
+
+
+def test_a_step_takes_definitions_and_shows_examples_as_often_as_the_recipe_says() -> None:
+    recipe = small_recipe(first=0.5, examples=0.5)
+    texts = {place: task.descriptions for place, task in enumerate(SAMPLED.tasks)}
+    conditions = StepConditions(Lengths(), texts, lambda task, sample: (f"in {sample}", f"out {sample}"))
+    batches = StoreBatches(SAMPLED, recipe, conditions)
+    made = [text for step in range(60) for text in batches.step(step).gathered]
+    shown = [text for text in made if "\nOutput: out" in text]
+    assert 0.35 < len(shown) / len(made) < 0.65
+    firsts = {own[0] for own in conditions.texts.values()}
+    assert 0.5 < sum(text.split("\n\n")[0] in firsts for text in made) / len(made) < 0.9
+    assert batches.step(7).gathered == batches.step(7).gathered
+    for step in range(20):
+        batch, picks = batches.step(step), batches.picks(step)
+        for row, text in enumerate(batch.gathered):
+            learned = {f"Output: out {sample}" for _, sample, _ in picks[row * 2 : row * 2 + 2]}
+            assert not any(line in learned for line in text.splitlines()), "a sample of the step is shown as an example"
+
+
+def test_examples_need_an_encoder_that_reads_each_step() -> None:
+    table = ConditionTable(torch.zeros(20, 4), {place: [2 * place, 2 * place + 1, 2 * place + 2] for place in ALL}, 4)
+    with pytest.raises(RecipeError, match="token states"):
+        StoreBatches(SAMPLED, small_recipe(first=0.0, examples=0.2), table)
 
 
 def test_batches_are_made_ahead_in_any_order_of_steps() -> None:

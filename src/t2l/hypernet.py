@@ -234,6 +234,14 @@ class HyperNetwork(LoraSource):
         """How many trainable numbers it holds; the output affine's buffers do not count."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def muon_parameters(self) -> list[str]:
+        """Names of the hidden matrices, which Muon updates; embeddings, queries and output maps are not among them."""
+        hidden = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")
+        if self.variant == "T":
+            hidden = ("task_encoder.enter.", "task_encoder.layers.", "task_encoder.to_kv.", "head.mlp.")
+        named = self.named_parameters()
+        return [n for n, p in named if p.ndim == 2 and (n.startswith(hidden) or n.endswith(".squeeze.weight"))]
+
     def forward(self, condition_NE: Tensor) -> LoraWeights:
         """LoRA weights for N description embeddings.
 

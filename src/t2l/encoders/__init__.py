@@ -4,7 +4,7 @@ Level 1. Nothing here knows about adapters or hypernetworks, and importing it lo
 """
 
 from t2l.encoders.cache import CachedEncoder, EmbeddingCache, default_cache_folder
-from t2l.encoders.description import MAX_DESCRIPTION_CHARS, prepare
+from t2l.encoders.description import MAX_DESCRIPTION_CHARS, prepare, with_examples
 from t2l.encoders.encoder import DescriptionEncoder
 from t2l.encoders.last_token import BaseModelEncoder
 from t2l.encoders.minilm import MiniLmEncoder
@@ -27,4 +27,5 @@ __all__ = [
     "encoder_from_config",
     "encoder_kinds",
     "prepare",
+    "with_examples",
 ]

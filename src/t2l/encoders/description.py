@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from t2l.errors import DescriptionError, DescriptionWarning
 
 MAX_DESCRIPTION_CHARS = 8192
+MAX_EXAMPLE_CHARS = 400
 _ALLOWED_CONTROLS = "\t\n\r"
 
 
@@ -40,6 +41,25 @@ def prepare(texts: Sequence[str], *, full_stop: bool = True) -> list[str]:
         text = text.strip()
         prepared.append(f"{text}." if full_stop and text[-1].isalpha() else text)
     return prepared
+
+
+def with_examples(description: str, examples: Sequence[tuple[str, str]]) -> str:
+    """A description followed by examples (input, output), in the form that hypernetworks are trained on.
+
+    Inputs and outputs are cut to `MAX_EXAMPLE_CHARS` characters.
+
+    Example:
+        >>> print(with_examples("Give the plural.", [("cat", "cats")]))
+        Give the plural.
+        <BLANKLINE>
+        Input: cat
+        Output: cats
+    """
+    shown = [
+        f"Input: {given.strip()[:MAX_EXAMPLE_CHARS]}\nOutput: {answer.strip()[:MAX_EXAMPLE_CHARS]}"
+        for given, answer in examples
+    ]
+    return "\n\n".join([description, *shown])
 
 
 def warn_unseen(text: str, tokens: int, window: int) -> None:

@@ -11,22 +11,28 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from t2l.data.store import DataStore
-from t2l.encoders import CachedEncoder, DescriptionEncoder, prepare
+from t2l.encoders import MAX_DESCRIPTION_CHARS, CachedEncoder, DescriptionEncoder, prepare, with_examples
 from t2l.errors import DataError
 from t2l.training.standardization import Standardization
 
-Wanted = Sequence[tuple[int, int]]
-"""(task, description) of each condition."""
 Gathered = Tensor | tuple[str, ...]
 
 _ENCODED_AT_ONCE = 256
 _SAID_EVERY = 10.0  # seconds
+
+
+class Wanted(NamedTuple):
+    """One condition: which description of which task, and which of the task's samples it shows as examples."""
+
+    task: int
+    description: int
+    examples: tuple[int, ...] = ()
 
 
 class Conditions(ABC):
@@ -34,13 +40,15 @@ class Conditions(ABC):
 
     shared = False
     """Whether all samples have one condition, as what is trained reads none."""
+    shows_examples = False
+    """Whether a condition can hold examples of its task."""
 
     @abstractmethod
     def count(self, task: int) -> int:
         """How many descriptions of a task there are."""
 
     @abstractmethod
-    def gather(self, wanted: Wanted, generator: torch.Generator | None = None) -> Gathered:
+    def gather(self, wanted: Sequence[Wanted], generator: torch.Generator | None = None) -> Gathered:
         """What is wanted, on the CPU; with noise where a generator is given and the conditions have noise."""
 
     def on_device(self, gathered: Gathered, device: torch.device) -> Tensor:
@@ -57,7 +65,7 @@ class NoConditions(Conditions):
     def count(self, task: int) -> int:
         return 1
 
-    def gather(self, wanted: Wanted, generator: torch.Generator | None = None) -> Tensor:
+    def gather(self, wanted: Sequence[Wanted], generator: torch.Generator | None = None) -> Tensor:
         return torch.zeros(1, 1)
 
 
@@ -106,9 +114,9 @@ class ConditionTable(Conditions):
         """The pooled embeddings of all descriptions of some tasks."""
         return torch.cat([self.state_KW[self.start[task][0] : self.start[task][-1]] for task in tasks])
 
-    def gather(self, wanted: Wanted, generator: torch.Generator | None = None) -> Tensor:
+    def gather(self, wanted: Sequence[Wanted], generator: torch.Generator | None = None) -> Tensor:
         condition_CE = torch.zeros(len(wanted), self.width)
-        for row, (task, description) in enumerate(wanted):
+        for row, (task, description, *_) in enumerate(wanted):
             begin, end = self.start[task][description], self.start[task][description + 1]
             states = self.state_KW[begin:end].flatten()
             condition_CE[row, : len(states)] = states
@@ -127,17 +135,32 @@ class StepConditions(Conditions):
     Args:
         encoder: has ``step_conditions(texts)``, which gives condition_CE of prepared texts, wherever it runs.
         texts: task -> its descriptions.
+        example: (task, sample) -> the sample's input and output as texts; needed where conditions show examples.
     """
 
-    def __init__(self, encoder: Any, texts: Mapping[int, Sequence[str]]) -> None:
+    shows_examples = True
+
+    def __init__(
+        self,
+        encoder: Any,
+        texts: Mapping[int, Sequence[str]],
+        example: Callable[[int, int], tuple[str, str]] | None = None,
+    ) -> None:
         self.encoder = encoder
+        self.example = example
         self.texts = {task: prepare(own, full_stop=encoder.full_stop) for task, own in texts.items()}
 
     def count(self, task: int) -> int:
         return len(self.texts[task])
 
-    def gather(self, wanted: Wanted, generator: torch.Generator | None = None) -> tuple[str, ...]:
-        return tuple(self.texts[task][description] for task, description in wanted)
+    def gather(self, wanted: Sequence[Wanted], generator: torch.Generator | None = None) -> tuple[str, ...]:
+        return tuple(self._text(*own) for own in wanted)
+
+    def _text(self, task: int, description: int, examples: tuple[int, ...] = ()) -> str:
+        text = self.texts[task][description]
+        if examples and self.example is not None:
+            text = with_examples(text, [self.example(task, sample) for sample in examples])
+        return text[:MAX_DESCRIPTION_CHARS]
 
     @torch.no_grad()
     def on_device(self, gathered: Gathered, device: torch.device) -> Tensor:

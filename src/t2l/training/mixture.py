@@ -7,6 +7,7 @@ Level 3 material in a training run: knows tasks by name and the sampler; reads n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from fractions import Fraction
 
 from t2l.data.sampler import Pick, TaskBalancedSampler
@@ -26,7 +27,8 @@ class MixtureSampler:
         tasks_a_step: groups a step.
         samples: of one task that come together.
         mixture: name -> fraction of each step's groups. A name is the beginning of the names of the tasks meant, the
-            longest that fits counting; ``*`` is the rest. Empty: every task is as frequent as every other.
+            longest that fits counting, or a pattern with ``*`` inside, which goes before beginnings; ``*`` alone is the
+            rest. Empty: every task is as frequent as every other.
 
     Raises:
         RecipeError: a name fits no task, a task fits no name, or the fractions do not sum to 1 or cannot be kept to.
@@ -93,11 +95,13 @@ def grouped(store: DataStore, tasks: tuple[int, ...], mixture: Mapping[str, floa
             f"The fractions of data.mixture are {', '.join(f'{value:g}' for value in mixture.values())}; "
             "they must be above 0 and sum to 1."
         )
-    names = sorted((name for name in mixture if name != REST), key=len, reverse=True)
+    named = sorted((name for name in mixture if name != REST), key=len, reverse=True)
+    patterns, names = [n for n in named if "*" in n], [n for n in named if "*" not in n]
     found: dict[str, list[int]] = {name: [] for name in mixture}
     for task in tasks:
         own = store.tasks[task].name
-        name = next((name for name in names if own.startswith(name)), REST)
+        fitting = [name for name in patterns if fnmatchcase(own, name)] or [n for n in names if own.startswith(n)]
+        name = fitting[0] if fitting else REST
         if name not in found:
             raise RecipeError(f"No name in data.mixture fits the task '{own}'.", f"Add the rest: {REST}: 0.5")
         found[name].append(task)

@@ -78,7 +78,8 @@ class DataSection:
         store: a folder that ``t2l data prepare`` made.
         tasks: only these training tasks; all of the store's by default.
         mixture: fraction of each batch's tasks by the beginning of their names, such as ``{everyday-: 0.3, "*": 0.7}``
-            ("*" is the rest); without it every task is as frequent as every other.
+            ("*" is the rest), or by a pattern that holds a "*", such as ``"*__label_*"``, which goes before
+            beginnings; without it every task is as frequent as every other.
         descriptions_per_task: how many of each task's descriptions are used; all by default.
         max_length: longest sample in tokens; the prompt of a longer one is cut at its beginning. The store has limits
             of its own (``t2l data prepare``); this one only ever shortens.
@@ -98,9 +99,15 @@ class ConditionSection:
     Args:
         noise: standard deviation of Gaussian noise on an embedding, as the hypernetwork reads it (standardised, where
             ``hypernetwork.standardize`` says so); token states get none.
+        first: fraction of the draws that take a task's first description, its definition where there is one; the rest
+            are drawn from all.
+        examples: fraction of the descriptions that are followed by two examples of the task, so that an adapter can
+            also be made from both; encoders of token states alone.
     """
 
     noise: float = 0.0
+    first: float = 0.0
+    examples: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ class ValidationSection:
 
     Args:
         every: steps between validations; 0 for none.
-        tasks: at most so many validation tasks.
+        tasks: at most so many validation tasks, spread evenly over all in the order of their names.
         samples: of each.
         descriptions: of each task, an adapter each; the samples are shared out to them.
     """

@@ -30,6 +30,7 @@ from t2l.training.conditions import (
     ConditionTable,
     NoConditions,
     StepConditions,
+    Wanted,
     described,
     encode_table,
     table_of,
@@ -37,6 +38,7 @@ from t2l.training.conditions import (
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.frozen_base import load_frozen_base, shard
 from t2l.training.optimizers import muon_and_adamw
+from t2l.training.recipe_sections import BaseSection
 from t2l.training.recipes import Recipe
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import Batch, SftConfig
@@ -166,7 +168,7 @@ class SftJob(Job):
         weights, used = None, 1
         if described_by is not None and self.read is None:
             used = min(settings.descriptions, self.conditions.count(described_by))
-            gathered = self.conditions.gather([(described_by, number) for number in range(used)])
+            gathered = self.conditions.gather([Wanted(described_by, number) for number in range(used)])
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 weights = self.source(self.conditions.on_device(gathered, self.device))
         order = sorted(range(count), key=lambda row: len(samples[row][0]))
@@ -205,7 +207,7 @@ def hidden_matrices(source: LoraSource) -> Callable[[str, nn.Parameter], bool]:
 
 
 def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
-    """Places of the held-out tasks that validation measures: those with descriptions, the first so many.
+    """Places of the held-out tasks that validation measures: those with descriptions, so many spread over all.
 
     Raises:
         DataError: there is none.
@@ -216,7 +218,8 @@ def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
             f"'{store.folder}' has no validation task with descriptions, so no checkpoint could be selected.",
             "Prepare the data with validation tasks, or train without: validation.every=0",
         )
-    return tuple(found[: recipe.validation.tasks])
+    count = min(len(found), recipe.validation.tasks)
+    return tuple(found[place * len(found) // count] for place in range(count))
 
 
 def build_spec(recipe: Recipe) -> LoraSpec:
@@ -372,7 +375,8 @@ def _conditions(
     """
     texts = described(store, tasks, recipe.data.descriptions_per_task)
     if hasattr(encoder, "step_conditions"):
-        return StepConditions(encoder, texts)
+        example = ExampleTexts(store, recipe.base) if recipe.condition.examples else None
+        return StepConditions(encoder, texts, example)
     path = folder.folder / "conditions.safetensors"
     mark = f"mark.{_texts_digest(texts, encoder.identity)}"
     if accelerator.is_main_process and not (path.is_file() and mark in read_tensors(path, CheckpointError)):
@@ -384,6 +388,28 @@ def _conditions(
     table = table_of(read_tensors(path, CheckpointError), texts, encoder.dim)
     table.noise = recipe.condition.noise
     return table
+
+
+class ExampleTexts:
+    """Input and output of a sample as texts, from its tokens and the frame that the store records."""
+
+    def __init__(self, store: DataStore, base: BaseSection) -> None:
+        from t2l.bases import load_tokenizer
+
+        self._store = store
+        self._tokenizer = load_tokenizer(base.model, revision=base.revision)
+        frame = store.manifest["frame"]
+        self._around = [frame[name] for name in ("before", "after", "opening", "closing")]
+
+    def __call__(self, task: int, sample: int) -> tuple[str, str]:
+        found = self._store.sample(task, sample)
+        prompt = self._tokenizer.decode(found.input_ids[: found.prompt_length])
+        response = self._tokenizer.decode(found.input_ids[found.prompt_length :])
+        before, after, opening, closing = self._around
+        return (
+            prompt.removeprefix(before).removesuffix(after),
+            response.removeprefix(opening).removesuffix(closing),
+        )
 
 
 def _standardization(
@@ -410,7 +436,7 @@ def _standardise_tokens(
     standardise = getattr(encoder, "standardise", None)
     if encoder is None or standardise is None:
         return
-    wanted = [(task, number) for number in range(4) for task in tasks if number < conditions.count(task)]
+    wanted = [Wanted(task, number) for number in range(4) for task in tasks if number < conditions.count(task)]
     states, kept = [], wanted[:_TEXTS_FOR_SCALE]
     for start in range(0, len(kept), _SMALL):
         condition_CE = conditions.on_device(conditions.gather(kept[start : start + _SMALL]), device)

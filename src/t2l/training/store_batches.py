@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from random import Random
 
 import numpy as np
 import torch
@@ -20,13 +21,15 @@ from torch import Tensor
 
 from t2l.data.sampler import Pick
 from t2l.data.store import DataStore
-from t2l.errors import DataError
-from t2l.training.conditions import Conditions, Gathered
+from t2l.errors import DataError, RecipeError
+from t2l.training.conditions import Conditions, Gathered, Wanted
 from t2l.training.mixture import MixtureSampler
 from t2l.training.recipes import Recipe
 from t2l.training.sft import IGNORED, Batch
 from t2l.training.sft_step import MicroBatch
 
+EXAMPLES_SHOWN = 2
+"""Examples in a condition that shows some."""
 Tokens = tuple[np.ndarray, int]
 """Token ids of a sample, and how many of them are its prompt."""
 
@@ -70,6 +73,11 @@ class StoreBatches:
         self.store = store
         self.recipe = recipe
         self.conditions = conditions
+        if recipe.condition.examples and not conditions.shows_examples:
+            raise RecipeError(
+                "condition.examples needs an encoder of token states that reads each step's texts.",
+                "Use encoder.kind=token-states, or set condition.examples=0.",
+            )
         self._sampler = MixtureSampler(
             store,
             train_tasks(store, recipe),
@@ -90,12 +98,15 @@ class StoreBatches:
         loop, views = self.recipe.loop, self.recipe.loss.views
         picks = self.picks(number)
         samples = [self._sample(task, sample) for task, sample, _ in picks]
-        wanted, index = [], []
+        wanted: list[Wanted] = []
+        index: list[int] = []
         for start in range(0, len(picks), loop.samples):
             task, _, description = picks[start]
             first = len(wanted)
             if not self.conditions.shared:
-                wanted += [(task, (description + view) % self.conditions.count(task)) for view in range(views)]
+                drawn = Random(f"conditions/{loop.seed}/{number}/{start}")
+                shown = tuple(sample for _, sample, _ in picks[start : start + loop.samples])
+                wanted += [self._wanted(drawn, task, description + view, shown) for view in range(views)]
             index += [first + place * views // loop.samples for place in range(loop.samples)]
         if self.conditions.shared:
             index = [0] * len(picks)
@@ -112,6 +123,17 @@ class StoreBatches:
         gathered = self.conditions.gather(wanted, generator)
         computed = sum(micro.batch.ids_ST.numel() for micro in micros)
         return StepBatch(tuple(micros), gathered, len(picks), sum(lengths), computed)
+
+    def _wanted(self, drawn: Random, task: int, description: int, shown: tuple[int, ...]) -> Wanted:
+        """A condition of a task; its examples are none of the samples that the step learns from."""
+        settings = self.recipe.condition
+        if settings.first and drawn.random() < settings.first:
+            description = 0
+        examples: tuple[int, ...] = ()
+        if settings.examples and drawn.random() < settings.examples:
+            others = [sample for sample in range(self.store.tasks[task].samples) if sample not in shown]
+            examples = tuple(drawn.sample(others, min(EXAMPLES_SHOWN, len(others))))
+        return Wanted(task, description % self.conditions.count(task), examples)
 
     def _sample(self, task: int, sample: int) -> Tokens:
         found = self.store.sample(task, sample)
