@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device
+from t2l.commands.evaluate_suite import SuiteOptions, evaluate_suite
+from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Dtype, checked_device
 from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import BaseModelError, DescriptionError, T2LError, did_you_mean
 
@@ -38,7 +39,27 @@ class ProtocolName(str, Enum):
     loglikelihood = "loglikelihood"
 
 
+class SuiteName(str, Enum):
+    """Suites of tasks with definitions, read from a folder."""
+
+    sni = "sni"
+
+
+class System(str, Enum):
+    """Which system message stands before the user's."""
+
+    none = "none"
+    template = "template"
+
+
 def evaluate(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="With --suite: folders of its tasks.")
+    ] = None,
+    suite: Annotated[
+        SuiteName | None,
+        typer.Option(help="sni: the protocol of Super-Natural-Instructions on a FOLDER of its JSON files."),
+    ] = None,
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,6 +92,12 @@ def evaluate(
             "--multi-task", metavar="FOLDER", help="One PEFT adapter trained on all tasks; in the gate a rival more."
         ),
     ] = None,
+    multi_task_prompt: Annotated[
+        Path | None,
+        typer.Option(
+            "--multi-task-prompt", metavar="FOLDER", help="Suite: a LoRA trained with definitions in the prompt."
+        ),
+    ] = None,
     task_adapters: Annotated[
         Path | None, typer.Option("--task-adapters", metavar="FOLDER", help="PEFT adapters named as the tasks.")
     ] = None,
@@ -94,7 +121,13 @@ def evaluate(
         bool,
         typer.Option("--run-generated-code", help="HumanEval and MBPP: run what the model wrote, on this machine."),
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Bounds every answer.")] = 512,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Bounds every answer; 512 by default, 64 in a suite.")
+    ] = None,
+    input_tokens: Annotated[
+        int,
+        typer.Option("--input-tokens", min=1, help="Suite: longer inputs lose their end; how many did is reported."),
+    ] = 1024,
     chat: Annotated[
         bool | None,
         typer.Option(
@@ -103,16 +136,64 @@ def evaluate(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Requests in one forward pass.")] = 32,
+    batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", min=1, help="Suite: tokens in one forward pass, padding included.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Suite: the base's; by default bfloat16 where the hardware has it.")
+    ] = None,
+    system: Annotated[
+        System, typer.Option(help="Suite: the system message; template: the chat template's.")
+    ] = System.none,
+    score: Annotated[
+        bool, typer.Option("--score/--no-score", help="Suite: score the answers, which needs no model.")
+    ] = True,
+    score_only: Annotated[
+        bool,
+        typer.Option("--score-only", help="Suite: score what --out has, made here or elsewhere; no model is loaded."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of descriptions, examples shown and resampling.")] = 0,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on benchmarks beside what it has to beat, and ask whether the description does the work."""
+    if suite is not None:
+        evaluate_suite(
+            SuiteOptions(
+                folders or [],
+                checkpoint,
+                base,
+                rows,
+                multi_task,
+                multi_task_prompt,
+                descriptions,
+                limit,
+                out,
+                restart,
+                max_new_tokens,
+                input_tokens,
+                batch_tokens,
+                None if dtype is None else dtype.value,
+                system.value,
+                score,
+                score_only,
+                seed,
+                device,
+                as_json,
+            )
+        )
+        return
+    if folders:
+        raise T2LError(
+            f"'{folders[0]}' is read with a suite alone.", "Add --suite sni, or name benchmarks: --tasks NAME"
+        )
+    max_new_tokens = 512 if max_new_tokens is None else max_new_tokens
     from t2l.bases import load_base
     from t2l.evaluation.benchmarks import load_tasks, read_wordings
     from t2l.evaluation.gate import gate_of
     from t2l.evaluation.rows import ROWS, Bench, Variant
-    from t2l.evaluation.runs import document, fingerprint, open_answers, run_variants, save_run
+    from t2l.evaluation.run_files import fingerprint
+    from t2l.evaluation.runs import document, open_answers, run_variants, save_run
     from t2l.evaluation.wording import GATE
 
     notes = Notes()

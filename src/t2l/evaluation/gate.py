@@ -104,6 +104,17 @@ def single(values: Sequence[float], seed: int = 0) -> Interval:
     return _interval(float(array.mean()), _resampled(array, np.random.default_rng(seed), np.ones(RESAMPLES, dtype=int)))
 
 
+def over_tasks(tasks: Sequence[tuple[float, int]], seed: int = 0) -> Interval:
+    """Mean over all items of all tasks, in percent; resamples tasks alone, whose sums are what was measured.
+
+    Args:
+        tasks: of each the sum over its items, and how many they are.
+    """
+    sums, counts = (np.asarray(values, dtype=float) for values in zip(*tasks, strict=True))
+    times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
+    return _interval(float(sums.sum() / counts.sum()), (times @ sums) / (times @ counts))
+
+
 def accuracies(items: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[str, Interval]]:
     """Row -> task -> accuracy; the empty task name stands for all tasks pooled."""
     found: dict[str, dict[str, Interval]] = {}

@@ -10,12 +10,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +23,12 @@ from t2l.evaluation.benchmarks import EvaluationTask
 from t2l.evaluation.decoding import Decoder
 from t2l.evaluation.harness import MAX_NEW_TOKENS, AdaptedLM
 from t2l.evaluation.rows import Variant
+from t2l.evaluation.run_files import RUN_FILE, SETTINGS_FILE, check_folder, head
 from t2l.lora import LoraSource
-from t2l.storage import read_json, tensors_digest, write_json
+from t2l.storage import read_json, write_json
 
-RUN_FILE = "run.json"
-SETTINGS_FILE = "settings.json"
 KIND = "t2l-evaluation"
 FORMAT = 1
-PACKAGES = ("t2l", "torch", "transformers", "peft", "lm_eval", "datasets", "numpy")
 _SHOWN = 1500  # characters of a prompt or an answer that a run keeps
 
 
@@ -147,12 +141,6 @@ def _choice(sample: Mapping[str, Any], place: int) -> str:
     return (contexts if len(set(continuations)) == 1 else continuations)[place].strip()
 
 
-def fingerprint(base: Base) -> str:
-    """Of a base's one-dimensional parameters, norms above all: tells models of one name apart at little cost."""
-    small = {name: one for name, one in base.model.named_parameters() if one.dim() == 1 and one.device.type != "meta"}
-    return tensors_digest(small)[:16]
-
-
 def open_answers(folder: Path, settings: Mapping[str, Any], *, restart: bool = False) -> Answers:
     """The answers of a run's folder, those of an interrupted run among them.
 
@@ -163,11 +151,8 @@ def open_answers(folder: Path, settings: Mapping[str, Any], *, restart: bool = F
     Raises:
         OutputError: the folder holds another run, or cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"'{folder}' is a file; a run is a folder.", "Choose another place: --out FOLDER")
+    check_folder(folder)
     file, known = folder / ANSWERS_FILE, folder / SETTINGS_FILE
-    if folder.is_dir() and not known.is_file() and any(folder.iterdir()):
-        raise OutputError(f"'{folder}' holds something else than a run.", "Choose another place: --out FOLDER")
     if restart:
         file.unlink(missing_ok=True)
         (folder / RUN_FILE).unlink(missing_ok=True)
@@ -196,10 +181,7 @@ def document(
     return {
         "kind": KIND,
         "format": FORMAT,
-        "command": ["t2l", *sys.argv[1:]],
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        **head(),
         "settings": dict(settings),
         "rows": dict(rows),
         "tasks": {
@@ -241,10 +223,3 @@ def read_run(place: Path) -> dict[str, Any]:
     if run.get("kind") != KIND or run.get("format") != FORMAT:
         raise T2LError(f"'{file}' is not a run of t2l evaluate that this version reads.")
     return run
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
