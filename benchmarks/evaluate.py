@@ -32,7 +32,7 @@ from t2l.adapter import Adapter
 from t2l.bases import EMBEDDED_BASE, Base, load_base
 from t2l.evaluation.decoding import Decoder
 from t2l.evaluation.harness import AdaptedLM
-from t2l.model import TextToLora
+from t2l.model import MICRO_WORLD, TextToLora
 
 TARGET = "target: 16 adapters at least 4x faster in shared batches than one after the other, 2 cores"
 BASELINES = {"hflm": "lm-evaluation-harness's HFLM with PEFT", "alone": "our decoder, one adapter after another"}
@@ -114,7 +114,7 @@ def shared(base: Base, adapters: list[Adapter], kind: str, items: int) -> list[A
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every figure, by name."""
     logging.disable(logging.WARNING)
-    base, t2l = load_base(EMBEDDED_BASE), TextToLora.from_pretrained()
+    base, t2l = load_base(EMBEDDED_BASE), TextToLora.from_pretrained(MICRO_WORLD)
     adapters = t2l.generate([f"Give word number {n} of the text in capital letters." for n in range(options.adapters)])
     result: dict[str, Any] = {
         "adapters": options.adapters,

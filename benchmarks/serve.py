@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from t2l.bases import EMBEDDED_BASE, load_base
-from t2l.model import TextToLora
+from t2l.model import MICRO_WORLD, TextToLora
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.maker import Made
 from t2l.serving.prompts import chat_tokens
@@ -89,7 +89,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every figure, by name."""
     most = max(options.clients)
     limits = Limits(slots=options.slots, max_waiting=most)
-    base, t2l = load_base(EMBEDDED_BASE, device=options.device), TextToLora.from_pretrained(device=options.device)
+    base, t2l = (
+        load_base(EMBEDDED_BASE, device=options.device),
+        TextToLora.from_pretrained(MICRO_WORLD, device=options.device),
+    )
     base.tokenizer.eos_token = base.model.generation_config.eos_token_id = None  # every answer has its full length
     with Engine(base, t2l, limits) as engine:
         prompt = chat_tokens(engine.base, [{"role": "user", "content": TEXT}])

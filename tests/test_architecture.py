@@ -26,10 +26,10 @@ LEVELS = {
     ),
     **dict.fromkeys(["model", "sakana", "composition"], 2),
     **dict.fromkeys(["data", "inspection", "sensitivity"], 3),
-    "training": 4,
+    **dict.fromkeys(["training", "comparison"], 4),
     **dict.fromkeys(["baselines", "evaluation", "guidance", "serving", "export"], 5),
     # "" is t2l/__init__.py, the face: it may show anything, and nothing inside reads it
-    **dict.fromkeys(["world", "workbench", "commands", "cli", "__main__", ""], 6),
+    **dict.fromkeys(["world", "workbench", "demo", "commands", "cli", "__main__", ""], 6),
 }
 CORE_LEVEL = 2
 NO_TRAINING = {"serving", "evaluation", "export", "guidance"}  # a server needs no training code

@@ -18,7 +18,7 @@ from t2l.guidance.calibrate import CONTROLS, control_texts
 from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration
 from t2l.guidance.guide import Guide
 from t2l.hypernet import HyperNetwork
-from t2l.model import TextToLora, embedded_checkpoint
+from t2l.model import MICRO_WORLD, TextToLora, shipped_checkpoint
 from t2l.world.base import build_tokenizer
 from t2l.world.tasks import find_task, tasks_of
 from t2l.world.wording import descriptions
@@ -49,7 +49,7 @@ def examples(path: Path, count: int = 12) -> Path:
 
 
 def test_the_shipped_calibration_is_of_the_shipped_checkpoint_and_small() -> None:
-    folder = embedded_checkpoint()
+    folder = shipped_checkpoint(MICRO_WORLD)
     guide = Guide.of(TextToLora.from_pretrained())
     assert guide.calibration.known.names == tuple(task.name for task in tasks_of("train"))
     assert set(guide.calibration.facts["validation_tasks"]) == {task.name for task in tasks_of("validation")}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from t2l.model import embedded_checkpoint
+from t2l.model import MICRO_WORLD, shipped_checkpoint
 from t2l.world import demo as demo_module
 from t2l.world.demo import NEXT, demo
 from t2l.world.tasks import NEAR, find_task
@@ -33,7 +33,7 @@ class Terminal(Console):
 
 
 def test_the_assets_are_there() -> None:
-    assert embedded_checkpoint().is_dir()
+    assert shipped_checkpoint(MICRO_WORLD).is_dir()
 
 
 def test_without_a_terminal_it_shows_held_out_tasks_and_asks_nothing() -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.errors import T2LError
-from t2l.model import embedded_checkpoint
+from t2l.model import MICRO_WORLD, shipped_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATOR = ROOT / "tools" / "generate_docs.py"
@@ -127,7 +127,7 @@ def python_blocks(page: Path, language: str) -> list[Block]:
 @pytest.fixture
 def embedded_world() -> None:
     try:
-        embedded_checkpoint()
+        shipped_checkpoint(MICRO_WORLD)
         load_base(EMBEDDED_BASE)
     except T2LError as problem:
         pytest.skip(f"needs the assets of the embedded world: {problem.message}")

@@ -24,7 +24,7 @@ from t2l.errors import T2LError
 from t2l.guidance.guide import is_calibrated
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
-from t2l.model import TextToLora, embedded_checkpoint
+from t2l.model import MICRO_WORLD, TextToLora, shipped_checkpoint
 from t2l.training import optimizers as optimizers_module
 from t2l.training.loop import LoopConfig
 from t2l.training.optimizers import muon_and_adamw
@@ -556,8 +556,10 @@ def test_a_stage_without_what_comes_before_says_so(tmp_path: Path) -> None:
 
 
 def test_the_assets_are_small() -> None:
-    folder = embedded_checkpoint().parent
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 25e6
+    assets = shipped_checkpoint(MICRO_WORLD).parent
+    size = {path: path.stat().st_size for path in assets.rglob("*") if path.is_file()}
+    assert sum(size[path] for path in size if path.relative_to(assets).parts[0] in ("base", "checkpoint")) <= 25e6
+    assert sum(size.values()) <= 51e6
 
 
 def test_the_shipped_checkpoint_fits_the_shipped_base(base: Base) -> None:

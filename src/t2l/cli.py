@@ -20,6 +20,7 @@ from t2l.commands.checkpoints import import_checkpoint, inspect
 from t2l.commands.combine import combine
 from t2l.commands.data import data
 from t2l.commands.data_describe import describe
+from t2l.commands.demo import demo
 from t2l.commands.evaluate import evaluate
 from t2l.commands.export import export
 from t2l.commands.flops import flops
@@ -33,7 +34,7 @@ from t2l.commands.terminal import say, say_error
 from t2l.commands.train import recipes, train
 from t2l.commands.train_adapters import library, recon
 from t2l.commands.workbench import workbench
-from t2l.commands.world import demo, world
+from t2l.commands.world import world
 from t2l.errors import T2LError, TrainingStopped
 
 _DEBUG = "T2L_DEBUG"

@@ -98,7 +98,7 @@ def inspect(source: str | Path | None = None, *, description: str | None = None)
     """Recognises what ``source`` is, reads all of it strictly, and measures it.
 
     Args:
-        source: a folder, or the hub id of a checkpoint; the checkpoint of the embedded world by default.
+        source: a folder, or the hub id of a checkpoint; the checkpoint that ships by default.
         description: for a checkpoint: make the adapter of this description and measure that as well.
 
     Raises:

@@ -4,12 +4,13 @@ Axis letters: N descriptions, E embedding width.
 
 Level 2. `TextToLora.generate` is the only door through which adapters are made: the command line, servers and tests
 all go through it. A checkpoint folder is ``config.json`` + ``model.safetensors``; neither writing nor reading one needs
-base weights or pickles. Nothing here knows training, evaluation or the embedded world beyond the place of its files.
+base weights or pickles. Nothing here knows training, evaluation or tasks; of what ships it knows where the files are.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
@@ -29,6 +30,10 @@ from t2l.storage import new_folder, read_json, read_tensors, tensors_digest, wri
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
 _DOWNLOADED = [CONFIG_FILE, TENSOR_FILE, "calibration.*"]
+MICRO_WORLD = "t2l-micro-world"
+"""The name of the micro world's checkpoint: a tiny base and tasks that are made by a program."""
+_SHIPPED = {"smollm2-135m": "smollm2-135m", MICRO_WORLD: "checkpoint", "micro-world": "checkpoint"}
+"""Names of the checkpoints that ship, the default first, and their folders below the assets."""
 KIND = "t2l-checkpoint"
 FORMAT = 1
 DEFAULT_MEMORY = 1 << 30
@@ -49,7 +54,7 @@ class TextToLora:
         CheckpointError: the encoder gives embeddings of another width than the hypernetwork reads.
 
     Example:
-        >>> t2l = TextToLora.from_pretrained()  # the embedded world
+        >>> t2l = TextToLora.from_pretrained("t2l-micro-world")
         >>> adapter, = t2l.generate(["Give the last word in capital letters."])
         >>> adapter.spec.num_parameters
         32768
@@ -217,10 +222,12 @@ class TextToLora:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> TextToLora:
-        """Reads a checkpoint from a folder, from the hub, or (nothing given) the one of the embedded world.
+        """Reads a checkpoint from a folder, from the hub, or (nothing given) the one that ships with the package.
 
         Args:
-            source: a folder, or a hub id (``"org/name"``); a folder wins where both could be meant.
+            source: a folder, a hub id (``"org/name"``), or the name of a checkpoint that ships (``"smollm2-135m"``,
+                `MICRO_WORLD`); a folder wins where both could be meant. By default ``$T2L_CHECKPOINT``, where it is
+                set, and else the first of those that ship.
             revision: branch, tag or commit on the hub.
             device: where the hypernetwork computes.
             dtype: float32, or bfloat16 for speed where the hardware has it.
@@ -229,7 +236,8 @@ class TextToLora:
             CheckpointError: there is no such checkpoint, it is damaged or of another kind (a checkpoint of the
                 reference implementation is named as such, with the command that imports it).
         """
-        folder = embedded_checkpoint() if source is None else _find(source, revision)
+        source = os.environ.get("T2L_CHECKPOINT") or None if source is None else source
+        folder = shipped_checkpoint() if source is None else _find(source, revision)
         config = read_json(folder / CONFIG_FILE, CheckpointError)
         if config.get("kind") != KIND:
             raise CheckpointError(f"'{folder / CONFIG_FILE}' is not the config of a t2l checkpoint.")
@@ -251,16 +259,20 @@ class TextToLora:
         return t2l.to(device=device, dtype=dtype)
 
 
-def embedded_checkpoint() -> Path:
-    """The folder of the checkpoint that ships with the package.
+def shipped_checkpoint(name: str | None = None) -> Path:
+    """The folder of a checkpoint that ships with the package: the one called ``name``, by default the first.
 
     Raises:
-        CheckpointError: this installation has none.
+        CheckpointError: this installation lacks it.
     """
-    folder = Path(str(resources.files("t2l"))) / "assets" / "checkpoint"
-    if not (folder / CONFIG_FILE).is_file():
-        raise CheckpointError("This installation of t2l has no embedded checkpoint.", "Build it: t2l world build")
-    return folder
+    assets = Path(str(resources.files("t2l"))) / "assets"
+    for folder in [assets / _SHIPPED[known] for known in ([name] if name else _SHIPPED)]:
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    raise CheckpointError(
+        f"This installation of t2l lacks the checkpoint {name or MICRO_WORLD!r}.",
+        "Build it: t2l world build" if name in (None, MICRO_WORLD) else "Install t2l again.",
+    )
 
 
 def _find(source: str | Path, revision: str | None) -> Path:
@@ -276,6 +288,8 @@ def _find(source: str | Path, revision: str | None) -> Path:
         return folder
     if folder.exists():
         raise CheckpointError(f"'{folder}' is a file; a checkpoint is a folder.")
+    if str(source) in _SHIPPED:
+        return shipped_checkpoint(str(source))
     return _download(str(source), revision)
 
 
@@ -283,7 +297,10 @@ def _download(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise CheckpointError(f"There is no folder '{source}'.", "Give a checkpoint folder or a hub id (org/name).")
+        raise CheckpointError(
+            f"There is no folder '{source}'.",
+            f"Give a checkpoint folder, a hub id (org/name), or one that ships: {', '.join(_SHIPPED)}.",
+        )
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=_DOWNLOADED))
     except Exception as problem:  # the hub, the network and the disk each raise their own kinds

@@ -73,8 +73,7 @@ def inspect(
         str | None,
         typer.Argument(
             metavar="PATH",
-            help="A checkpoint (ours or the reference's) or an adapter; by default the "
-            "checkpoint of the embedded world.",
+            help="A checkpoint (ours or the reference's) or an adapter; by default the checkpoint that ships.",
         ),
     ] = None,
     description: Annotated[
@@ -168,7 +167,7 @@ def _show_facts(kind: str, facts: dict[str, Any]) -> None:
     from rich.text import Text
 
     console = results()
-    say(f"{facts['path'] or 'The embedded world'}: {kind}", "bold", console=console)
+    say(f"{facts['path'] or 'The checkpoint that ships'}: {kind}", "bold", console=console)
     table = Table("", "", show_header=False, box=None, padding=(0, 2))
     table.columns[1].overflow = "fold"  # digests are shown whole
     for name, value in facts.items():

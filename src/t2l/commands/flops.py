@@ -72,7 +72,7 @@ def flops(
             raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
         hypernetwork, shape = t2l.hypernetwork, TransformerShape.of_config(base_config(name))
         encoder_name = "minilm" if t2l.encoder.to_config().get("kind") == "minilm" else "gte-large-en-v1.5"
-        what = f"{name}, {checkpoint or 'the checkpoint of the embedded world'}"
+        what = f"{name}, {checkpoint or 'the checkpoint that ships'}"
     costs = compare(shape, hypernetwork, ENCODERS[encoder_name], setting)
     report: dict[str, Any] = {
         "what": what,

@@ -33,7 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 Checkpoint = Annotated[
     str | None,
     typer.Option(
-        "--checkpoint", "-c", metavar="FOLDER|HUB_ID", help="The checkpoint; that of the embedded world by default."
+        "--checkpoint", "-c", metavar="FOLDER|HUB_ID|NAME", help="The checkpoint; by default the one that ships."
     ),
 ]
 BaseModel = Annotated[

@@ -41,7 +41,7 @@ def refine(
             "--checkpoint",
             "-c",
             metavar="FOLDER|HUB_ID",
-            help="The checkpoint that wrote the adapter, whose hypernetwork helps; that of the embedded world is found "
+            help="The checkpoint that wrote the adapter, whose hypernetwork helps; the one that ships is found "
             "without this.",
         ),
     ] = None,
@@ -159,7 +159,7 @@ def _source_of(start: Adapter, checkpoint: str | None, device: str, notes: Notes
             raise CheckpointError("The adapter's provenance names no checkpoint with one description.")
         t2l = TextToLora.from_pretrained(checkpoint, device=device)
         if t2l.digest != digest:
-            which = f"'{checkpoint}'" if named else "that of the embedded world"
+            which = f"'{checkpoint}'" if named else "the one that ships"
             raise CheckpointError(f"The adapter was written by the checkpoint {digest[:12]}, which {which} is not.")
         if (t2l.spec.groups, t2l.spec.rank) != (start.spec.groups, start.spec.rank):
             raise CheckpointError("The adapter has another rank or other modules than its checkpoint writes.")

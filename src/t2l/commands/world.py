@@ -1,4 +1,4 @@
-"""``t2l demo`` and ``t2l world ...``: the embedded world, from showing it to building it again.
+"""``t2l world ...``: the embedded world, from showing it to building it again.
 
 Level 6. Thin wrappers: `t2l.world` does the work and the printing.
 """
@@ -21,13 +21,14 @@ world = typer.Typer(
 )
 
 
+@world.command("demo")
 def demo(
     seed: Annotated[int, typer.Option(help="Which tasks and inputs are shown; 5 by default.")] = 5,
     ask: Annotated[
         bool, typer.Option("--ask/--no-ask", help="Ask for a description of your own at the end (on a terminal).")
     ] = True,
 ) -> None:
-    """See it work: descriptions of tasks, and the answers of a tiny model before and after."""
+    """See the micro world: held-out tasks, and the answers of a tiny model before and after."""
     from t2l.world.demo import demo as show
 
     show(results(), interactive=ask and sys.stdin.isatty() and sys.stdout.isatty(), seed=seed)

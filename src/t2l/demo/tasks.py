@@ -10,6 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib import resources
 from random import Random
 from typing import Any
@@ -72,6 +73,21 @@ class DemoTask:
             return False
         return any(_matches(self.check, answer, wanted, example.text) for wanted in example.answers)
 
+    def mentions(self, answer: str, example: Example) -> bool:
+        """Whether an answer is right, or says the right thing in other words around it.
+
+        For `CHECKS` that ask for equality alone: a right answer stands in it, and no other example's answer does.
+        """
+        if self.is_right(answer, example) or self.check not in ("same", "exact"):
+            return self.is_right(answer, example)
+        own = {normalised(wanted) for wanted in example.answers}
+        others = {normalised(wanted) for other in self.examples for wanted in other.answers} - own
+        return any(_stands_in(wanted, answer) for wanted in own) and not any(_stands_in(o, answer) for o in others)
+
+    def wanted(self, example: Example) -> str:
+        """A right answer, for a person whose adapter gave a wrong one."""
+        return f"should hold: {example.answers[0]}" if self.check == "words" else f"should be {example.answers[0]}"
+
 
 @cache
 def demo_tasks() -> tuple[DemoTask, ...]:
@@ -82,13 +98,6 @@ def demo_tasks() -> tuple[DemoTask, ...]:
     return tuple(_task(record) for record in yaml.safe_load(text))
 
 
-def chosen(seed: int) -> list[DemoTask]:
-    """One task of each kind, drawn by a seed; kinds come in the order of the file."""
-    rng = Random(f"demo/{seed}")
-    kinds = dict.fromkeys(task.kind for task in demo_tasks())
-    return [rng.choice([task for task in demo_tasks() if task.kind == kind]) for kind in kinds]
-
-
 def normalised(text: str) -> str:
     """A text without what a check of kind ``same`` does not count."""
     text = " ".join(unicodedata.normalize("NFKC", text).split())
@@ -97,9 +106,28 @@ def normalised(text: str) -> str:
     return text.casefold()
 
 
+def tasks_digest() -> str:
+    """SHA-256 of the file of tasks, so that a measurement can name what was measured."""
+    return sha256((resources.files("t2l.demo") / "tasks.yaml").read_bytes()).hexdigest()
+
+
+def chosen(seed: int, count: int) -> list[DemoTask]:
+    """Tasks drawn by a seed, one of each kind before a second of any, in the order of the file."""
+    rng = Random(f"demo/{seed}")
+    tasks = list(demo_tasks())
+    rng.shuffle(tasks)
+    turns = sorted(tasks, key=lambda task: [other for other in tasks if other.kind == task.kind].index(task))
+    picked = turns[:count]
+    return [task for task in demo_tasks() if task in picked]
+
+
 def _task(record: dict[str, Any]) -> DemoTask:
     examples = tuple(Example(one["input"], tuple(one["answers"])) for one in record["examples"])
     return DemoTask(**{**record, "examples": examples})
+
+
+def _stands_in(wanted: str, answer: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", normalised(answer)) is not None
 
 
 def _matches(check: str, answer: str, wanted: str, text: str) -> bool:

@@ -18,6 +18,7 @@ from t2l.base_names import locate
 from t2l.encoders.description import warn_unseen
 from t2l.encoders.encoder import model_identity
 from t2l.encoders.loading import loading, may_run_code
+from t2l.gguf_base import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,7 +82,7 @@ class CausalReader:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
-        with loading(self.name):
+        with loading(self.name), quiet():
             from transformers import AutoTokenizer
 
             return AutoTokenizer.from_pretrained(
@@ -93,7 +94,7 @@ class CausalReader:
     @cached_property
     def model(self) -> PreTrainedModel:
         """The model, frozen, in evaluation mode."""
-        with loading(self.name):
+        with loading(self.name), quiet():
             import transformers
 
             key: Any = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"

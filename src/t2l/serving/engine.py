@@ -92,7 +92,7 @@ class Engine:
         BaseModelError: the checkpoint is for another base, or the base cannot share passes.
 
     Example:
-        >>> with Engine.from_pretrained() as engine:  # the embedded world
+        >>> with Engine.from_pretrained("t2l-micro-world") as engine:
         ...     (made,) = engine.make(["Give the last word in capital letters."]).result()
         ...     print(engine.chat("red green blue", adapter=made.adapter).text)
     """
@@ -132,7 +132,7 @@ class Engine:
         limits: Limits | None = None,
         store: Path | None = None,
     ) -> Engine:
-        """An engine for a checkpoint (the embedded world's by default) and the base that it is for.
+        """An engine for a checkpoint (the one that ships by default) and the base that it is for.
 
         Args:
             base: another place where the base lies.

@@ -185,6 +185,7 @@ def _table(folder: Path) -> DescriptionTable:
 
 def _install(assets: Path) -> None:
     package = Path(str(resources.files("t2l"))) / "assets"
-    with new_folder(package, marker="base/config.json", force=True) as inside:
-        shutil.copytree(assets, inside, dirs_exist_ok=True)
+    for part in ("base", "checkpoint"):  # one by one: another checkpoint lies beside them
+        with new_folder(package / part, marker="config.json", force=True) as inside:
+            shutil.copytree(assets / part, inside, dirs_exist_ok=True)
     print(f"Installed in {package}", flush=True)

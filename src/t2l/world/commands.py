@@ -41,13 +41,13 @@ def evaluate(
 ) -> None:
     """Prints exact match by split and condition, comparators where they are built, and the headline figures."""
     from t2l.bases import load_base
-    from t2l.model import TextToLora
+    from t2l.model import MICRO_WORLD, TextToLora
     from t2l.world.costs import costs
     from t2l.world.evaluate import CONDITIONS, FULL, QUICK, summarize
     from t2l.world.evaluate import evaluate as run
     from t2l.world.headlines import NEAR_GROUPS, headlines, near_groups
 
-    t2l = TextToLora.from_pretrained(checkpoint)
+    t2l = TextToLora.from_pretrained(checkpoint or MICRO_WORLD)
     base = load_base(t2l.spec.base_model or "").model
     t2l.spec.check_base(base)
     effort = QUICK if quick else FULL

@@ -14,7 +14,7 @@ from rich.text import Text
 from t2l.adapter import Adapter
 from t2l.bases import EMBEDDED_BASE, Base, load_base
 from t2l.errors import T2LError
-from t2l.model import TextToLora
+from t2l.model import MICRO_WORLD, TextToLora
 from t2l.world.tasks import MicroTask, tasks_of
 from t2l.world.wording import descriptions
 
@@ -48,7 +48,7 @@ def demo(console: Console, interactive: bool, seed: int) -> None:
         )
     )
     with console.status("Loading the embedded world ..."):
-        t2l = TextToLora.from_pretrained()
+        t2l = TextToLora.from_pretrained(MICRO_WORLD)
         base = load_base(EMBEDDED_BASE)
         t2l.generate(["warm up"])
     tasks = _choose(seed)

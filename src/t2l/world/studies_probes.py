@@ -30,7 +30,7 @@ from t2l.deltas import delta_similarity
 from t2l.encoders import CachedEncoder, MiniLmEncoder
 from t2l.errors import T2LError
 from t2l.lora import LoraWeights
-from t2l.model import TextToLora
+from t2l.model import MICRO_WORLD, TextToLora
 from t2l.storage import write_json
 from t2l.world.evaluate import RESAMPLES, Effort, bootstrap, evaluate
 from t2l.world.exact_match import Query, exact_match
@@ -65,7 +65,7 @@ def run_probe(
         t2l: instead of a checkpoint.
     """
     if t2l is None:
-        t2l = TextToLora.from_pretrained(checkpoint)
+        t2l = TextToLora.from_pretrained(checkpoint or MICRO_WORLD)
         t2l.encoder = CachedEncoder(t2l.encoder)
     base = load_base(t2l.spec.base_model or "")
     t2l.spec.check_base(base.model)
