@@ -25,7 +25,7 @@ LEVELS = {
         ["adapter", "peft_format", "batched", "bases", "encoders", "hypernet", "sakana_files", "deltas"], 1
     ),
     **dict.fromkeys(["model", "sakana", "composition"], 2),
-    **dict.fromkeys(["data", "inspection", "sensitivity"], 3),
+    **dict.fromkeys(["compiled", "data", "inspection", "sensitivity"], 3),
     **dict.fromkeys(["training", "comparison"], 4),
     **dict.fromkeys(["baselines", "evaluation", "guidance", "serving", "export"], 5),
     # "" is t2l/__init__.py, the face: it may show anything, and nothing inside reads it

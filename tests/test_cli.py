@@ -501,14 +501,44 @@ def test_run_puts_both_answers_side_by_side(assets: Path, checkpoint: Path) -> N
     base, texts = load_base(assets / "base"), ["7", "12", "oslo"]
     plain = base.answer(texts, max_new_tokens=6)
     adapted = base.answer(texts, spec=adapter.spec, weights=adapter.weights, max_new_tokens=6)
+    told = [f"add three\nGive the answer only, without an explanation.\n\n{text}" for text in texts]
+    prompted = base.answer(told, max_new_tokens=6)
     assert report["base"] == str(assets / "base")  # the one that the checkpoint names
     assert report["answers"] == [
-        {"input": text, "base": before, "adapted": after}
-        for text, before, after in zip(texts, plain, adapted, strict=True)
+        {"input": text, "base": before, "prompted": asked, "adapted": after}
+        for text, before, asked, after in zip(texts, plain, prompted, adapted, strict=True)
     ]
-    assert plain != adapted
+    assert plain != adapted and plain != prompted
+    assert report["confidence"] is None  # not calibrated
     shown = done(*words, "--base", assets / "base").stdout
-    assert "with the adapter" in shown and "add three" in shown
+    for words_shown in ("with the adapter", "base, told the task", "base alone", "add three"):
+        assert words_shown in shown
+    assert "confidence" not in shown
+
+
+def test_run_reads_files_and_pipes(checkpoint: Path, tmp_path: Path) -> None:
+    words = ["run", "add three", "--checkpoint", checkpoint, "--max-new-tokens", "2"]
+
+    def inputs(*more: str | Path, stdin: bytes | None = None) -> list[str]:
+        return [row["input"] for row in document(*words, *more, stdin=stdin)["answers"]]
+
+    (tmp_path / "two.txt").write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo\r\n")
+    assert inputs("--file", tmp_path / "two.txt") == ["one\r\n\r\ntwo"]
+    assert inputs("-f", tmp_path / "two.txt", "--lines") == ["one", "two"]
+    assert inputs(stdin=b"piped\ntext\n") == ["piped\ntext"]
+    assert inputs("--lines", stdin=b"piped\ntext\n") == ["piped", "text"]
+    assert inputs("-", "7", stdin=b"piped") == ["piped", "7"]
+    assert inputs("7", stdin=b"not read") == ["7"]
+    assert "cannot be read" in refused(*words, "--file", tmp_path / "none.txt")
+    assert "not UTF-8" in refused(*words, stdin=b"\xff\xfe")
+    assert "no input" in refused(*words, stdin=b" \n")
+
+
+def test_run_says_how_far_a_description_is_to_be_trusted() -> None:
+    words = ["run", "--checkpoint", "t2l-micro-world", "--max-new-tokens", "4", "--input", "red green"]
+    shown = done(*words, "Give the last word in capital letters.").stdout
+    assert re.search(r"confidence 0\.\d\d; expected: \+\d+ right answers in 100", shown)
+    assert re.search(r"confidence 0\.\d\d: low", done(*words, "Zxq!! vbn ??").stdout)
 
 
 def test_what_run_refuses(checkpoint: Path, tmp_path: Path) -> None:

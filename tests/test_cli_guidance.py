@@ -169,7 +169,7 @@ def test_refine_finds_the_hypernetwork_that_wrote_the_adapter_or_says_that_it_do
     assert "without the hypernetwork" not in done("refine", "own", *few, "--out", "quiet").stderr
     document("generate", GOOD, "--checkpoint", uncalibrated, "--out", "foreign")
     alone = document("refine", "foreign", *few, "--out", "alone")
-    assert alone["method"] == "plain" and "that of the embedded world is not" in alone["notes"][0]
+    assert alone["method"] == "plain" and "no checkpoint that ships is that one" in alone["notes"][0]
     named = document("refine", "foreign", *few, "--checkpoint", uncalibrated, "--out", "named")
     assert named["method"] == "hypernetwork" and named["loss_before"] == pytest.approx(alone["loss_before"], abs=1e-4)
     assert "say --plain" in refused("refine", "own", *few, "--checkpoint", uncalibrated, "--out", "x")

@@ -1,24 +1,190 @@
-"""The demo: what a newcomer sees, with a terminal and without."""
+"""The demo: its tasks, how they are judged, what is counted, and what a newcomer sees."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from t2l.model import MICRO_WORLD, shipped_checkpoint
-from t2l.world import demo as demo_module
-from t2l.world.demo import NEXT, demo
-from t2l.world.tasks import NEAR, find_task
+from t2l.bases import EMBEDDED_BASE, load_base
+from t2l.cli import app
+from t2l.comparison import ROWS, Compared
+from t2l.demo import measure, show
+from t2l.demo.measure import RECORD_FILE, Outcome, Session
+from t2l.demo.tasks import CHECKS, DemoTask, Example, chosen, demo_tasks, normalised
+from t2l.guidance.guide import Confidence, Neighbour
+from t2l.model import MICRO_WORLD, TextToLora
+
+RIGHT = {example.text: example.answers[0] for task in demo_tasks() for example in task.examples}
+
+
+def task(check: str, *answers: str, text: str = "the input", **more: Any) -> tuple[DemoTask, Example]:
+    example = Example(text, answers)
+    return DemoTask("a task", "labels", "Do it.", check, (example, Example("another", ("other",))), **more), example
+
+
+# ------------------------------------------------------------------------------------------------------ the tasks
+
+
+def test_there_are_enough_tasks_and_each_is_whole() -> None:
+    tasks = demo_tasks()
+    assert len(tasks) >= 30 and len({one.name for one in tasks}) == len({one.description for one in tasks}) == len(
+        tasks
+    )
+    for one in tasks:
+        assert one.check in CHECKS and len(one.examples) == 3, one.name
+        assert len({example.text for example in one.examples}) == 3, one.name
+        assert all(example.answers for example in one.examples), one.name
+    assert len(RIGHT) == 3 * len(tasks)  # no input stands in two tasks
+
+
+def test_stated_answers_are_right_and_an_echo_of_the_input_is_not() -> None:
+    for one in demo_tasks():
+        for example in one.examples:
+            if one.check != "words":  # there they are words to be held, not answers
+                assert all(one.is_right(answer, example) for answer in example.answers), one.name
+            assert not one.is_right(example.text, example), one.name
+            assert not one.is_right("", example), one.name
+
+
+def test_a_label_task_has_no_constant_answer() -> None:
+    for one in demo_tasks():
+        answers = {normalised(answer) for example in one.examples for answer in example.answers}
+        assert not any(all(one.is_right(answer, example) for example in one.examples) for answer in answers), one.name
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "right"),
+    [
+        ("same", ' "New  York." ', True),
+        ("same", "new york", True),
+        ("same", "It is New York", False),
+        ("exact", "New York\n", True),
+        ("exact", "new york", False),
+        ("exact", "New York.", False),
+        ("words", "He moved from New Jersey to York.", True),
+        ("words", "Newer Yorkshire", False),
+        ("words", "The Input", False),  # an echo
+    ],
+)
+def test_how_an_answer_is_judged(check: str, answer: str, right: bool) -> None:
+    one, example = task(check, "New York", text="the input")
+    assert one.is_right(answer, example) is right
+
+
+def test_forms_of_a_word_count_and_limits_hold() -> None:
+    one, example = task("words", "when open", longest=6, ends="?")
+    assert one.is_right("When does the shop open?", example)
+    assert one.is_right("When is the shop opened?", example)
+    assert not one.is_right("When does the shop open", example)
+    assert not one.is_right("When does the little shop really open?", example)
+    assert one.rule == "holds the words of a stated answer, at most 6 words, ends with '?'"
+
+
+def test_json_is_judged_by_its_content() -> None:
+    one, example = task("json", '{"a": 1, "b": 2}')
+    assert one.is_right('{ "b": 2,\n "a": 1 }', example)
+    assert not one.is_right('{"a": 1}', example)
+    assert not one.is_right('The JSON is {"a": 1, "b": 2}', example)
+
+
+def test_a_right_answer_in_a_sentence_is_a_mention_unless_another_answer_stands_there_too() -> None:
+    one, example = task("same", "spam")
+    assert one.mentions("This is spam!", example) and not one.is_right("This is spam!", example)
+    assert not one.mentions("It is spam or other.", example)
+    assert not one.mentions("This is spammy.", example)
+
+
+def test_a_seed_draws_tasks_of_different_kinds() -> None:
+    assert chosen(3, 4) == chosen(3, 4) != chosen(4, 4)
+    kinds = Counter(one.kind for one in demo_tasks())
+    for seed in range(5):
+        assert len({one.kind for one in chosen(seed, len(kinds))}) == len(kinds)
+    assert chosen(1, 10_000) == list(demo_tasks())
+
+
+# -------------------------------------------------------------------------------------------------- what is counted
+
+
+class Scripted:
+    """A base that knows the right answers with an adapter, every second one when told the task, and none alone."""
+
+    name, weights = "org/scripted", "dequantised Q4_1"
+
+    def __init__(self) -> None:
+        self.model = load_base(EMBEDDED_BASE).model
+        self.batches: list[int] = []
+
+    def answer(self, texts: Sequence[str], *, index: Sequence[int], **_: Any) -> list[str]:
+        self.batches.append(len(texts))
+        told = len(texts) // 3
+        answers = []
+        for number, (text, row) in enumerate(zip(texts, index, strict=True)):
+            plain = text.rsplit("\n", 1)[-1]
+            knows = row >= 0 or (told <= number < 2 * told and number % 2)
+            answers.append(RIGHT.get(plain, "an answer") if knows else f"I cannot say,\nbut: {'long ' * 40}")
+        return answers
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    base: Any = Scripted()
+    made = Session(TextToLora.from_pretrained(MICRO_WORLD), base)
+    made.guide = None
+    return made
+
+
+def test_all_tasks_share_batches_and_are_counted(session: Session) -> None:
+    outcomes = list(session.try_all())
+    base: Any = session.base
+    assert len(base.batches) < len(demo_tasks()) / 4
+    measured = measure.record(session, outcomes)
+    assert measured["inputs"] == len(RIGHT)
+    assert measured["right"]["base"] == 0
+    by_hand = {
+        row: sum(
+            one.is_right(compared.answer(row), example)
+            for outcome, one in zip(outcomes, demo_tasks(), strict=True)
+            for compared, example in zip(outcome.compared, one.examples, strict=True)
+        )
+        for row in ROWS
+    }
+    assert measured["right"] == by_hand
+    assert by_hand["adapter"] > by_hand["description-in-prompt"] > 0
+    assert sum(one["right"]["adapter"] for one in measured["tasks"]) == by_hand["adapter"]
+    assert json.loads(json.dumps(measured)) == measured
+
+
+def test_counts_are_kept_for_the_very_checkpoint_and_tasks(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session.t2l, "folder", tmp_path)
+    assert measure.kept(session) is None
+    measured = measure.record(session, session.try_tasks(chosen(0, 2)))
+    assert measure.keep(session, measured) == tmp_path / RECORD_FILE
+    assert measure.kept(session) == measured
+    for key in ("checkpoint", "tasks_digest", "base", "weights"):
+        (tmp_path / RECORD_FILE).write_text(json.dumps({**measured, key: "another"}))
+        assert measure.kept(session) is None, key
+    (tmp_path / RECORD_FILE).write_text("{")
+    assert measure.kept(session) is None
+
+
+# --------------------------------------------------------------------------------------------------- what is shown
 
 
 class Terminal(Console):
     """Records what is printed and answers what is asked."""
 
-    def __init__(self, *answers: str) -> None:
-        super().__init__(file=io.StringIO(), width=80, highlight=False)
+    def __init__(self, *answers: str, width: int = 80) -> None:
+        super().__init__(file=io.StringIO(), width=width, highlight=False)
         self._answers: Iterator[str] = iter(answers)
 
     def input(self, *args: object, **kwargs: object) -> str:
@@ -32,46 +198,74 @@ class Terminal(Console):
         return self.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_the_assets_are_there() -> None:
-    assert shipped_checkpoint(MICRO_WORLD).is_dir()
+def test_every_answer_is_shown_with_its_tick_in_80_plain_columns(session: Session) -> None:
+    console, tasks = Terminal(), chosen(2, 4)
+    outcomes = session.try_tasks(tasks)
+    show.show_facts(console, session, tasks, 2)
+    for outcome in outcomes:
+        show.show_outcome(console, outcome)
+    show.show_counts(console, outcomes, None)
+    show.show_next(console)
+    text = console.text
+    right = {row: sum(sum(outcome.right(row)) for outcome in outcomes) for row in ROWS}
+    assert text.count("✓") == sum(right.values()) and text.count("✗") == 3 * 12 - sum(right.values())
+    assert f"Right of the 12 shown: base alone {right['base']}" in text
+    assert f"with the adapter {right['adapter']}." in text
+    assert "drawn by seed 2 (others: --seed 3)" in text and "dequantised Q4_1" in text
+    assert "\x1b" not in text and max(map(len, text.splitlines())) <= 80
+    assert text.count("adapter in") == 4 and "confidence" not in text  # none is calibrated
 
 
-def test_without_a_terminal_it_shows_held_out_tasks_and_asks_nothing() -> None:
-    console = Terminal("never read")
-    demo(console, interactive=False, seed=13)
-    shown = [task for task in demo_module._choose(13) if task.split in NEAR]
-    assert len(shown) == 4
-    assert console.text.count("adapter in") == len(shown)
-    assert "✓" in console.text and "Right on these" in console.text
-    assert "Your turn" not in console.text
-    for command, _ in NEXT:
-        assert command in console.text
-    assert max(len(line) for line in console.text.splitlines()) <= 80
-
-
-def test_the_count_is_the_number_of_ticks() -> None:
+def test_a_wrong_answer_says_what_was_wanted(session: Session) -> None:
+    one = chosen(0, 1)[0]
+    answers = tuple(Compared(example.text, "no", "no", "something quite wrong " * 9) for example in one.examples)
     console = Terminal()
-    demo(console, interactive=False, seed=5)
-    right = int(console.text.split("with the adapters ")[1].split(".")[0])
-    assert right == console.text.count("✓")
+    show.show_outcome(console, Outcome(one, 12.3, answers, None))
+    assert console.text.count("(should ") == 3 and max(map(len, console.text.splitlines())) <= 80
 
 
-def test_a_user_may_describe_and_correct_a_task() -> None:
-    console = Terminal("add one to the number", "41", "", "x" * 9000, "give the first word\x00", "add two", "1", "", "")
-    demo(console, interactive=True, seed=13)
-    assert "Your turn" in console.text
-    assert console.text.count("adapted:") == 2
+def test_confidence_is_shown_with_a_plain_word_where_it_is_low(session: Session) -> None:
+    (outcome,) = session.try_tasks(chosen(0, 1))
+    for value, low in ((0.9, False), (0.2, True)):
+        console = Terminal(width=100)
+        near = (Neighbour("t", "sorting words", 0.8),)
+        show.show_outcome(console, Outcome(outcome.task, 12.3, outcome.compared, Confidence(value, 0.1, {}, near)))
+        assert f"confidence {value:.2f}{' (low)' if low else ''} · nearest known task: sorting words" in console.text
+
+
+def test_counts_of_all_tasks_are_shown_where_they_were_measured(session: Session) -> None:
+    outcomes = session.try_tasks(chosen(0, 2))
+    measured = measure.record(session, outcomes)
+    console = Terminal()
+    show.show_counts(console, outcomes, measured)
+    assert f"Right of all {measured['inputs']}" in console.text and "--all" not in console.text
+
+
+def test_a_user_may_describe_and_correct_a_task(session: Session) -> None:
+    console = Terminal("Add one.", "41", "", "x" * 9000, "give the first word\x00", "Add two.", "1", "", "")
+    show.ask(console, session)
+    assert console.text.count("with the adapter") == 2
     assert "9000" in console.text.replace(",", "")  # the over-long description is refused, and the demo goes on
-    assert NEXT[0][0] in console.text
+    console = Terminal("Add one.")
+    show.ask(console, session)  # the end of input ends it politely
+    assert "adapter in" in console.text
 
 
-def test_the_end_of_input_ends_it_politely() -> None:
-    console = Terminal("add one to the number")
-    demo(console, interactive=True, seed=13)
-    assert NEXT[-1][0] in console.text
+def test_the_command(monkeypatch: pytest.MonkeyPatch, session: Session) -> None:
+    monkeypatch.setattr("t2l.commands.demo._session", lambda *_: session)
+    shown = CliRunner().invoke(app, ["demo", "--seed", "2", "-n", "2"])
+    assert shown.exit_code == 0 and "Right of the 6 shown" in shown.stdout and "Your turn" not in shown.stdout
+    assert shown.stdout.startswith("Text-to-LoRA")
+    printed = CliRunner().invoke(app, ["demo", "-n", "2", "--json"])
+    assert json.loads(printed.stdout)["inputs"] == 6
+    table = CliRunner().invoke(app, ["demo", "--all"])
+    assert table.stdout.count("3/3") >= len(demo_tasks()) - 8 and f"Right of {len(RIGHT)}:" in table.stdout
+    assert all(one.name in table.stdout for one in demo_tasks())
+    refused = CliRunner().invoke(app, ["demo", "--keep"])
+    assert refused.exit_code == 2 and "--all" in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["purchase-city", "add-7", "give-last-two-digit"])
-def test_examples_are_different_and_few(name: str) -> None:
-    pairs = demo_module._short(find_task(name).examples(100, seed=0))
-    assert 1 <= len(pairs) == len(set(pairs)) <= demo_module.INPUTS_SHOWN
+def test_the_micro_world_keeps_a_demo_of_its_own() -> None:
+    for words in (["demo", "-c", MICRO_WORLD, "--seed", "13"], ["world", "demo", "--seed", "13"]):
+        shown = CliRunner().invoke(app, words)
+        assert shown.exit_code == 0 and "tiny model" in shown.stdout, words

@@ -26,7 +26,7 @@ from t2l.encoders.one_hot import OneHotEncoder
 from t2l.errors import CheckpointError, DescriptionError, OutputError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
-from t2l.model import CONFIG_FILE, TENSOR_FILE, TextToLora
+from t2l.model import CONFIG_FILE, MICRO_WORLD, TENSOR_FILE, TextToLora, default_checkpoint, shipped_checkpoint
 
 TASKS = ["add three", "drop the last word", "answer in capitals", "name the capital", "reverse it"]
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -445,3 +445,26 @@ def test_a_hub_repository_of_another_kind_points_to_import(monkeypatch: pytest.M
     _fake_hub(monkeypatch, tmp_path)
     with pytest.raises(CheckpointError, match=r"(?s)no config\.json.*t2l import SakanaAI/text-to-lora OUT"):
         TextToLora.from_pretrained("SakanaAI/text-to-lora")
+
+
+def test_checkpoints_that_ship_have_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    named = TextToLora.from_pretrained(MICRO_WORLD)
+    assert named.folder == shipped_checkpoint("micro-world") == shipped_checkpoint(MICRO_WORLD)
+    assert default_checkpoint() == MICRO_WORLD  # as the tests' environment says
+    monkeypatch.setenv("T2L_CHECKPOINT", str(tmp_path))
+    assert default_checkpoint() == str(tmp_path)
+    with pytest.raises(CheckpointError, match="config.json"):
+        TextToLora.from_pretrained()
+
+
+def test_the_default_is_the_first_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("T2L_CHECKPOINT")
+    monkeypatch.setattr("t2l.model._ASSETS", tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        default_checkpoint()
+    for folder, name in (("checkpoint", MICRO_WORLD), ("smollm2-135m", "smollm2-135m")):
+        (tmp_path / folder).mkdir()
+        with pytest.raises(CheckpointError, match="lacks the checkpoint"):
+            shipped_checkpoint(name)
+        (tmp_path / folder / "config.json").write_text("{}")
+        assert default_checkpoint() == name

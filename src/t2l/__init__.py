@@ -8,16 +8,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from t2l.adapter import Adapter
     from t2l.bases import EMBEDDED_BASE, load_base
+    from t2l.compiled import TaskFunction, compile
     from t2l.hypernet import HyperNetwork
     from t2l.lora import LoraSpec, LoraWeights
     from t2l.model import TextToLora
 
-__all__ = ["EMBEDDED_BASE", "Adapter", "HyperNetwork", "LoraSpec", "LoraWeights", "TextToLora", "load_base"]
+__all__ = [
+    "EMBEDDED_BASE",
+    "Adapter",
+    "HyperNetwork",
+    "LoraSpec",
+    "LoraWeights",
+    "TaskFunction",
+    "TextToLora",
+    "compile",
+    "load_base",
+]
 
 _HOMES = {
     "Adapter": "t2l.adapter",
     "EMBEDDED_BASE": "t2l.bases",
     "load_base": "t2l.bases",
+    "TaskFunction": "t2l.compiled",
+    "compile": "t2l.compiled",
     "HyperNetwork": "t2l.hypernet",
     "LoraSpec": "t2l.lora",
     "LoraWeights": "t2l.lora",

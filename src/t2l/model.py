@@ -34,6 +34,7 @@ MICRO_WORLD = "t2l-micro-world"
 """The name of the micro world's checkpoint: a tiny base and tasks that are made by a program."""
 _SHIPPED = {"smollm2-135m": "smollm2-135m", MICRO_WORLD: "checkpoint", "micro-world": "checkpoint"}
 """Names of the checkpoints that ship, the default first, and their folders below the assets."""
+_ASSETS = Path(str(resources.files("t2l"))) / "assets"
 KIND = "t2l-checkpoint"
 FORMAT = 1
 DEFAULT_MEMORY = 1 << 30
@@ -225,9 +226,8 @@ class TextToLora:
         """Reads a checkpoint from a folder, from the hub, or (nothing given) the one that ships with the package.
 
         Args:
-            source: a folder, a hub id (``"org/name"``), or the name of a checkpoint that ships (``"smollm2-135m"``,
-                `MICRO_WORLD`); a folder wins where both could be meant. By default ``$T2L_CHECKPOINT``, where it is
-                set, and else the first of those that ship.
+            source: the name of a checkpoint that ships (``"smollm2-135m"``, `MICRO_WORLD`), a folder, or a hub id
+                (``"org/name"``), tried in this order; by default `default_checkpoint`.
             revision: branch, tag or commit on the hub.
             device: where the hypernetwork computes.
             dtype: float32, or bfloat16 for speed where the hardware has it.
@@ -236,8 +236,7 @@ class TextToLora:
             CheckpointError: there is no such checkpoint, it is damaged or of another kind (a checkpoint of the
                 reference implementation is named as such, with the command that imports it).
         """
-        source = os.environ.get("T2L_CHECKPOINT") or None if source is None else source
-        folder = shipped_checkpoint() if source is None else _find(source, revision)
+        folder = _find(default_checkpoint() if source is None else source, revision)
         config = read_json(folder / CONFIG_FILE, CheckpointError)
         if config.get("kind") != KIND:
             raise CheckpointError(f"'{folder / CONFIG_FILE}' is not the config of a t2l checkpoint.")
@@ -259,23 +258,36 @@ class TextToLora:
         return t2l.to(device=device, dtype=dtype)
 
 
-def shipped_checkpoint(name: str | None = None) -> Path:
-    """The folder of a checkpoint that ships with the package: the one called ``name``, by default the first.
+def default_checkpoint() -> str:
+    """The checkpoint that is meant where none is named: ``$T2L_CHECKPOINT``, or else the first of those that ship.
+
+    Raises:
+        CheckpointError: this installation has none.
+    """
+    if chosen := os.environ.get("T2L_CHECKPOINT"):
+        return chosen
+    for name, folder in _SHIPPED.items():
+        if (_ASSETS / folder / CONFIG_FILE).is_file():
+            return name
+    raise CheckpointError("This installation of t2l has no checkpoint.", "Build one: t2l world build")
+
+
+def shipped_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint that ships with the package.
 
     Raises:
         CheckpointError: this installation lacks it.
     """
-    assets = Path(str(resources.files("t2l"))) / "assets"
-    for folder in [assets / _SHIPPED[known] for known in ([name] if name else _SHIPPED)]:
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    raise CheckpointError(
-        f"This installation of t2l lacks the checkpoint {name or MICRO_WORLD!r}.",
-        "Build it: t2l world build" if name in (None, MICRO_WORLD) else "Install t2l again.",
-    )
+    folder = _ASSETS / _SHIPPED[name]
+    if not (folder / CONFIG_FILE).is_file():
+        fix = "Build it: t2l world build" if _SHIPPED[name] == _SHIPPED[MICRO_WORLD] else "Install t2l again."
+        raise CheckpointError(f"This installation of t2l lacks the checkpoint '{name}'.", fix)
+    return folder
 
 
 def _find(source: str | Path, revision: str | None) -> Path:
+    if str(source) in _SHIPPED:
+        return shipped_checkpoint(str(source))
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / CONFIG_FILE).is_file():
@@ -288,8 +300,6 @@ def _find(source: str | Path, revision: str | None) -> Path:
         return folder
     if folder.exists():
         raise CheckpointError(f"'{folder}' is a file; a checkpoint is a folder.")
-    if str(source) in _SHIPPED:
-        return shipped_checkpoint(str(source))
     return _download(str(source), revision)
 
 

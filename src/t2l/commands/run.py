@@ -1,26 +1,40 @@
-"""``t2l run``: the base's answers and the adapted answers, side by side.
+"""``t2l run``: what the base answers, what it answers when told the task, and what it answers with the adapter.
 
 Level 6.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import Annotated, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Strength, checked_device, checked_strength
-from t2l.commands.terminal import Notes, print_json, results, say
-from t2l.errors import BaseModelError, T2LError
+from t2l.commands.terminal import Notes, messages, print_json, results, say
+from t2l.errors import BaseModelError, CheckpointError, T2LError
+
+if TYPE_CHECKING:
+    from t2l.adapter import Adapter
+    from t2l.guidance.guide import Confidence
+    from t2l.model import TextToLora
 
 
 def run(
     description: Annotated[str, typer.Argument(metavar="DESCRIPTION", help="The task, in plain words.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Further inputs.")] = None,
-    inputs: Annotated[
-        list[str] | None, typer.Option("--input", "-i", metavar="TEXT...", help="What the task is done to; repeatable.")
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT", help="What the task is done to; '-' reads stdin.")
     ] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", "-i", metavar="TEXT...", help="Another input; repeatable.")
+    ] = None,
+    files: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", metavar="FILE", help="A text file as input; repeatable.")
+    ] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Of files and stdin, take every line as an input.")] = False,
     checkpoint: Checkpoint = None,
     base: BaseModel = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 64,
@@ -28,15 +42,17 @@ def run(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Put a task to the base model with and without the adapter that its description gives."""
+    """Put a task to the base model: alone, with the task in its prompt, and with the adapter.
+
+    Inputs are arguments, files, or what comes through a pipe.
+    """
     from t2l.bases import load_base
+    from t2l.comparison import compare
     from t2l.composition import scale
     from t2l.encoders import CachedEncoder
     from t2l.model import TextToLora
 
-    texts = [*(inputs or ()), *(more or ())]
-    if not texts:
-        raise T2LError("There is no input to do the task to.", 'Add one: --input "some text"')
+    texts = read_inputs([*(inputs or ()), *(more or ())], files or (), lines=lines)
     notes = Notes()
     strength = checked_strength(strength)
     device = checked_device(device)
@@ -48,24 +64,26 @@ def run(
     with notes.of_warnings():
         start = time.perf_counter()
         (adapter,) = t2l.generate([description.strip()])
-        adapter = adapter if strength == 1 else scale(adapter, strength)
         adapter_s = time.perf_counter() - start
+        confidence = _confidence(t2l, description, adapter, notes)
+        adapter = adapter if strength == 1 else scale(adapter, strength)
         loaded = load_base(name, device=device)
         if loaded.note:
             notes.add(loaded.note)
-        rows = [-1] * len(texts) + [0] * len(texts)  # plain and adapted answers come out of one batch
         start = time.perf_counter()
-        answers = loaded.answer(
-            [*texts, *texts], spec=adapter.spec, weights=adapter.weights, index=rows, max_new_tokens=max_new_tokens
-        )
+        with messages().status("Answering ..."):
+            asked = [(0, text) for text in texts]
+            answers = compare(loaded, [adapter], [description], asked, max_new_tokens=max_new_tokens)
         answer_s = time.perf_counter() - start
-    pairs = zip(texts, answers[: len(texts)], answers[len(texts) :], strict=True)
     report = {
         "description": description.strip(),
         "checkpoint": checkpoint,
         "base": name,
         "strength": strength,
-        "answers": [{"input": text, "base": plain, "adapted": adapted} for text, plain, adapted in pairs],
+        "confidence": None if confidence is None else confidence.to_dict(),
+        "answers": [
+            {"input": one.text, "base": one.base, "prompted": one.prompted, "adapted": one.adapted} for one in answers
+        ],
         "milliseconds": {"adapter": round(1000 * adapter_s, 3), "answers": round(1000 * answer_s, 3)},
         "notes": notes.texts,
     }
@@ -75,16 +93,84 @@ def run(
         _show(report)
 
 
+def read_inputs(arguments: Sequence[str], files: Sequence[Path], *, lines: bool) -> list[str]:
+    """Inputs from arguments, files and stdin, in this order; stdin where it is asked for or nothing else is given.
+
+    Args:
+        arguments: texts; ``"-"`` stands for stdin.
+        files: each is one input.
+        lines: take every line of files and stdin that is not blank as an input.
+
+    Raises:
+        T2LError: there is none, or a file cannot be read or is not UTF-8.
+    """
+    texts = []
+    for argument in arguments:
+        texts += _parts(_stdin(), "stdin", lines) if argument == "-" else [argument]
+    for file in files:
+        try:
+            data = file.expanduser().read_bytes()
+        except OSError as problem:
+            raise T2LError(f"'{file}' cannot be read: {problem.strerror or problem}.") from problem
+        texts += _parts(data, str(file), lines)
+    if not arguments and not files and not sys.stdin.isatty():
+        texts += _parts(_stdin(), "stdin", lines)
+    if not texts:
+        raise T2LError("There is no input to do the task to.", 'Add one: --input "some text"')
+    return texts
+
+
+def _stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def _parts(data: bytes, name: str, lines: bool) -> list[str]:
+    try:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise T2LError(f"{name} is not UTF-8 (byte {problem.start}).", "Save it as UTF-8.") from problem
+    return [part.strip() for part in (text.splitlines() if lines else [text]) if part.strip()]
+
+
+def _confidence(t2l: TextToLora, description: str, adapter: Adapter, notes: Notes) -> Confidence | None:
+    """How far the description is to be trusted; None where the checkpoint is not calibrated."""
+    from t2l.guidance.guide import Guide, is_calibrated
+
+    if not is_calibrated(t2l):
+        return None
+    try:
+        (confidence,) = Guide.of(t2l).assess([description.strip()], [adapter])
+    except CheckpointError as problem:
+        notes.add(f"{problem.message} {problem.fix or ''}".strip())
+        return None
+    return confidence
+
+
 def _show(report: dict[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     out, times = results(), report["milliseconds"]
     say(report["description"], "bold", console=out)
-    table = Table("input", header_style="bold")
-    table.add_column(Text(report["base"]))
-    table.add_column("with the adapter")
+    if (confidence := report["confidence"]) is not None:
+        from t2l.guidance.guide import in_words
+
+        say(f"  {in_words(confidence['value'], confidence['expected_gain'])}", "dim", console=out)
     for row in report["answers"]:
-        table.add_row(Text(row["input"]), Text(row["base"], "dim"), Text(row["adapted"], "green"))
-    out.print(table)
-    say(f"The adapter took {times['adapter']:.0f} ms, the answers {times['answers']:.0f} ms.", console=out)
+        say(f"\n{row['input']}", "cyan", console=out)
+        for label, key, style in _ROWS:
+            answer = row[key].strip() or "(nothing)"
+            hanging = answer.replace("\n", "\n" + " " * _LABEL)
+            out.print(Text.assemble((f"{label:<{_LABEL}}", "dim"), (hanging, style)), soft_wrap=True)
+    say(
+        f"\nBase: {report['base']}. The adapter took {times['adapter']:.0f} ms, the answers {times['answers']:.0f} ms.",
+        "dim",
+        console=out,
+    )
+
+
+_LABEL = 22
+_ROWS = (
+    ("  base alone", "base", "dim"),
+    ("  base, told the task", "prompted", "dim"),
+    ("  with the adapter", "adapted", "green"),
+)

@@ -124,18 +124,13 @@ def show_next(console: Console) -> None:
         console.print(Text(f"    {command}", "cyan"), soft_wrap=True)
 
 
-def trust(confidence: Confidence) -> str:
-    """The confidence in a description, with a plain word where it is low."""
-    if confidence.value >= THRESHOLD:
-        return f"confidence {confidence.value:.2f}"
-    return f"confidence {confidence.value:.2f}: low, the adapter may be no help"
-
-
 def _trust(confidence: Confidence | None) -> str:
+    """The confidence in a description, with a plain word where it is low, and the nearest task that is known."""
     if confidence is None:
         return ""
+    low = " (low)" if confidence.value < THRESHOLD else ""
     near = f" · nearest known task: {confidence.nearest[0].description}" if confidence.nearest else ""
-    return f" · {trust(confidence)}{near}"
+    return f" · confidence {confidence.value:.2f}{low}{near}"
 
 
 def _show_unjudged(console: Console, compared: Compared) -> None:

@@ -206,6 +206,14 @@ class Guide:
         return None if text is None or better is None else (text, better.value)
 
 
+def in_words(confidence: float, expected_gain: float) -> str:
+    """A confidence in a line, with a plain word where it is low and what the gain is measured on."""
+    if confidence >= THRESHOLD:
+        gain = f"{100 * expected_gain:+.0f} right answers in 100, against the base alone"
+        return f"confidence {confidence:.2f}; expected: {gain}"
+    return f"confidence {confidence:.2f}: low, the adapter may be no help (t2l explain says why)"
+
+
 def explain_uncalibrated(t2l: TextToLora, description: str) -> Explanation:
     """What can be said of a description where the checkpoint has no calibration: its wording, and how stable it is."""
     (spread,) = rewording_spread(t2l, [description])
