@@ -23,7 +23,7 @@ BEGIN, END = "<!-- tree: written by tools/generate_docs.py -->", "<!-- end of tr
 
 FOLDERS = {
     "src/t2l": "",
-    "src/t2l/assets": "The checkpoints that ship: the real one, and the micro world with its base, as t2l world build makes them",
+    "src/t2l/assets": "The checkpoints that ship, and the base of the micro world",
     "src/t2l/world/wording": "Hand-written phrases, a YAML file for each family of operations, and sentence frames",
     "tests": "test_<module>.py for each module, and test_architecture.py, which reads the imports",
     "benchmarks": "",
