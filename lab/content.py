@@ -17,26 +17,64 @@ def rows(text: str) -> tuple[tuple[str, ...], ...]:
 
 
 LISTS: dict[str, tuple[str, ...]] = {
-    "fruit": words("apple pear plum banana cherry grape mango peach lemon orange kiwi melon fig papaya apricot lime coconut"),
-    "vegetable": words("carrot onion potato spinach cabbage pea bean cucumber lettuce celery pumpkin leek radish beet corn"),
-    "animal": words("dog cat horse cow sheep goat lion tiger rabbit fox wolf bear monkey elephant giraffe zebra mouse deer"),
-    "city": words("Paris,London,Rome,Berlin,Madrid,Tokyo,Cairo,Lima,Oslo,Vienna,Boston,Chicago,Toronto,Sydney,Dublin,Prague,"
-                  "Athens,Seoul,Delhi,Mumbai,Lisbon,Warsaw,Helsinki,Miami,Denver,Austin,Seattle,New York,San Diego", ","),
-    "color": words("red blue green yellow purple orange pink brown black white gray silver gold violet turquoise"),
-    "tool": words("hammer saw drill wrench pliers screwdriver shovel rake axe chisel ladder tape"),
-    "drink": words("water,tea,coffee,milk,juice,lemonade,cola,beer,wine,hot chocolate,iced tea,soda", ","),
-    "country": words("France,Germany,Spain,Italy,Japan,China,India,Brazil,Mexico,Canada,Egypt,Kenya,Norway,Poland,Greece,"
-                     "South Korea,New Zealand,Chile,Peru,Turkey", ","),
-    "grocery": words("milk,bread,eggs,butter,cheese,rice,pasta,sugar,salt,flour,olive oil,coffee,chicken,yogurt,honey,"
-                     "tomatoes,bananas,ham,tuna,jam,oats", ","),
-    "clothes": words("shirt,jacket,socks,scarf,hat,gloves,jeans,sweater,dress,coat,belt,raincoat,boots", ","),
-    "sport": words("football,tennis,golf,hockey,swimming,running,boxing,rowing,cycling,basketball,chess,skiing", ","),
-    "instrument": words("piano violin guitar drums flute trumpet cello harp clarinet saxophone banjo"),
-    "furniture": words("chair,table,sofa,desk,bed,lamp,shelf,wardrobe,mirror,carpet,armchair,bench", ","),
-    "job": words("teacher nurse doctor lawyer farmer pilot baker painter engineer plumber waiter writer driver cook dentist"),
-    "subject": words("math,history,biology,physics,music,art,geography,chemistry,Latin,economics,French", ","),
-    "chore": words("wash the dishes,feed the cat,call mom,buy stamps,water the plants,take out the trash,pay the rent,"
-                   "walk the dog,clean the garage,book a flight,fix the bike,do the laundry,mow the lawn", ","),
+    "fruit": words("""
+        apple pear plum banana cherry grape mango peach lemon orange kiwi melon fig papaya apricot lime
+        coconut
+    """),
+    "vegetable": words("""
+        carrot onion potato spinach cabbage pea bean cucumber lettuce celery pumpkin leek radish beet
+        corn
+    """),
+    "animal": words("""
+        dog cat horse cow sheep goat lion tiger rabbit fox wolf bear monkey elephant giraffe zebra mouse
+        deer
+    """),
+    "city": words("""
+        Paris, London, Rome, Berlin, Madrid, Tokyo, Cairo, Lima, Oslo, Vienna, Boston, Chicago, Toronto,
+        Sydney, Dublin, Prague, Athens, Seoul, Delhi, Mumbai, Lisbon, Warsaw, Helsinki, Miami, Denver,
+        Austin, Seattle, New York, San Diego
+    """, ","),
+    "color": words("""
+        red blue green yellow purple orange pink brown black white gray silver gold violet turquoise
+    """),
+    "tool": words("""
+        hammer saw drill wrench pliers screwdriver shovel rake axe chisel ladder tape
+    """),
+    "drink": words("""
+        water, tea, coffee, milk, juice, lemonade, cola, beer, wine, hot chocolate, iced tea, soda
+    """, ","),
+    "country": words("""
+        France, Germany, Spain, Italy, Japan, China, India, Brazil, Mexico, Canada, Egypt, Kenya, Norway,
+        Poland, Greece, South Korea, New Zealand, Chile, Peru, Turkey
+    """, ","),
+    "grocery": words("""
+        milk, bread, eggs, butter, cheese, rice, pasta, sugar, salt, flour, olive oil, coffee, chicken,
+        yogurt, honey, tomatoes, bananas, ham, tuna, jam, oats
+    """, ","),
+    "clothes": words("""
+        shirt jacket socks scarf hat gloves jeans sweater dress coat belt raincoat boots
+    """),
+    "sport": words("""
+        football tennis golf hockey swimming running boxing rowing cycling basketball chess skiing
+    """),
+    "instrument": words("""
+        piano violin guitar drums flute trumpet cello harp clarinet saxophone banjo
+    """),
+    "furniture": words("""
+        chair table sofa desk bed lamp shelf wardrobe mirror carpet armchair bench
+    """),
+    "job": words("""
+        teacher nurse doctor lawyer farmer pilot baker painter engineer plumber waiter writer driver cook
+        dentist
+    """),
+    "subject": words("""
+        math history biology physics music art geography chemistry Latin economics French
+    """),
+    "chore": words("""
+        wash the dishes, feed the cat, call mom, buy stamps, water the plants, take out the trash, pay
+        the rent, walk the dog, clean the garage, book a flight, fix the bike, do the laundry, mow the
+        lawn
+    """, ","),
 }  # fmt: skip
 """Kind of thing -> things."""
 
@@ -137,7 +175,11 @@ def date(rng: Random) -> tuple[int, int, int]:
 
 def money(rng: Random) -> str:
     """A price in dollars, with or without cents."""
-    return f"${rng.randint(2, 400)}" if rng.random() < 0.5 else f"${rng.randint(1, 99)}.{rng.choice((0, 25, 49, 50, 95, 99)):02d}"
+    return (
+        f"${rng.randint(2, 400)}"
+        if rng.random() < 0.5
+        else f"${rng.randint(1, 99)}.{rng.choice((0, 25, 49, 50, 95, 99)):02d}"
+    )
 
 
 def email_address(rng: Random) -> str:

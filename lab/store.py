@@ -89,9 +89,7 @@ def build(
         sets[name] = DescriptionSet(name, given.descriptions, given.evaluation)
         splits[name] = {"train": "train_everyday", "validation": "validation_everyday", "exam": "exam"}[given.split]
     variants = [
-        variant
-        for name, task in made.items()
-        for variant in variants_of(task, sets[name], _config(splits[name], seed))
+        variant for name, task in made.items() for variant in variants_of(task, sets[name], _config(splits[name], seed))
     ]
     with new_folder(output, marker=MARKER, force=force) as folder:
         (folder / "tasks").mkdir()
@@ -111,7 +109,9 @@ def build(
         counts = _write_splits(folder, splits, variants)
         counts["descriptions"] = sum(len(given.descriptions) for given in all_sets)
         rows = "".join(f"| {part} | {number:,} |\n" for part, number in counts.items())
-        text = README.format(seed=seed, table=f"| part | number |\n|---|---|\n{rows}", near=len(near), never=len(forbidden))
+        text = README.format(
+            seed=seed, table=f"| part | number |\n|---|---|\n{rows}", near=len(near), never=len(forbidden)
+        )
         (folder / "README.md").write_text(text, encoding="utf-8")
         (folder / MARKER).write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
     return counts
@@ -187,7 +187,9 @@ def main() -> int:
     parser.add_argument("--tasks", type=Path, required=True, help="a folder of Super-Natural-Instructions files")
     parser.add_argument("--names", type=Path, required=True, help="names of the real tasks to take, one a line")
     parser.add_argument("--never", type=Path, action="append", default=[], help="names that are never trained on")
-    parser.add_argument("-d", "--descriptions", type=Path, action="append", default=[], help="descriptions of real tasks")
+    parser.add_argument(
+        "-d", "--descriptions", type=Path, action="append", default=[], help="descriptions of real tasks"
+    )
     parser.add_argument("--exclude", action="append", default=[], help="a name or pattern to leave out")
     parser.add_argument("--seed", type=int, default=0, help="of all draws (0)")
     parser.add_argument("--force", action="store_true", help="replace a folder that this command wrote")

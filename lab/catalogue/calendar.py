@@ -10,7 +10,26 @@ from lab.tasks import Catalogue
 CATALOGUE = Catalogue()
 task, table = CATALOGUE.task, CATALOGUE.table
 
-_SEASONS = dict(zip(MONTHS, ("winter", "winter", "spring", "spring", "spring", "summer", "summer", "summer", "autumn", "autumn", "autumn", "winter"), strict=True))
+_SEASONS = dict(
+    zip(
+        MONTHS,
+        (
+            "winter",
+            "winter",
+            "spring",
+            "spring",
+            "spring",
+            "summer",
+            "summer",
+            "summer",
+            "autumn",
+            "autumn",
+            "autumn",
+            "winter",
+        ),
+        strict=True,
+    )
+)
 _LENGTHS = dict(zip(MONTHS, (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), strict=True))
 _HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -46,7 +65,13 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     year, month, day = date(rng)
-    return rng.choice((f"{MONTHS[month - 1]} {day}, {year}", f"{day} {MONTHS[month - 1]} {year}", f"{MONTHS[month - 1][:3]} {day}, {year}")), f"{year}-{month:02d}-{day:02d}"
+    return rng.choice(
+        (
+            f"{MONTHS[month - 1]} {day}, {year}",
+            f"{day} {MONTHS[month - 1]} {year}",
+            f"{MONTHS[month - 1][:3]} {day}, {year}",
+        )
+    ), f"{year}-{month:02d}-{day:02d}"
 
 
 @task("date_swap_day_month", "dates", """
@@ -80,7 +105,16 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     year, name = rng.randint(1850, 2024), rng.choice(FIRST_NAMES)
-    return rng.choice((f"{name} moved to the city in {year}.", f"The bridge was built in {year} by 300 workers.", f"In {year}, {name} won the race.", f"The {year} edition of the book has 212 pages.", f"Since {year} the shop has sold 40 kinds of tea.", f"{name} was born in {year} and has 3 brothers.")), str(year)
+    return rng.choice(
+        (
+            f"{name} moved to the city in {year}.",
+            f"The bridge was built in {year} by 300 workers.",
+            f"In {year}, {name} won the race.",
+            f"The {year} edition of the book has 212 pages.",
+            f"Since {year} the shop has sold 40 kinds of tea.",
+            f"{name} was born in {year} and has 3 brothers.",
+        )
+    ), str(year)
 
 
 @task("season_of_month", "dates", """
@@ -168,7 +202,15 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     day = rng.choice(DAYS[:5]) if rng.random() < 0.5 else rng.choice(DAYS[5:])
-    text = rng.choice((f"{day}", f"{day} at {rng.randint(1, 12)} pm", f"on {day}", f"{day} morning", f"{day}, {rng.choice(MONTHS)} {rng.randint(1, 28)}"))
+    text = rng.choice(
+        (
+            f"{day}",
+            f"{day} at {rng.randint(1, 12)} pm",
+            f"on {day}",
+            f"{day} morning",
+            f"{day}, {rng.choice(MONTHS)} {rng.randint(1, 28)}",
+        )
+    )
     return text, "weekend" if day in DAYS[5:] else "weekday"
 
 
@@ -185,7 +227,9 @@ def _(rng: Random):
     Label the time: evening, morning, night or afternoon.
     """, "exam")  # fmt: skip
 def _(rng: Random):
-    label, hours = rng.choice((("night", range(0, 6)), ("morning", range(6, 12)), ("afternoon", range(12, 18)), ("evening", range(18, 24))))
+    label, hours = rng.choice(
+        (("night", range(6)), ("morning", range(6, 12)), ("afternoon", range(12, 18)), ("evening", range(18, 24)))
+    )
     return f"{rng.choice(hours):02d}:{rng.randint(0, 59):02d}", label
 
 
@@ -203,7 +247,20 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     hour = rng.randrange(12)
-    words, minutes = rng.choice((("half past", 30), ("quarter past", 15), ("ten past", 10), ("twenty past", 20), ("five past", 5), ("quarter to", -15), ("ten to", -10), ("twenty to", -20), ("five to", -5), ("", 0)))
+    words, minutes = rng.choice(
+        (
+            ("half past", 30),
+            ("quarter past", 15),
+            ("ten past", 10),
+            ("twenty past", 20),
+            ("five past", 5),
+            ("quarter to", -15),
+            ("ten to", -10),
+            ("twenty to", -20),
+            ("five to", -5),
+            ("", 0),
+        )
+    )
     place = hour if minutes >= 0 else (hour - 1) % 12
     text = f"{words} {_HOURS[hour]}" if words else f"{_HOURS[hour]} o'clock"
     return text, f"{place + 1}:{minutes % 60:02d}"
@@ -224,7 +281,13 @@ def _(rng: Random):
 def _(rng: Random):
     hours, minutes = rng.randint(1, 5), rng.choice((0, 5, 10, 15, 20, 30, 40, 45, 50))
     unit = "hour" if hours == 1 else "hours"
-    text = rng.choice((f"{hours} {unit} {minutes} minutes", f"{hours} h {minutes} min", f"{hours} {unit} and {minutes} minutes")) if minutes else f"{hours} {unit}"
+    text = (
+        rng.choice(
+            (f"{hours} {unit} {minutes} minutes", f"{hours} h {minutes} min", f"{hours} {unit} and {minutes} minutes")
+        )
+        if minutes
+        else f"{hours} {unit}"
+    )
     return text, str(hours * 60 + minutes)
 
 
@@ -259,7 +322,12 @@ def _(rng: Random):
     Return the time nearest to midnight of the same day.
     """)  # fmt: skip
 def _(rng: Random):
-    times = sorted({f"{rng.randint(6, 23):02d}:{rng.choice(('00', '10', '15', '30', '45', '50'))}" for _ in range(rng.randint(3, 5))})
+    times = sorted(
+        {
+            f"{rng.randint(6, 23):02d}:{rng.choice(('00', '10', '15', '30', '45', '50'))}"
+            for _ in range(rng.randint(3, 5))
+        }
+    )
     return ", ".join(rng.sample(times, len(times))), times[-1]
 
 
@@ -313,5 +381,17 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     month, start = rng.choice(MONTHS), rng.randint(1, 14)
-    end, what = rng.randint(15, 28), rng.choice(("The fair", "The course", "My holiday", "The sale", "The exhibition", "The school break", "The festival"))
-    return rng.choice((f"{what} runs from {month} {start} to {month} {end}.", f"{what}: {month} {start} - {month} {end}", f"{what} starts on {month} {start} and ends on {month} {end}.", f"{what} ends on {month} {end}; it begins on {month} {start}.")), f"{month} {start}"
+    end, what = (
+        rng.randint(15, 28),
+        rng.choice(
+            ("The fair", "The course", "My holiday", "The sale", "The exhibition", "The school break", "The festival")
+        ),
+    )
+    return rng.choice(
+        (
+            f"{what} runs from {month} {start} to {month} {end}.",
+            f"{what}: {month} {start} - {month} {end}",
+            f"{what} starts on {month} {start} and ends on {month} {end}.",
+            f"{what} ends on {month} {end}; it begins on {month} {start}.",
+        )
+    ), f"{month} {start}"

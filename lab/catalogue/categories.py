@@ -367,7 +367,10 @@ def _(rng: Random):
     if rng.random() < 0.5:
         return proper(sentence(rng)), "then"
     subject = rng.choice(("My brother", "The teacher", "Anna", "Our neighbor", "The cook", "Tom"))
-    return f"{subject} is {rng.choice(('opening the window', 'reading the paper', 'cleaning the kitchen', 'singing a song', 'walking home', 'drinking tea', 'fixing the chair', 'writing a letter', 'baking bread', 'planting a tree'))}{rng.choice(('', ' right now', ' at the moment', ' again'))}.", "now"
+    return (
+        f"{subject} is {rng.choice(('opening the window', 'reading the paper', 'cleaning the kitchen', 'singing a song', 'walking home', 'drinking tea', 'fixing the chair', 'writing a letter', 'baking bread', 'planting a tree'))}{rng.choice(('', ' right now', ' at the moment', ' again'))}.",
+        "now",
+    )
 
 
 @task("small_ad", "categories", """

@@ -237,7 +237,15 @@ def _(rng: Random):
     """, "exam")  # fmt: skip
 def _(rng: Random):
     base, _, _, _, _, thing = _verb(rng)
-    start = rng.choice(("Could you please", "Would you kindly", "Would you mind if I asked you to", "Can you please", "I would be glad if you could"))
+    start = rng.choice(
+        (
+            "Could you please",
+            "Would you kindly",
+            "Would you mind if I asked you to",
+            "Can you please",
+            "I would be glad if you could",
+        )
+    )
     return f"{start} {base} {thing}{'.' if start.startswith('I would') else '?'}", f"{proper(base, '')} {thing}!"
 
 
@@ -251,7 +259,16 @@ _PATTERNS = {
     "will not": "It {x} rain today.", "would not": "You {x} believe it.", "should not": "You {x} eat so fast.",
     "could not": "We {x} hear the music.", "has not": "The bus {x} arrived.", "have not": "I {x} read the book.",
 }  # fmt: skip
-_TAILS = ("", " My brother told me so.", " That is a pity.", " Please wait.", " What a day.", " I am sorry.", " Ask Anna.", " Nobody cares.")
+_TAILS = (
+    "",
+    " My brother told me so.",
+    " That is a pity.",
+    " Please wait.",
+    " What a day.",
+    " I am sorry.",
+    " Ask Anna.",
+    " Nobody cares.",
+)
 
 
 @task("expand_contractions", "tone", """
@@ -344,14 +361,14 @@ table("expand_abbreviation", "spelling", """
     Which words are meant by these letters?
     Decode the abbreviation, in lower case.
     Write out the letters' meaning.
-    """, {short: full for short, full in rows(
+    """, dict(rows(
     "ASAP=as soon as possible; FYI=for your information; BTW=by the way; FAQ=frequently asked questions; DIY=do it yourself; "
     "IMO=in my opinion; LOL=laughing out loud; OMG=oh my god; TBA=to be announced; RSVP=please reply; ETA=estimated time of arrival; "
     "PIN=personal identification number; CEO=chief executive officer; ATM=automated teller machine; BRB=be right back; "
     "IDK=I don't know; TBD=to be decided; VIP=very important person; GPS=global positioning system; PC=personal computer; "
     "TV=television; UN=united nations; EU=european union; USA=united states of america; UK=united kingdom; AI=artificial intelligence; "
     "PDF=portable document format; URL=uniform resource locator; DJ=disc jockey; HR=human resources; PR=public relations; IT=information technology; e.g.=for example; i.e.=that is; etc.=and so on; vs.=versus; approx.=approximately; dept.=department; Dr.=doctor; St.=street"
-)})  # fmt: skip
+)))  # fmt: skip
 
 table("slang_to_standard", "tone", """
     Write the slang in standard English.
@@ -364,11 +381,11 @@ table("slang_to_standard", "tone", """
     Turn casual spelling into correct spelling.
     What is meant by it in proper words?
     Clean up the slang word.
-    """, {a: b for a, b in rows(
+    """, dict(rows(
     "gonna=going to; wanna=want to; gotta=got to; kinda=kind of; sorta=sort of; lemme=let me; gimme=give me; dunno=don't know; "
     "ain't=is not; y'all=you all; cuz=because; thx=thanks; pls=please; u=you; r=are; ur=your; gr8=great; b4=before; l8r=later; "
     "2day=today; tmrw=tomorrow; nite=night; luv=love; ppl=people; msg=message; info=information; bro=brother; sis=sister; yep=yes; nope=no"
-)}, "exam")  # fmt: skip
+)), "exam")  # fmt: skip
 
 _BRITISH = rows(
     "colour=color; flavour=flavor; honour=honor; favourite=favorite; neighbour=neighbor; labour=labor; rumour=rumor; "
@@ -497,7 +514,31 @@ def _(rng: Random):
     Add the correct small word, a or an, before the noun.
     """)  # fmt: skip
 def _(rng: Random):
-    word = rng.choice((*NOUNS, "apple", "egg", "orange", "umbrella", "ant", "elephant", "onion", "oven", "idea", "uncle", "ice cream", "office", "artist", "eagle", "actor", "email", "owl", "island", "insect", "olive"))
+    word = rng.choice(
+        (
+            *NOUNS,
+            "apple",
+            "egg",
+            "orange",
+            "umbrella",
+            "ant",
+            "elephant",
+            "onion",
+            "oven",
+            "idea",
+            "uncle",
+            "ice cream",
+            "office",
+            "artist",
+            "eagle",
+            "actor",
+            "email",
+            "owl",
+            "island",
+            "insect",
+            "olive",
+        )
+    )
     if word == "money" or word == "music" or word == "paper":
         word = "picture"
     return word, f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
@@ -536,7 +577,14 @@ def _(rng: Random):
     base, third, past, _, _, thing = _verb(rng)
     name = rng.choice((*MALE, *FEMALE))
     if rng.random() < 0.5:
-        text = rng.choice((f"Does {name} {base} {thing}", f"Why did {name} {base} {thing}", f"When will {name} {base} {thing}", f"Who can {base} {thing}"))
+        text = rng.choice(
+            (
+                f"Does {name} {base} {thing}",
+                f"Why did {name} {base} {thing}",
+                f"When will {name} {base} {thing}",
+                f"Who can {base} {thing}",
+            )
+        )
         return text, f"{text}?"
     text = rng.choice((f"{name} {third} {thing}", f"{name} {past} {thing}", f"I think {name} will {base} {thing}"))
     return text, f"{text}."
@@ -557,7 +605,10 @@ def _(rng: Random):
 def _(rng: Random):
     first, second = sentence(rng).split(), sentence(rng, most=6).split()
     start = rng.choice(("well", "yes", "no", "oh", "look", "sorry"))
-    return f"{start.capitalize()}, {' '.join(first)}{rng.choice('.!?')} {proper(' '.join(second), rng.choice(('.', '!', '?')))}", f"{start.capitalize()} {' '.join(first)} {proper(' '.join(second), '')}"
+    return (
+        f"{start.capitalize()}, {' '.join(first)}{rng.choice('.!?')} {proper(' '.join(second), rng.choice(('.', '!', '?')))}",
+        f"{start.capitalize()} {' '.join(first)} {proper(' '.join(second), '')}",
+    )
 
 
 @task("lowercase_text", "spelling", """
@@ -574,7 +625,7 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     text = sentence(rng)
-    return rng.choice((text.upper(), text.title(), proper(text).upper()[:-1])), text
+    return rng.choice((text.upper(), text.title())), text.lower()
 
 
 @task("uppercase_text", "spelling", """
@@ -624,7 +675,11 @@ def _(rng: Random):
     Read it and write it as two words.
     """, "exam")  # fmt: skip
 def _(rng: Random):
-    first = rng.choice(words("red old new big small cold warm dark clean happy blue green white black long short slow fast funny empty"))
+    first = rng.choice(
+        words(
+            "red old new big small cold warm dark clean happy blue green white black long short slow fast funny empty"
+        )
+    )
     second = rng.choice(NOUNS)
     return first + second, f"{first} {second}"
 
@@ -680,7 +735,21 @@ def _(rng: Random):
     Write it as a single sentence with a reason.
     """)  # fmt: skip
 def _(rng: Random):
-    effect, cause = rng.choice(("I was late", "I was tired", "I stayed home", "I laughed", "I was sad", "I called you", "I left early", "I was angry")), sentence(rng)
+    effect, cause = (
+        rng.choice(
+            (
+                "I was late",
+                "I was tired",
+                "I stayed home",
+                "I laughed",
+                "I was sad",
+                "I called you",
+                "I left early",
+                "I was angry",
+            )
+        ),
+        sentence(rng),
+    )
     return f"{effect}. {proper(cause)}", f"{effect} because {cause}."
 
 
@@ -697,7 +766,22 @@ def _(rng: Random):
     Write it as a single sentence with but.
     """, "exam")  # fmt: skip
 def _(rng: Random):
-    first, second = rng.sample(("I called", "I waited", "I was tired", "It was late", "It rained", "I was hungry", "The shop was open", "The bus came"), 1)[0], sentence(rng)
+    first, second = (
+        rng.sample(
+            (
+                "I called",
+                "I waited",
+                "I was tired",
+                "It was late",
+                "It rained",
+                "I was hungry",
+                "The shop was open",
+                "The bus came",
+            ),
+            1,
+        )[0],
+        sentence(rng),
+    )
     return f"{first}. {proper(second)}", f"{first}, but {second}."
 
 
@@ -857,7 +941,15 @@ def _(rng: Random):
     The reader must not know who it is: use X.
     """, "exam")  # fmt: skip
 def _(rng: Random):
-    _, third, past, _, _, thing = _verb(rng)
+    _, _, past, _, _, thing = _verb(rng)
     name = rng.choice((*MALE, *FEMALE))
-    text = rng.choice(("{n} {p} {t}.", "Yesterday {n} {p} {t}.", "I saw that {n} {p} {t}.", "My friend {n} {p} {t}.", "It was {n} who {p} {t}."))
+    text = rng.choice(
+        (
+            "{n} {p} {t}.",
+            "Yesterday {n} {p} {t}.",
+            "I saw that {n} {p} {t}.",
+            "My friend {n} {p} {t}.",
+            "It was {n} who {p} {t}.",
+        )
+    )
     return text.format(n=name, p=past, t=thing), text.format(n="X", p=past, t=thing)

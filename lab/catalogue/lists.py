@@ -242,7 +242,25 @@ def _(rng: Random):
     one word for them pls
     """)  # fmt: skip
 def _(rng: Random):
-    kind, name = rng.choice((("fruit", "fruits"), ("vegetable", "vegetables"), ("animal", "animals"), ("city", "cities"), ("color", "colors"), ("tool", "tools"), ("drink", "drinks"), ("country", "countries"), ("clothes", "clothes"), ("sport", "sports"), ("instrument", "instruments"), ("furniture", "furniture"), ("job", "jobs"), ("subject", "school subjects"), ("chore", "chores")))
+    kind, name = rng.choice(
+        (
+            ("fruit", "fruits"),
+            ("vegetable", "vegetables"),
+            ("animal", "animals"),
+            ("city", "cities"),
+            ("color", "colors"),
+            ("tool", "tools"),
+            ("drink", "drinks"),
+            ("country", "countries"),
+            ("clothes", "clothes"),
+            ("sport", "sports"),
+            ("instrument", "instruments"),
+            ("furniture", "furniture"),
+            ("job", "jobs"),
+            ("subject", "school subjects"),
+            ("chore", "chores"),
+        )
+    )
     return ", ".join(rng.sample(LISTS[kind], rng.randint(3, 4))), name
 
 
@@ -297,7 +315,35 @@ def _(rng: Random):
     What are the plural forms?
     """)  # fmt: skip
 def _(rng: Random):
-    things = rng.sample(("dog", "cat", "apple", "pear", "car", "chair", "table", "book", "pen", "tree", "house", "bird", "flower", "spoon", "cup", "hat", "bottle", "window", "door", "boat", "horse", "key", "bag", "star"), rng.randint(2, 4))
+    things = rng.sample(
+        (
+            "dog",
+            "cat",
+            "apple",
+            "pear",
+            "car",
+            "chair",
+            "table",
+            "book",
+            "pen",
+            "tree",
+            "house",
+            "bird",
+            "flower",
+            "spoon",
+            "cup",
+            "hat",
+            "bottle",
+            "window",
+            "door",
+            "boat",
+            "horse",
+            "key",
+            "bag",
+            "star",
+        ),
+        rng.randint(2, 4),
+    )
     return ", ".join(things), ", ".join(f"{thing}s" for thing in things)
 
 
@@ -342,7 +388,9 @@ def _field(name: str, wordings: str, split="train") -> None:
         return json.dumps(record), str(record[name])
 
 
-_field("name", """
+_field(
+    "name",
+    """
     What is the name in the JSON?
     Get the value of "name".
     name field
@@ -353,8 +401,11 @@ _field("name", """
     Return the value stored under the key name.
     Which name does the record hold?
     name value pls
-    """)
-_field("city", """
+    """,
+)
+_field(
+    "city",
+    """
     What is the city in the JSON?
     Get the value of "city".
     city field
@@ -365,7 +416,8 @@ _field("city", """
     Return the value stored under the key city.
     Which town does the record hold?
     city value pls
-    """)
+    """,
+)
 
 
 @task("json_keys", "formats", """
@@ -434,7 +486,14 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     name, city = rng.choice(FIRST_NAMES), rng.choice(LISTS["city"])
-    text = rng.choice((f"{name} lives in {city}.", f"My friend {name} moved to {city} last year.", f"In {city} you will find {name} and a dog.", f"{city} is where {name} was born."))
+    text = rng.choice(
+        (
+            f"{name} lives in {city}.",
+            f"My friend {name} moved to {city} last year.",
+            f"In {city} you will find {name} and a dog.",
+            f"{city} is where {name} was born.",
+        )
+    )
     return text, json.dumps({"name": name, "city": city})
 
 
@@ -646,9 +705,14 @@ def _(rng: Random):
     Read the query string and list its keys.
     """)  # fmt: skip
 def _(rng: Random):
-    keys = rng.sample(("q", "page", "lang", "id", "sort", "size", "color", "city", "year", "user", "limit"), rng.randint(1, 3))
+    keys = rng.sample(
+        ("q", "page", "lang", "id", "sort", "size", "color", "city", "year", "user", "limit"), rng.randint(1, 3)
+    )
     query = "&".join(f"{key}={rng.choice((rng.randint(1, 99), 'en', 'red', 'big', 'new'))}" for key in keys)
-    return f"https://www.{rng.choice(('shop', 'news', 'maps', 'books'))}.com/{rng.choice(('search', 'list', 'view'))}?{query}", ", ".join(keys)
+    return (
+        f"https://www.{rng.choice(('shop', 'news', 'maps', 'books'))}.com/{rng.choice(('search', 'list', 'view'))}?{query}",
+        ", ".join(keys),
+    )
 
 
 @task("shopping_amount", "lists", """
@@ -665,7 +729,17 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     things = rng.sample(LISTS["grocery"], 3)
-    amounts = [rng.choice((f"{rng.randint(2, 9)} kg", f"{rng.randint(2, 9)} bags", f"{rng.randint(1, 9)}00 g", f"{rng.randint(2, 5)} packs")) for _ in things]
+    amounts = [
+        rng.choice(
+            (
+                f"{rng.randint(2, 9)} kg",
+                f"{rng.randint(2, 9)} bags",
+                f"{rng.randint(1, 9)}00 g",
+                f"{rng.randint(2, 5)} packs",
+            )
+        )
+        for _ in things
+    ]
     place = rng.randrange(3)
     return f"{', '.join(f'{a} {t}' for a, t in zip(amounts, things, strict=True))} | {things[place]}", amounts[place]
 

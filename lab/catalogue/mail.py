@@ -218,7 +218,14 @@ def _(rng: Random):
     Pull out the order nr from the message
     """)  # fmt: skip
 def _(rng: Random):
-    number = rng.choice((f"{rng.randint(10000, 999999)}", f"A-{rng.randint(1000, 9999)}", f"#{rng.randint(1000, 99999)}", f"{rng.randint(100, 999)}-{rng.randint(100, 999)}"))
+    number = rng.choice(
+        (
+            f"{rng.randint(10000, 999999)}",
+            f"A-{rng.randint(1000, 9999)}",
+            f"#{rng.randint(1000, 99999)}",
+            f"{rng.randint(100, 999)}-{rng.randint(100, 999)}",
+        )
+    )
     slots = _slots(rng) | {"number": number, "price": money(rng), "age": str(rng.randint(2, 9))}
     body = rng.choice((
         "my order {number} has not arrived, I paid {price}", "I ordered a {product} on {day}, order number {number}",
@@ -264,7 +271,13 @@ def _(rng: Random):
     Pull the time out of the message
     """)  # fmt: skip
 def _(rng: Random):
-    hour = rng.choice((f"{rng.randint(1, 12)} {rng.choice(('am', 'pm'))}", f"{rng.randint(7, 21)}:{rng.choice(('00', '15', '30', '45'))}", f"{rng.randint(1, 12)}:{rng.choice(('15', '30', '45'))} {rng.choice(('am', 'pm'))}"))
+    hour = rng.choice(
+        (
+            f"{rng.randint(1, 12)} {rng.choice(('am', 'pm'))}",
+            f"{rng.randint(7, 21)}:{rng.choice(('00', '15', '30', '45'))}",
+            f"{rng.randint(1, 12)}:{rng.choice(('15', '30', '45'))} {rng.choice(('am', 'pm'))}",
+        )
+    )
     day, place, name = rng.choice(DAYS), rng.choice(PLACES), rng.choice(FIRST_NAMES)
     return rng.choice((
         f"Let's meet at {hour} on {day} in front of {place}.", f"The meeting with {name} starts at {hour}, room {rng.randint(1, 30)}.",
@@ -388,7 +401,10 @@ _TICKETS = {
 def _(rng: Random):
     label = rng.choice(tuple(_TICKETS))
     text = rng.choice(_TICKETS[label]).format(**_slots(rng), money=money(rng))
-    opening, ending = rng.choice(("", "Hello, ", "Hi there, ", "Help! ")), rng.choice(("", ". Please help", ", what can I do", ". Thanks"))
+    opening, ending = (
+        rng.choice(("", "Hello, ", "Hi there, ", "Help! ")),
+        rng.choice(("", ". Please help", ", what can I do", ". Thanks")),
+    )
     text = f"{opening}{text if opening.endswith(', ') else text[:1].upper() + text[1:]}"
     return (text if text.endswith("?") else f"{text}{ending}."), label
 
@@ -428,7 +444,15 @@ def _(rng: Random):
     pull the err code out of the text
     """)  # fmt: skip
 def _(rng: Random):
-    code = rng.choice((f"E{rng.randint(10, 999)}", f"{rng.randint(400, 599)}", f"ERR-{rng.randint(10, 99)}", f"0x{rng.randint(16, 255):02X}", f"{rng.choice('ABCXYZ')}{rng.randint(100, 999)}"))
+    code = rng.choice(
+        (
+            f"E{rng.randint(10, 999)}",
+            f"{rng.randint(400, 599)}",
+            f"ERR-{rng.randint(10, 99)}",
+            f"0x{rng.randint(16, 255):02X}",
+            f"{rng.choice('ABCXYZ')}{rng.randint(100, 999)}",
+        )
+    )
     product, day = rng.choice(PRODUCTS), rng.choice(DAYS)
     return rng.choice((
         f"The {product} shows error {code} since {day}.", f"When I press start, I get code {code} and the {product} stops.", f"Error {code}: please contact support. What does it mean?",

@@ -110,7 +110,10 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     first, last = full_name(rng)
-    return f"{rng.choice(('Dr.', 'Prof.', 'Mr.', 'Mrs.', 'Ms.', 'Sir', 'Prof. Dr.', 'Captain', 'Judge'))} {first} {last}", f"{first} {last}"
+    return (
+        f"{rng.choice(('Dr.', 'Prof.', 'Mr.', 'Mrs.', 'Ms.', 'Sir', 'Prof. Dr.', 'Captain', 'Judge'))} {first} {last}",
+        f"{first} {last}",
+    )
 
 
 @task("mr_or_ms", "names", """
@@ -178,7 +181,16 @@ def _(rng: Random):
     Possessive form, please.
     """)  # fmt: skip
 def _(rng: Random):
-    owner = rng.choice((*[name for name in FIRST_NAMES if name[-1] != "s"], "my brother", "the teacher", "our neighbor", "the doctor", "my friend"))
+    owner = rng.choice(
+        (
+            *[name for name in FIRST_NAMES if name[-1] != "s"],
+            "my brother",
+            "the teacher",
+            "our neighbor",
+            "the doctor",
+            "my friend",
+        )
+    )
     thing = rng.choice(NOUNS)
     return f"the {thing} of {owner}", f"{owner}'s {thing}"
 
@@ -196,8 +208,18 @@ def _(rng: Random):
     Classify the file name under video, document, audio or image.
     """)  # fmt: skip
 def _(rng: Random):
-    label, ends = rng.choice((("image", ("jpg", "png", "gif", "jpeg", "bmp")), ("document", ("pdf", "docx", "txt", "doc", "odt")), ("audio", ("mp3", "wav", "flac", "ogg")), ("video", ("mp4", "avi", "mov", "mkv"))))
-    return f"{rng.choice(NOUNS)}{rng.choice(('', '_', '-'))}{rng.choice(('', '2', '2023', 'final', 'old'))}.{rng.choice(ends)}", label
+    label, ends = rng.choice(
+        (
+            ("image", ("jpg", "png", "gif", "jpeg", "bmp")),
+            ("document", ("pdf", "docx", "txt", "doc", "odt")),
+            ("audio", ("mp3", "wav", "flac", "ogg")),
+            ("video", ("mp4", "avi", "mov", "mkv")),
+        )
+    )
+    return (
+        f"{rng.choice(NOUNS)}{rng.choice(('', '_', '-'))}{rng.choice(('', '2', '2023', 'final', 'old'))}.{rng.choice(ends)}",
+        label,
+    )
 
 
 @task("change_extension_pdf", "codes", """
@@ -248,7 +270,7 @@ def _(rng: Random):
     """, "exam")  # fmt: skip
 def _(rng: Random):
     text = sentence(rng, most=7)
-    return text.title() + rng.choice(("", "!", "?", ".")), text.replace(" ", "-")
+    return text.title() + rng.choice(("", "!", "?", ".")), text.replace(" ", "-").lower()
 
 
 @task("next_version", "codes", """
@@ -317,7 +339,9 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     digits = "".join(str(rng.randint(0, 9)) for _ in range(rng.randint(8, 16)))
-    return rng.choice((digits, " ".join(digits[i : i + 4] for i in range(0, len(digits), 4)) if len(digits) % 4 == 0 else digits)), digits[-4:]
+    return rng.choice(
+        (digits, " ".join(digits[i : i + 4] for i in range(0, len(digits), 4)) if len(digits) % 4 == 0 else digits)
+    ), digits[-4:]
 
 
 @task("format_phone", "codes", """
@@ -351,8 +375,13 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     code = f"{rng.randint(10000, 99999)}"
-    street = f"{rng.randint(1, 400)} {rng.choice(('Main St', 'Oak Ave', 'Hill Rd', 'Lake Dr', 'Park Lane', 'Church St'))}"
-    return f"{rng.choice((' '.join(full_name(rng)), rng.choice(COMPANIES)))}, {street}, {rng.choice(LISTS['city'])} {code}", code
+    street = (
+        f"{rng.randint(1, 400)} {rng.choice(('Main St', 'Oak Ave', 'Hill Rd', 'Lake Dr', 'Park Lane', 'Church St'))}"
+    )
+    return (
+        f"{rng.choice((' '.join(full_name(rng)), rng.choice(COMPANIES)))}, {street}, {rng.choice(LISTS['city'])} {code}",
+        code,
+    )
 
 
 @task("street_of_address", "codes", """
@@ -385,7 +414,11 @@ def _(rng: Random):
     Address, line by line.
     """, "exam")  # fmt: skip
 def _(rng: Random):
-    parts = (" ".join(full_name(rng)), f"{rng.randint(1, 400)} {rng.choice(('Main St', 'Oak Ave', 'Hill Rd', 'Lake Dr', 'Park Lane', 'Church St'))}", f"{rng.choice(LISTS['city'])} {rng.randint(10000, 99999)}")
+    parts = (
+        " ".join(full_name(rng)),
+        f"{rng.randint(1, 400)} {rng.choice(('Main St', 'Oak Ave', 'Hill Rd', 'Lake Dr', 'Park Lane', 'Church St'))}",
+        f"{rng.choice(LISTS['city'])} {rng.randint(10000, 99999)}",
+    )
     return ", ".join(parts), "\n".join(parts)
 
 
@@ -402,7 +435,22 @@ def _(rng: Random):
     Change the value of the flag.
     """)  # fmt: skip
 def _(rng: Random):
-    key = rng.choice(("visible", "enabled", "dark_mode", "sound", "debug", "autosave", "wifi", "public", "alarm", "cache", "sync", "ads"))
+    key = rng.choice(
+        (
+            "visible",
+            "enabled",
+            "dark_mode",
+            "sound",
+            "debug",
+            "autosave",
+            "wifi",
+            "public",
+            "alarm",
+            "cache",
+            "sync",
+            "ads",
+        )
+    )
     name = f"{rng.choice(('', 'user.', 'app.', 'page.', 'home.'))}{key}"
     value = rng.random() < 0.5
     form = rng.choice(("{k}={v}", "{k}: {v}", "{k} = {v}"))
@@ -423,7 +471,17 @@ def _(rng: Random):
     """, "exam")  # fmt: skip
 def _(rng: Random):
     name, value = rng.choice(("x", "count", "total", "name", "size", "price", "i", "city")), rng.randint(0, 99)
-    line = rng.choice((f"{name} = {value}", f"print({name})", f"{name} += {value}", f"import {rng.choice(('os', 'json', 'math', 're', 'csv'))}", f"return {name}", f"{name} = input()", f"if {name} > {value}:"))
+    line = rng.choice(
+        (
+            f"{name} = {value}",
+            f"print({name})",
+            f"{name} += {value}",
+            f"import {rng.choice(('os', 'json', 'math', 're', 'csv'))}",
+            f"return {name}",
+            f"{name} = input()",
+            f"if {name} > {value}:",
+        )
+    )
     return line, f"# {line}"
 
 

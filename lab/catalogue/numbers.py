@@ -10,8 +10,29 @@ from lab.tasks import Catalogue
 CATALOGUE = Catalogue()
 task, table = CATALOGUE.task, CATALOGUE.table
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-_TENS = ". ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = [".", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
 def spoken(number: int) -> str:
@@ -32,7 +53,9 @@ def _scaled(name: str, wordings: str, factor: int, source: str, target: str, num
         return f"{number} {source}", f"{number * factor} {target}"
 
 
-_scaled("meters_to_centimeters", """
+_scaled(
+    "meters_to_centimeters",
+    """
     Convert meters to centimeters.
     m to cm
     How many centimeters is that?
@@ -43,8 +66,15 @@ _scaled("meters_to_centimeters", """
     Express the meters as centimetres.
     turn m into cm pls
     What is this in cm?
-    """, 100, "m", "cm", range(1, 120))
-_scaled("kilograms_to_grams", """
+    """,
+    100,
+    "m",
+    "cm",
+    range(1, 120),
+)
+_scaled(
+    "kilograms_to_grams",
+    """
     Convert kilograms to grams.
     kg to g
     How many grams is that?
@@ -55,8 +85,15 @@ _scaled("kilograms_to_grams", """
     My scale shows grams only; what will it show?
     turn kg into g pls
     What is this in grams?
-    """, 1000, "kg", "g", range(1, 120))
-_scaled("feet_to_inches", """
+    """,
+    1000,
+    "kg",
+    "g",
+    range(1, 120),
+)
+_scaled(
+    "feet_to_inches",
+    """
     Convert feet to inches.
     ft to in
     How many inches is that?
@@ -67,8 +104,16 @@ _scaled("feet_to_inches", """
     I need this length in inches.
     turn ft into inches
     What is this in inches?
-    """, 12, "ft", "in", range(1, 80), "validation")
-_scaled("weeks_to_days", """
+    """,
+    12,
+    "ft",
+    "in",
+    range(1, 80),
+    "validation",
+)
+_scaled(
+    "weeks_to_days",
+    """
     How many days are in that many weeks?
     Convert weeks to days.
     weeks -> days
@@ -79,8 +124,16 @@ _scaled("weeks_to_days", """
     I need to know how many days that is.
     in days pls
     For how many days does it last?
-    """, 7, "weeks", "days", range(2, 90), "exam")
-_scaled("euros_to_cents", """
+    """,
+    7,
+    "weeks",
+    "days",
+    range(2, 90),
+    "exam",
+)
+_scaled(
+    "euros_to_cents",
+    """
     How many cents is that?
     Convert euros to cents.
     euros in cents
@@ -91,7 +144,12 @@ _scaled("euros_to_cents", """
     The machine counts in cents. What will it say?
     to cents pls
     What is the amount in cents?
-    """, 100, "euros", "cents", range(1, 200))
+    """,
+    100,
+    "euros",
+    "cents",
+    range(1, 200),
+)
 
 
 @task("cents_to_dollars", "units", """
@@ -337,7 +395,9 @@ def _(rng: Random):
 def _(rng: Random):
     things = rng.sample(LISTS["grocery"], rng.randint(2, 4))
     prices = rng.sample(range(1, 30), len(things))
-    return ", ".join(f"{thing} ${price}" for thing, price in zip(things, prices, strict=True)), things[prices.index(min(prices))]
+    return ", ".join(f"{thing} ${price}" for thing, price in zip(things, prices, strict=True)), things[
+        prices.index(min(prices))
+    ]
 
 
 @task("highest_score", "numbers", """
@@ -356,7 +416,9 @@ def _(rng: Random):
     names = rng.sample(FIRST_NAMES, rng.randint(2, 4))
     points = rng.sample(range(1, 99), len(names))
     form = rng.choice(("{n}: {p}", "{n} {p} points", "{n} ({p})"))
-    return ", ".join(form.format(n=n, p=p) for n, p in zip(names, points, strict=True)), names[points.index(max(points))]
+    return ", ".join(form.format(n=n, p=p) for n, p in zip(names, points, strict=True)), names[
+        points.index(max(points))
+    ]
 
 
 @task("youngest_person", "numbers", """
@@ -391,7 +453,9 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     price = 2 * rng.randint(1, 150)
-    return rng.choice((f"${price}", f"{rng.choice(PRODUCTS)} ${price}", f"The {rng.choice(PRODUCTS)} costs ${price}.")), f"${price // 2}"
+    return rng.choice(
+        (f"${price}", f"{rng.choice(PRODUCTS)} ${price}", f"The {rng.choice(PRODUCTS)} costs ${price}.")
+    ), f"${price // 2}"
 
 
 @task("change_from_twenty", "numbers", """
@@ -408,7 +472,9 @@ def _(rng: Random):
     """, "exam")  # fmt: skip
 def _(rng: Random):
     price = rng.randint(1, 19)
-    return rng.choice((f"${price}", f"{rng.choice(LISTS['grocery'])} for ${price}", f"It costs ${price}.")), f"${20 - price}"
+    return rng.choice(
+        (f"${price}", f"{rng.choice(LISTS['grocery'])} for ${price}", f"It costs ${price}.")
+    ), f"${20 - price}"
 
 
 @task("total_of_order", "numbers", """
@@ -425,7 +491,13 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     number, price, thing = rng.randint(2, 10), rng.randint(2, 10), rng.choice(LISTS["grocery"])
-    return rng.choice((f"{number} x {thing} at ${price}", f"{number} {thing}, ${price} each", f"{thing}: {number} pieces, ${price} per piece")), f"${number * price}"
+    return rng.choice(
+        (
+            f"{number} x {thing} at ${price}",
+            f"{number} {thing}, ${price} each",
+            f"{thing}: {number} pieces, ${price} per piece",
+        )
+    ), f"${number * price}"
 
 
 @task("small_word_problem", "numbers", """
@@ -501,7 +573,10 @@ def _(rng: Random):
 def _(rng: Random):
     first = rng.randint(1, 200)
     second = first if rng.random() < 0.3 else rng.randint(1, 200)
-    return f"{first} {rng.choice(('_', '?', 'and'))} {second}", "<" if first < second else ">" if first > second else "="
+    return (
+        f"{first} {rng.choice(('_', '?', 'and'))} {second}",
+        "<" if first < second else ">" if first > second else "=",
+    )
 
 
 @task("count_things", "numbers", """
@@ -517,7 +592,9 @@ def _(rng: Random):
     All together, how many?
     """)  # fmt: skip
 def _(rng: Random):
-    things = rng.sample(("apples", "cups", "books", "chairs", "pens", "eggs", "plates", "coins", "socks", "candles"), rng.randint(2, 3))
+    things = rng.sample(
+        ("apples", "cups", "books", "chairs", "pens", "eggs", "plates", "coins", "socks", "candles"), rng.randint(2, 3)
+    )
     numbers = [rng.randint(2, 12) for _ in things]
     return " and ".join(f"{n} {t}" for n, t in zip(numbers, things, strict=True)), str(sum(numbers))
 

@@ -20,7 +20,9 @@ def _facts(rng: Random) -> tuple[str, dict[str, str]]:
         "day": rng.choice(DAYS), "color": rng.choice(_COLORS), "age": str(rng.randint(18, 80)), "sport": rng.choice(LISTS["sport"]),
     }  # fmt: skip
     parts = ["{name} is {age} years old and lives in {city}."]
-    parts += rng.sample(("{name} works as a {job}.", "On {day} {name} always does {sport}.", "At home there is a {color} {animal}."), 2)
+    parts += rng.sample(
+        ("{name} works as a {job}.", "On {day} {name} always does {sport}.", "At home there is a {color} {animal}."), 2
+    )
     facts["shown"] = " ".join(parts)
     return " ".join(parts).format(**facts), facts
 
@@ -93,8 +95,18 @@ def _(rng: Random):
     other = rng.choice([c for c in _CITIES if c != city])
     claim = {
         "proved": rng.choice((f"{name} lives in {city}.", f"{name} is {age} years old.")),
-        "contradicted": rng.choice((f"{name} lives in {other}.", f"{name} is {int(age) + rng.randint(2, 9)} years old.")),
-        "unknown": rng.choice((f"{name} has two sisters.", f"{name} likes coffee.", f"{name} was born in {other}.", f"{name} plays the piano.", f"{name} drives a blue car.")),
+        "contradicted": rng.choice(
+            (f"{name} lives in {other}.", f"{name} is {int(age) + rng.randint(2, 9)} years old.")
+        ),
+        "unknown": rng.choice(
+            (
+                f"{name} has two sisters.",
+                f"{name} likes coffee.",
+                f"{name} was born in {other}.",
+                f"{name} plays the piano.",
+                f"{name} drives a blue car.",
+            )
+        ),
     }[verdict]
     return f"{text} | {claim}", verdict
 
@@ -179,7 +191,16 @@ def _(rng: Random):
     text, title = rng.choice(_STORIES)
     name, other = rng.sample(FIRST_NAMES, 2)
     animal, job = rng.choice(_ANIMALS), rng.choice(_JOBS)
-    slots = {"N": name, "M": other, "c": rng.choice(_CITIES), "a": animal, "A": animal.title(), "j": job, "J": job.title(), "o": rng.choice(_COLORS)}
+    slots = {
+        "N": name,
+        "M": other,
+        "c": rng.choice(_CITIES),
+        "a": animal,
+        "A": animal.title(),
+        "j": job,
+        "J": job.title(),
+        "o": rng.choice(_COLORS),
+    }
     return text.format(**slots), title.format(**slots)
 
 
@@ -198,7 +219,9 @@ def _(rng: Random):
 def _(rng: Random):
     text, _ = rng.choice([story for story in _STORIES if story[0].startswith(("{N}",))])
     name, other = rng.sample(FIRST_NAMES, 2)
-    return text.format(N=name, M=other, c=rng.choice(_CITIES), a=rng.choice(_ANIMALS), j=rng.choice(_JOBS), o=rng.choice(_COLORS)), name
+    return text.format(
+        N=name, M=other, c=rng.choice(_CITIES), a=rng.choice(_ANIMALS), j=rng.choice(_JOBS), o=rng.choice(_COLORS)
+    ), name
 
 
 @task("where_in_text", "reading", """
@@ -215,7 +238,16 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     city, name, number = rng.choice(_CITIES), rng.choice(FIRST_NAMES), rng.randint(2, 40)
-    return rng.choice((f"{name} flew to {city} with {number} friends.", f"The shop in {city} opens on {rng.choice(DAYS)}.", f"{number} people from {city} visited the fair.", f"It snowed in {city} in {rng.choice(MONTHS)}.", f"{name} studies medicine in {city}.", f"The bus to {city} was {number} minutes late.")), city
+    return rng.choice(
+        (
+            f"{name} flew to {city} with {number} friends.",
+            f"The shop in {city} opens on {rng.choice(DAYS)}.",
+            f"{number} people from {city} visited the fair.",
+            f"It snowed in {city} in {rng.choice(MONTHS)}.",
+            f"{name} studies medicine in {city}.",
+            f"The bus to {city} was {number} minutes late.",
+        )
+    ), city
 
 
 @task("company_in_text", "reading", """
@@ -232,7 +264,16 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     company, name, city = rng.choice(COMPANIES), rng.choice(FIRST_NAMES), rng.choice(_CITIES)
-    return rng.choice((f"{name} has worked for {company} since {rng.randint(1990, 2023)}.", f"{company} will open a branch in {city}.", f"I bought it from {company} in {city}.", f"On {rng.choice(DAYS)}, {company} hired {rng.randint(2, 90)} people.", f"{name} got a letter from {company}.", f"The truck of {company} blocks the street.")), company
+    return rng.choice(
+        (
+            f"{name} has worked for {company} since {rng.randint(1990, 2023)}.",
+            f"{company} will open a branch in {city}.",
+            f"I bought it from {company} in {city}.",
+            f"On {rng.choice(DAYS)}, {company} hired {rng.randint(2, 90)} people.",
+            f"{name} got a letter from {company}.",
+            f"The truck of {company} blocks the street.",
+        )
+    ), company
 
 
 @task("numbers_in_text", "reading", """
@@ -248,8 +289,20 @@ def _(rng: Random):
     What number does the sentence contain?
     """)  # fmt: skip
 def _(rng: Random):
-    number, name, thing = rng.randint(2, 999), rng.choice(FIRST_NAMES), rng.choice(("books", "apples", "chairs", "letters", "stamps", "tickets", "eggs"))
-    return rng.choice((f"{name} bought {number} {thing} on {rng.choice(DAYS)}.", f"There are {number} {thing} in {rng.choice(PLACES)}.", f"We need {number} more {thing}.", f"{name} lost {number} of the {thing}.", f"The truck brings {number} {thing} to {rng.choice(_CITIES)}.")), str(number)
+    number, name, thing = (
+        rng.randint(2, 999),
+        rng.choice(FIRST_NAMES),
+        rng.choice(("books", "apples", "chairs", "letters", "stamps", "tickets", "eggs")),
+    )
+    return rng.choice(
+        (
+            f"{name} bought {number} {thing} on {rng.choice(DAYS)}.",
+            f"There are {number} {thing} in {rng.choice(PLACES)}.",
+            f"We need {number} more {thing}.",
+            f"{name} lost {number} of the {thing}.",
+            f"The truck brings {number} {thing} to {rng.choice(_CITIES)}.",
+        )
+    ), str(number)
 
 
 @task("all_names_in_text", "reading", """
@@ -267,7 +320,14 @@ def _(rng: Random):
 def _(rng: Random):
     names = rng.sample(FIRST_NAMES, rng.randint(2, 3))
     first, rest = names[0], " and ".join(names[1:])
-    return rng.choice((f"{first} went to {rng.choice(_CITIES)} with {rest}.", f"On {rng.choice(DAYS)} {first} will meet {rest} at {rng.choice(PLACES)}.", f"{first} gave a book to {rest}.", f"Did {first} tell {rest} about it?")), ", ".join(names)
+    return rng.choice(
+        (
+            f"{first} went to {rng.choice(_CITIES)} with {rest}.",
+            f"On {rng.choice(DAYS)} {first} will meet {rest} at {rng.choice(PLACES)}.",
+            f"{first} gave a book to {rest}.",
+            f"Did {first} tell {rest} about it?",
+        )
+    ), ", ".join(names)
 
 
 @task("price_in_text", "reading", """
@@ -286,7 +346,15 @@ def _(rng: Random):
     from lab.content import PRODUCTS, money
 
     price, product = money(rng), rng.choice(PRODUCTS)
-    return rng.choice((f"The {product} costs {price}, delivery takes {rng.randint(2, 9)} days.", f"I paid {price} for {rng.randint(1, 3)} hours with it.", f"Now only {price}: {product}, {rng.randint(1, 5)} left!", f"{product} - {price} - pick up on {rng.choice(DAYS)}", f"They wanted {price} for the old {product}.")), price
+    return rng.choice(
+        (
+            f"The {product} costs {price}, delivery takes {rng.randint(2, 9)} days.",
+            f"I paid {price} for {rng.randint(1, 3)} hours with it.",
+            f"Now only {price}: {product}, {rng.randint(1, 5)} left!",
+            f"{product} - {price} - pick up on {rng.choice(DAYS)}",
+            f"They wanted {price} for the old {product}.",
+        )
+    ), price
 
 
 @task("weather_temperature", "reading", """
@@ -304,7 +372,14 @@ def _(rng: Random):
 def _(rng: Random):
     unit = rng.choice((" degrees", "°C", "°F"))
     value, city, day = f"{rng.randint(-9, 39)}{unit}", rng.choice(_CITIES), rng.choice(DAYS)
-    return rng.choice((f"{city} on {day}: sunny, {value}, wind from the west at {rng.randint(3, 60)} km/h.", f"Expect {value} and {rng.randint(1, 90)}% chance of rain in {city}.", f"It will be {value} in {city} with {rng.randint(1, 9)} hours of sun.", f"Rain until {rng.randint(1, 11)} pm, then clear, {value} in {city}.")), value
+    return rng.choice(
+        (
+            f"{city} on {day}: sunny, {value}, wind from the west at {rng.randint(3, 60)} km/h.",
+            f"Expect {value} and {rng.randint(1, 90)}% chance of rain in {city}.",
+            f"It will be {value} in {city} with {rng.randint(1, 9)} hours of sun.",
+            f"Rain until {rng.randint(1, 11)} pm, then clear, {value} in {city}.",
+        )
+    ), value
 
 
 @task("job_in_text", "reading", """
@@ -321,7 +396,15 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     job, (first, last), city = rng.choice(_JOBS), full_name(rng), rng.choice(_CITIES)
-    return rng.choice((f"{first} {last}, {job}, lives in {city}.", f"My uncle {first} is a {job} in {city}.", f"Since {rng.randint(1990, 2020)} {first} has worked as a {job}.", f"Ask {first}, our {job} from {city}.", f"{first} wanted to travel, but became a {job}.")), job
+    return rng.choice(
+        (
+            f"{first} {last}, {job}, lives in {city}.",
+            f"My uncle {first} is a {job} in {city}.",
+            f"Since {rng.randint(1990, 2020)} {first} has worked as a {job}.",
+            f"Ask {first}, our {job} from {city}.",
+            f"{first} wanted to travel, but became a {job}.",
+        )
+    ), job
 
 
 @task("keyword", "reading", """
@@ -440,9 +523,19 @@ def _(rng: Random):
     Pull out the tagged users.
     """)  # fmt: skip
 def _(rng: Random):
-    names = [f"{rng.choice(FIRST_NAMES).lower()}{rng.choice(('', '_', '.'))}{rng.choice(SURNAMES).lower()}" for _ in range(rng.randint(1, 2))]
+    names = [
+        f"{rng.choice(FIRST_NAMES).lower()}{rng.choice(('', '_', '.'))}{rng.choice(SURNAMES).lower()}"
+        for _ in range(rng.randint(1, 2))
+    ]
     tags = " and ".join(f"@{name}" for name in names)
-    return rng.choice((f"Great day with {tags} in {rng.choice(_CITIES)}!", f"Thanks {tags} for the tea", f"Who else saw this? {tags} look!", f"{tags} are you coming on {rng.choice(DAYS)}?")), ", ".join(names)
+    return rng.choice(
+        (
+            f"Great day with {tags} in {rng.choice(_CITIES)}!",
+            f"Thanks {tags} for the tea",
+            f"Who else saw this? {tags} look!",
+            f"{tags} are you coming on {rng.choice(DAYS)}?",
+        )
+    ), ", ".join(names)
 
 
 @task("find_url", "reading", """
@@ -459,5 +552,15 @@ def _(rng: Random):
     """)  # fmt: skip
 def _(rng: Random):
     site = rng.choice(("shop", "city-news", "maps", "bookworld", "greenleaf", "mybank", "travel24", "recipes"))
-    url = f"{rng.choice(('https://www.', 'http://', 'www.', 'https://'))}{site}.{rng.choice(('com', 'org', 'net', 'de'))}/{rng.choice(('', 'help', 'offers', 'login', 'news/today'))}".rstrip("/")
-    return rng.choice((f"More at {url} from {rng.choice(DAYS)} on.", f"See {url} for details.", f"I found it on {url}, it was cheap.", f"Please log in ({url}) and change your password.", f"{rng.choice(FIRST_NAMES)} sent me this: {url} Funny!")), url
+    url = f"{rng.choice(('https://www.', 'http://', 'www.', 'https://'))}{site}.{rng.choice(('com', 'org', 'net', 'de'))}/{rng.choice(('', 'help', 'offers', 'login', 'news/today'))}".rstrip(
+        "/"
+    )
+    return rng.choice(
+        (
+            f"More at {url} from {rng.choice(DAYS)} on.",
+            f"See {url} for details.",
+            f"I found it on {url}, it was cheap.",
+            f"Please log in ({url}) and change your password.",
+            f"{rng.choice(FIRST_NAMES)} sent me this: {url} Funny!",
+        )
+    ), url

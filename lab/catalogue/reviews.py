@@ -112,7 +112,14 @@ def _(rng: Random):
 def _(rng: Random):
     label = rng.choice(tuple(_ASPECTS))
     text, product = rng.choice(_ASPECTS[label]), rng.choice(PRODUCTS)
-    return rng.choice((f"I bought a {product}, but {text}.", f"{text[:1].upper() + text[1:]}. A pity, I wanted to like the {product}.", f"About the {product}: {text}.", f"No stars for the {product}, {text}!")), label
+    return rng.choice(
+        (
+            f"I bought a {product}, but {text}.",
+            f"{text[:1].upper() + text[1:]}. A pity, I wanted to like the {product}.",
+            f"About the {product}: {text}.",
+            f"No stars for the {product}, {text}!",
+        )
+    ), label
 
 
 @task("review_of_what", "reviews", """
@@ -166,9 +173,34 @@ def _(rng: Random):
     Which feature gets praise?
     """)  # fmt: skip
 def _(rng: Random):
-    liked, disliked = rng.sample(("battery", "screen", "price", "color", "sound", "size", "design", "speed", "camera", "packaging", "handle", "weight", "motor", "fabric"), 2)
+    liked, disliked = rng.sample(
+        (
+            "battery",
+            "screen",
+            "price",
+            "color",
+            "sound",
+            "size",
+            "design",
+            "speed",
+            "camera",
+            "packaging",
+            "handle",
+            "weight",
+            "motor",
+            "fabric",
+        ),
+        2,
+    )
     product = rng.choice(PRODUCTS)
-    return rng.choice((f"I like the {liked} of the {product}, but the {disliked} is bad.", f"The {disliked} of this {product} is poor. The {liked}, however, is great.", f"Great {liked}, awful {disliked}.", f"While the {disliked} let me down, the {liked} of the {product} is wonderful.")), liked
+    return rng.choice(
+        (
+            f"I like the {liked} of the {product}, but the {disliked} is bad.",
+            f"The {disliked} of this {product} is poor. The {liked}, however, is great.",
+            f"Great {liked}, awful {disliked}.",
+            f"While the {disliked} let me down, the {liked} of the {product} is wonderful.",
+        )
+    ), liked
 
 
 @task("review_title", "reviews", """

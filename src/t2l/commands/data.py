@@ -182,7 +182,8 @@ def variants(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the new tasks.")],
     descriptions: Descriptions = None,
     names: Annotated[
-        Path | None, typer.Option(help="A text file with the names of the tasks to take, one a line; others are omitted.")
+        Path | None,
+        typer.Option(help="A text file with the names of the tasks to take, one a line; others are omitted."),
     ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Leave out a task by name or pattern ('*winogrande*'); may be repeated.")
@@ -207,9 +208,7 @@ def variants(
         wanted = _lines_of(names)
         tasks = [task for task in tasks if task.name in wanted]
     tasks = [task for task in tasks if not any(fnmatchcase(task.name, pattern) for pattern in exclude or ())]
-    config = VariantConfig(
-        labels=labels, option_labels=option_labels, styles=styles, instances=instances, seed=seed
-    )
+    config = VariantConfig(labels=labels, option_labels=option_labels, styles=styles, instances=instances, seed=seed)
     with bar() as report:
         summary = write_variants(tasks, described, output, config, force=force, report=report)
     if as_json:

@@ -20,6 +20,12 @@ from t2l.data.sources import Task
 MIN_LABELS, MAX_LABELS = 2, 8
 MAX_LABEL_CHARS = 40
 
+
+def _words(text: str) -> tuple[str, ...]:
+    """A table of words, written as one string."""
+    return tuple(text.split())
+
+
 _SWITCHES = (
     "yes/no", "true/false", "1/0", "y/n", "agree/disagree", "right/wrong", "correct/incorrect", "accept/reject",
     "pass/fail", "on/off", "T/F", "YES/NO", "oui/non", "si/no", "ja/nein", "affirmative/negative", "match/mismatch",
@@ -30,41 +36,65 @@ _VALENCES = (
     "positive/negative", "good/bad", "favorable/unfavorable", "happy/unhappy", "pos/neg", "pleased/displeased",
     "like/dislike", "satisfied/dissatisfied", "up/down", "thumbs up/thumbs down", "recommend/avoid", "plus/minus",
 )  # fmt: skip
-_SYNONYMS = (
-    "joy=happiness=delight; anger=rage=fury; sadness=sorrow=grief; fear=terror=fright; surprise=amazement=shock; "
-    "love=affection=fondness; happy=glad=cheerful; sad=unhappy=gloomy; angry=furious=mad; neutral=balanced=indifferent; "
-    "other=something else=none of these; past=before=earlier; present=now=current; future=later=upcoming; "
-    "singular=one=single; plural=many=several; male=man=masculine; female=woman=feminine; user=customer=caller; "
-    "agent=assistant=operator; spam=junk=unwanted; ham=genuine=wanted; sarcastic=ironic=mocking; "
-    "non-sarcastic=sincere=serious; similar=alike=related; not similar=different=unrelated; dissimilar=different=unlike; "
-    "valid=sound=usable; invalid=unsound=unusable; toxic=harmful=hurtful; non-toxic=harmless=clean; offensive=rude=insulting; "
-    "in favor=pro=supporting; against=contra=opposing; acceptable=fine=okay; unacceptable=faulty=not okay; "
-    "cheap=inexpensive=low cost; expensive=costly=high cost; moderate=medium=middling; human=person=people; "
-    "bot=machine=robot; funny=amusing=comical; not funny=serious=dull; accepted=approved=taken; rejected=refused=declined; "
-    "vegetarian=meatless=veggie; non vegetarian=with meat=meaty; sweet=sugary=candied; spicy=hot=peppery; "
-    "person=someone=human being; location=place=site; quantity=number=amount; entity=thing=object; "
-    "statement=assertion=declaration; question=query=inquiry; command=order=instruction; formal=official=stiff; "
-    "casual=informal=relaxed; polite=courteous=kind; rude=impolite=unkind; urgent=pressing=rush; calm=relaxed=no hurry; "
-    "even=divisible by two=pair; odd=not divisible by two=uneven; hot=warm=burning; cold=chilly=icy; long=lengthy=big; "
-    "short=brief=small; living=alive=creature; object=thing=item; noun=thing word=naming word; "
-    "verb=action word=doing word; adjective=describing word=quality word; high=top=big; low=bottom=small"
+_SYNONYMS = """
+    joy=happiness=delight; anger=rage=fury; sadness=sorrow=grief; fear=terror=fright; surprise=amazement=shock;
+    love=affection=fondness; happy=glad=cheerful; sad=unhappy=gloomy; angry=furious=mad;
+    neutral=balanced=indifferent; other=something else=none of these; past=before=earlier; present=now=current;
+    future=later=upcoming; singular=one=single; plural=many=several; male=man=masculine; female=woman=feminine;
+    user=customer=caller; agent=assistant=operator; spam=junk=unwanted; ham=genuine=wanted;
+    sarcastic=ironic=mocking; non-sarcastic=sincere=serious; similar=alike=related; not
+    similar=different=unrelated; dissimilar=different=unlike; valid=sound=usable; invalid=unsound=unusable;
+    toxic=harmful=hurtful; non-toxic=harmless=clean; offensive=rude=insulting; in favor=pro=supporting;
+    against=contra=opposing; acceptable=fine=okay; unacceptable=faulty=not okay; cheap=inexpensive=low cost;
+    expensive=costly=high cost; moderate=medium=middling; human=person=people; bot=machine=robot;
+    funny=amusing=comical; not funny=serious=dull; accepted=approved=taken; rejected=refused=declined;
+    vegetarian=meatless=veggie; non vegetarian=with meat=meaty; sweet=sugary=candied; spicy=hot=peppery;
+    person=someone=human being; location=place=site; quantity=number=amount; entity=thing=object;
+    statement=assertion=declaration; question=query=inquiry; command=order=instruction; formal=official=stiff;
+    casual=informal=relaxed; polite=courteous=kind; rude=impolite=unkind; urgent=pressing=rush; calm=relaxed=no
+    hurry; even=divisible by two=pair; odd=not divisible by two=uneven; hot=warm=burning; cold=chilly=icy;
+    long=lengthy=big; short=brief=small; living=alive=creature; object=thing=item; noun=thing word=naming word;
+    verb=action word=doing word; adjective=describing word=quality word; high=top=big; low=bottom=small
+    """
+_COMMON = _words("""
+    apple river table moon candle window garden silver bridge tiger paper button forest lemon orange stone
+    pocket hammer island rabbit cloud mirror ticket bottle castle ladder pepper violin anchor basket copper
+    dragon engine falcon guitar harbor jacket kettle lantern magnet needle ocean pencil quartz rocket saddle
+    tunnel umbrella velvet walnut yellow zebra north south east west red blue green alpha beta gamma delta
+    left right
+""")  # fmt: skip
+_ONSETS, _VOWELS, _CODAS = (
+    _words("""
+        b bl br d dr f fl g gl k kl l m n p pl r s st t tr v w z
+    """),
+    "aeiou",
+    "b d g k l m n p r s t x z",
+)
+_SERIES = (
+    "A B C D E F G H", "1 2 3 4 5 6 7 8", "a b c d e f g h", "I II III IV V VI VII VIII", "X Y Z W V U T S",
+    "one two three four five six seven eight", "first second third fourth fifth sixth seventh eighth",
+    "L1 L2 L3 L4 L5 L6 L7 L8", "10 20 30 40 50 60 70 80", "class1 class2 class3 class4 class5 class6 class7 class8",
 )  # fmt: skip
-_COMMON = (
-    "apple river table moon candle window garden silver bridge tiger paper button forest lemon orange stone pocket "
-    "hammer island rabbit cloud mirror ticket bottle castle ladder pepper violin anchor basket copper dragon engine "
-    "falcon guitar harbor jacket kettle lantern magnet needle ocean pencil quartz rocket saddle tunnel umbrella velvet "
-    "walnut yellow zebra north south east west red blue green alpha beta gamma delta left right"
-).split()  # fmt: skip
-_ONSETS, _VOWELS, _CODAS = "b bl br d dr f fl g gl k kl l m n p pl r s st t tr v w z".split(), "aeiou", "b d g k l m n p r s t x z"
-_SERIES = ("A B C D E F G H", "1 2 3 4 5 6 7 8", "a b c d e f g h", "I II III IV V VI VII VIII", "one two three four five six seven eight",
-           "first second third fourth fifth sixth seventh eighth", "X Y Z W V U T S", "L1 L2 L3 L4 L5 L6 L7 L8",
-           "class1 class2 class3 class4 class5 class6 class7 class8", "10 20 30 40 50 60 70 80")  # fmt: skip
 _NATURAL = ("switch", "valence", "synonym")  # what people would do; more often first
-_PHRASES = ("It is {0}", "The answer is {0}", "label: {0}", "<{0}>", "{0} it is", "I say {0}", "[{0}]", "{0}!", "class {0}", "#{0}", "({0})")
+_PHRASES = (
+    "It is {0}",
+    "The answer is {0}",
+    "label: {0}",
+    "<{0}>",
+    "{0} it is",
+    "I say {0}",
+    "[{0}]",
+    "{0}!",
+    "class {0}",
+    "#{0}",
+    "({0})",
+)
 
 _AMBIGUOUS = frozenset(
-    "no for other not in none against first second on off up down good bad right wrong user match left like "
-    "i one two three high low long short present past can will may might is so if or and as".split()
+    _words("""
+        no for other not in none against first second on off up down good bad right wrong user match left
+        like i one two three high low long short present past can will may might is so if or and as
+    """)
 )
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019*"
 _LEADS = (
@@ -73,8 +103,13 @@ _LEADS = (
     "or|is|be|option|state|report|get|gets|generate|produce|to|between|mean|means"
 )
 _TRAILS = r"(?:if|when|where|for|means?|meaning|otherwise|or|and|unless|in case|denotes|indicates|represents|only|to)\b"
-_CONDITION = r"[\"'`\u201c\u201d\u2018\u2019.,*)]*\s*(?:=|:|if\b|when\b|where\b|for\b|means?\b|meaning\b|in case\b|denotes\b|indicates\b|represents\b|to (?:mean|show|say|mark)\b|unless\b|otherwise\b)"
-_OTHERWISE = r"(?:otherwise|else|if not|or else|in all other cases|any other case)[^.;\"'\u201c]{0,30}[\"'`\u201c\u2018*]?"
+_CONDITION = (
+    r"[\"'`\u201c\u201d\u2018\u2019.,*)]*\s*(?:=|:|(?:if|when|where|for|means?|meaning|in case|denotes|indicates|"
+    r"represents|to (?:mean|show|say|mark)|unless|otherwise)\b)"
+)
+_OTHERWISE = (
+    r"(?:otherwise|else|if not|or else|in all other cases|any other case)[^.;\"'\u201c]{0,30}[\"'`\u201c\u2018*]?"
+)
 _MAPPED = (
     ("Use the labels {names}: {pairs}.", '"{new}" for {old}'),
     ("Answer with {names}, where {pairs}.", '"{new}" stands for {old}'),
@@ -137,9 +172,9 @@ def are_options(labels: Sequence[str]) -> bool:
     """Whether the labels only point at options in the input: A, B, C or 1, 2, 3, or "Option 1"."""
     ends = {label.casefold().split()[-1] for label in labels}
     letters = all(len(end) == 1 and end in "abcdefgh" for end in ends)
-    numbers = all(end.isdigit() for end in ends) and not ends <= {"0", "1"}
+    numbers = all(end.isdigit() for end in ends) and (len(labels) > 2 or any(" " in label for label in labels))
     words = ends <= {"one", "two", "three", "first", "second", "third"}
-    return letters or (numbers and len(labels) > 2) or words
+    return letters or numbers or words
 
 
 def relabellings(labels: Sequence[str], rng: Random) -> list[Relabelling]:
@@ -162,7 +197,8 @@ def relabellings(labels: Sequence[str], rng: Random) -> list[Relabelling]:
                 yes, no = other.split("/")
                 if {yes.casefold(), no.casefold()} != set(folded):
                     add(kind, [yes if label == first else no for label in folded], keeps_sense=True)
-    table = {row.split("=")[0].strip(): [name.strip() for name in row.split("=")[1:]] for row in _SYNONYMS.split(";")}
+    rows = [row.split("=") for row in " ".join(_SYNONYMS.split()).split("; ")]
+    table = {row[0]: row[1:] for row in rows}
     if all(label in table for label in folded):
         for which in range(2):
             add("synonym", [table[label][which] for label in folded], keeps_sense=True)
@@ -189,7 +225,9 @@ def relabellings(labels: Sequence[str], rng: Random) -> list[Relabelling]:
     rng.shuffle(kinds)
     kinds.sort(key=lambda kind: kind not in _NATURAL or rng.random() < 0.4)
     rounds = max(len(ways) for ways in found.values())
-    return list(chain.from_iterable([found[kind][turn] for kind in kinds if turn < len(found[kind])] for turn in range(rounds)))
+    return list(
+        chain.from_iterable([found[kind][turn] for kind in kinds if turn < len(found[kind])] for turn in range(rounds))
+    )
 
 
 def renamed(text: str, relabelling: Relabelling) -> str | None:
@@ -265,10 +303,8 @@ def _marked(label: str, *, strict: bool) -> str:
     if _is_plain(label) and not strict:
         return alone
     quoted = rf"(?<=[{_QUOTES}]){word}(?=[.,]?[{_QUOTES}])"
-    leads = "|".join(
-        rf"(?<=\b{lead} ){word if len(label) > 1 and label.casefold() != 'no' else exact}(?=[.,;:)!?]|\s+{_TRAILS}|\s*/|$)"
-        for lead in _LEADS.split("|")
-    )
+    led = word if len(label) > 1 and label.casefold() != "no" else exact
+    leads = "|".join(rf"(?<=(?i:\b{lead} )){led}(?=[.,;:)!?]|\s+{_TRAILS}|\s*/|$)" for lead in _LEADS.split("|"))
     slashed = rf"(?<=[/(\[]){word}(?=[/)\],;:])|{alone}(?=/\w)|(?<=\w/){alone}"
     start = rf"(?<![\w-]){exact}(?=\s+{_TRAILS}|\s*[=:])" if label != "A" and label != "I" else r"(?<!.)(?!.)"
     return f"(?:{quoted}|{leads}|{slashed}|{start})"

@@ -18,7 +18,7 @@ from typing import Any
 from t2l.errors import DataError, did_you_mean
 
 _JSONL = (".jsonl", ".ndjson")
-_TASK_FILE = re.compile(r"task\d+_.*\.json$")
+_TASK_FILE = re.compile(r"(?:task\d+|everyday)_.*\.json$")
 
 
 @dataclass(frozen=True)

@@ -1,73 +1,17 @@
-"""Answer styles: what a description may ask of the form of an answer, in many wordings, and how an answer is changed.
+"""Answer styles: what a description may ask of the form of an answer, each in many wordings.
 
-Level 3. A style is a function on answers and sentences that ask for it; those kept for evaluation are never in
-training. This file knows neither tasks nor files (`t2l.data.variants`).
+Level 3. A style is a function on answers and sentences that ask for it; its last sentences are kept for evaluation.
+This file knows neither tasks nor files (`t2l.data.variants`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 
-EVALUATION_WORDINGS = 2  # the last ones of every style
-
-
-@dataclass(frozen=True)
-class AnswerStyle:
-    """A way to write an answer down.
-
-    Args:
-        name: unique, part of a variant's name.
-        apply: the plain answer -> the styled one; None where it does not fit this answer.
-        wordings: sentences that ask for it, before or after a description.
-    """
-
-    name: str
-    apply: Callable[[str], str | None]
-    wordings: tuple[str, ...]
-
-    @property
-    def training(self) -> tuple[str, ...]:
-        """The wordings to train with."""
-        return self.wordings[:-EVALUATION_WORDINGS]
-
-    @property
-    def evaluation(self) -> tuple[str, ...]:
-        """The wordings kept for evaluation."""
-        return self.wordings[-EVALUATION_WORDINGS:]
-
-
-def _style(name: str, apply: Callable[[str], str | None], wordings: str) -> AnswerStyle:
-    return AnswerStyle(name, apply, tuple(line.strip() for line in wordings.strip().splitlines()))
-
-
-def _with_letters(change: Callable[[str], str]) -> Callable[[str], str | None]:
-    return lambda answer: change(answer) if any(letter.isalpha() for letter in answer) else None
-
-
-def _of_words(change: Callable[[list[str]], str], least: int = 2) -> Callable[[str], str | None]:
-    def apply(answer: str) -> str | None:
-        words = answer.split()
-        return change(words) if len(words) >= least else None
-
-    return apply
-
-
-def _one_word(change: Callable[[str], str], longest: int = 12) -> Callable[[str], str | None]:
-    def apply(answer: str) -> str | None:
-        word = answer.strip().removesuffix(".")
-        return change(word) if 1 < len(word) <= longest and not word.count(" ") else None
-
-    return apply
-
-
-def _ended(end: str) -> Callable[[str], str | None]:
-    return lambda answer: None if answer.rstrip()[-1:] in tuple(end) else answer.rstrip(" .") + end
-
+from t2l.data.style_rules import AnswerStyle, ended, of_words, one_word, style, with_letters
 
 STYLES: tuple[AnswerStyle, ...] = (
-    _style("upper", _with_letters(str.upper), """
+    style("upper", with_letters(str.upper), """
         Answer in capital letters.
         Write the answer in upper case.
         Use ALL CAPS for your answer.
@@ -80,7 +24,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Shout the answer: every letter a capital.
         No lowercase letters in the output.
         Put your reply in capital letters."""),
-    _style("lower", _with_letters(str.lower), """
+    style("lower", with_letters(str.lower), """
         Answer in lower case.
         Use only small letters.
         Write everything in lowercase.
@@ -91,7 +35,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Give the result without any capitals.
         Do not use upper case in the answer.
         Keep your whole reply in small letters."""),
-    _style("title", _with_letters(str.title), """
+    style("title", with_letters(str.title), """
         Start every word of the answer with a capital letter.
         Write the answer in Title Case.
         Use title case.
@@ -101,7 +45,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Every word of the reply begins with an upper-case letter.
         Format the answer like a book title, Each Word Capitalized.
         Put the result in title case."""),
-    _style("quotes", lambda answer: f'"{answer}"', """
+    style("quotes", lambda answer: f'"{answer}"', """
         Put the answer in double quotes.
         Wrap the answer in quotation marks.
         Answer between double quotes.
@@ -112,7 +56,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Give the answer as a quoted string.
         Enclose what you say in double quotation marks.
         Your answer should be in quotes."""),
-    _style("single_quotes", lambda answer: f"'{answer}'", """
+    style("single_quotes", lambda answer: f"'{answer}'", """
         Put the answer in single quotes.
         Wrap your answer in single quotation marks.
         Use 'single quotes' around the answer.
@@ -122,7 +66,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Surround your reply with single quotes.
         Write the answer as a single-quoted string.
         Single quotes go around the answer."""),
-    _style("brackets", lambda answer: f"[{answer}]", """
+    style("brackets", lambda answer: f"[{answer}]", """
         Put the answer in square brackets.
         Answer in [brackets].
         Wrap the answer in square brackets.
@@ -133,7 +77,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Write [ first, then the answer, then ].
         Give the answer bracketed.
         Your answer belongs in square brackets."""),
-    _style("parentheses", lambda answer: f"({answer})", """
+    style("parentheses", lambda answer: f"({answer})", """
         Put the answer in parentheses.
         Answer in round brackets.
         Wrap your answer in (parentheses).
@@ -143,7 +87,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Enclose the result in parentheses.
         Surround what you answer with parentheses.
         Give it in parentheses."""),
-    _style("braces", lambda answer: "{" + answer + "}", """
+    style("braces", lambda answer: "{" + answer + "}", """
         Put the answer in curly braces.
         Answer in {curly brackets}.
         Wrap your answer in curly brackets.
@@ -153,7 +97,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Enclose the result in { }.
         Surround the answer with curly brackets.
         Use curly braces around what you answer."""),
-    _style("exclaim", _ended("!"), """
+    style("exclaim", ended("!"), """
         End the answer with an exclamation mark.
         Put an exclamation mark after the answer.
         Finish your reply with "!".
@@ -164,7 +108,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Add an exclamation point to the result.
         Say it with an exclamation mark!
         Close what you write with "!"."""),
-    _style("question_mark", _ended("?"), """
+    style("question_mark", ended("?"), """
         End the answer with a question mark.
         Put a question mark after the answer.
         Finish your reply with "?".
@@ -174,7 +118,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Add a question mark to the result.
         Your reply must end in a question mark.
         Close what you write with "?"."""),
-    _style("stop", _ended("."), """
+    style("stop", ended("."), """
         End the answer with a full stop.
         Put a period after the answer.
         Finish with a period.
@@ -184,7 +128,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Add a period to the result.
         A full stop follows the answer.
         Your answer should finish with a dot."""),
-    _style("dots", _ended("..."), """
+    style("dots", ended("..."), """
         End the answer with three dots.
         Let the answer trail off with ...
         Put an ellipsis after the answer.
@@ -194,7 +138,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Add an ellipsis to the result.
         Close with "...".
         Your reply should end in three dots."""),
-    _style("semicolon", _ended(";"), """
+    style("semicolon", ended(";"), """
         End the answer with a semicolon.
         Put a semicolon after the answer.
         Finish your reply with ";".
@@ -204,7 +148,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Like a line of code, the answer ends in a semicolon.
         Close with a semicolon.
         Your reply must end in ";"."""),
-    _style("answer_prefix", lambda answer: f"Answer: {answer}", """
+    style("answer_prefix", lambda answer: f"Answer: {answer}", """
         Start with "Answer: ".
         Begin your reply with "Answer:".
         Write "Answer: " and then the answer.
@@ -215,7 +159,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Use the prefix "Answer: ".
         Every reply opens with "Answer:" and a space.
         Let "Answer: " stand in front of what you answer."""),
-    _style("result_prefix", lambda answer: f"Result = {answer}", """
+    style("result_prefix", lambda answer: f"Result = {answer}", """
         Start with "Result = ".
         Write the reply as Result = ...
         Begin with "Result =", then the answer.
@@ -225,7 +169,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         The output has the form "Result = ...".
         Assign the answer to Result, as in Result = 5.
         Let "Result = " stand in front of the answer."""),
-    _style("sure_prefix", lambda answer: f"Sure: {answer}", """
+    style("sure_prefix", lambda answer: f"Sure: {answer}", """
         Start with "Sure: ".
         Begin your reply with "Sure:".
         Say "Sure: " and then the answer.
@@ -235,7 +179,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Use the prefix "Sure: ".
         The reply has the form "Sure: ...".
         Let "Sure: " stand in front of the answer."""),
-    _style("final_prefix", lambda answer: f"Final answer: {answer}", """
+    style("final_prefix", lambda answer: f"Final answer: {answer}", """
         Start with "Final answer: ".
         Begin with "Final answer:".
         Write "Final answer: " and then the answer.
@@ -245,7 +189,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Use the prefix "Final answer: ".
         Say final answer, a colon, and the answer.
         Open your reply with "Final answer:"."""),
-    _style("arrow", lambda answer: f"=> {answer}", """
+    style("arrow", lambda answer: f"=> {answer}", """
         Start with an arrow: "=> ".
         Put "=>" before the answer.
         Write "=> " and then the answer.
@@ -255,7 +199,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         The output has the form "=> ...".
         Let an arrow => point to the answer.
         An arrow (=>) precedes the answer."""),
-    _style("hash", lambda answer: f"#{answer}", """
+    style("hash", lambda answer: f"#{answer}", """
         Put a hash sign before the answer.
         Start the answer with #.
         Write # directly in front of the answer.
@@ -265,7 +209,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         The answer carries a # at its front.
         Add a number sign (#) before the result.
         Let # stand right before what you answer."""),
-    _style("bullet", lambda answer: f"- {answer}", """
+    style("bullet", lambda answer: f"- {answer}", """
         Give the answer as a bullet point.
         Write it as a bullet: "- answer".
         Start with a dash and a space.
@@ -275,7 +219,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         The answer is one bullet point with a dash.
         Use a markdown bullet.
         Make the answer a list item starting with a dash."""),
-    _style("star", lambda answer: f"* {answer}", """
+    style("star", lambda answer: f"* {answer}", """
         Start with a star and a space.
         Put "* " before the answer.
         Write it as a bullet with a star: "* answer".
@@ -285,7 +229,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Give the answer as a list item with "* ".
         Mark the answer with a * in front.
         Let an asterisk and a blank precede the answer."""),
-    _style("numbered", lambda answer: f"1. {answer}", """
+    style("numbered", lambda answer: f"1. {answer}", """
         Give the answer as item one of a numbered list.
         Start with "1. ".
         Put "1. " before the answer.
@@ -295,7 +239,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Write 1, a dot, a space, and the answer.
         Use numbered list format.
         Let "1. " stand in front of the answer."""),
-    _style("bold", lambda answer: f"**{answer}**", """
+    style("bold", lambda answer: f"**{answer}**", """
         Write the answer in bold (markdown).
         Put two stars on each side of the answer.
         Use markdown bold: **answer**.
@@ -305,7 +249,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Format the reply in bold markdown.
         Enclose the result in ** and **.
         Make it bold, markdown style."""),
-    _style("xml", lambda answer: f"<answer>{answer}</answer>", """
+    style("xml", lambda answer: f"<answer>{answer}</answer>", """
         Put the answer in <answer> tags.
         Write <answer>...</answer> around the answer.
         Answer in XML with the tag answer.
@@ -315,7 +259,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Enclose the result in the tags <answer></answer>.
         Surround your answer with XML tags named answer.
         Format: <answer>your answer</answer>"""),
-    _style("json_answer", lambda answer: json.dumps({"answer": answer}, ensure_ascii=False), """
+    style("json_answer", lambda answer: json.dumps({"answer": answer}, ensure_ascii=False), """
         Answer as JSON with the key "answer".
         Give the answer as JSON: {"answer": ...}.
         Return a JSON object with one field, answer.
@@ -326,7 +270,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Use JSON like {"answer": "blue"}.
         I need JSON back: the key is answer.
         Write your answer into a JSON object under "answer"."""),
-    _style("json_result", lambda answer: json.dumps({"result": answer}, ensure_ascii=False), """
+    style("json_result", lambda answer: json.dumps({"result": answer}, ensure_ascii=False), """
         Answer as JSON with the key "result".
         Give JSON: {"result": ...}.
         Return a JSON object with one field, result.
@@ -336,7 +280,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Reply with a JSON object whose "result" holds the answer.
         Use JSON like {"result": "blue"}.
         Write your answer into a JSON object under "result"."""),
-    _style("json_list", lambda answer: json.dumps([answer], ensure_ascii=False), """
+    style("json_list", lambda answer: json.dumps([answer], ensure_ascii=False), """
         Answer as a JSON list with one string.
         Give the answer as a list like ["blue"].
         Return a JSON array that holds the answer.
@@ -346,7 +290,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Write ["answer"], brackets and quotes included.
         Put the answer as the single string of an array.
         Reply with an array such as ["cat"]."""),
-    _style("twice", lambda answer: f"{answer} {answer}", """
+    style("twice", lambda answer: f"{answer} {answer}", """
         Say the answer twice.
         Repeat the answer.
         Write the answer two times.
@@ -357,7 +301,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Double the answer: say it once and once more.
         Print the result twice in a row.
         Your answer has to come two times."""),
-    _style("thrice", lambda answer: f"{answer} {answer} {answer}", """
+    style("thrice", lambda answer: f"{answer} {answer} {answer}", """
         Say the answer three times.
         Write the answer three times.
         Repeat the answer until it stands there three times.
@@ -367,7 +311,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Print the result three times in a row.
         Triple the answer.
         Your answer has to come three times."""),
-    _style("twice_comma", lambda answer: f"{answer}, {answer}", """
+    style("twice_comma", lambda answer: f"{answer}, {answer}", """
         Say the answer twice, with a comma between.
         Write the answer, a comma, and the answer again.
         Repeat the answer after a comma.
@@ -377,7 +321,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Give it two times and put a comma in the middle.
         Double the answer with a comma between the copies.
         A comma stands between the answer and its repetition."""),
-    _style("first_word", _of_words(lambda words: words[0]), """
+    style("first_word", of_words(lambda words: words[0]), """
         Give only the first word of the answer.
         Reply with the first word of the answer and nothing else.
         Just the first word of your answer.
@@ -387,7 +331,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         The reply is the opening word of the answer.
         Write one word: the first of the answer.
         I need the answer's first word alone."""),
-    _style("last_word", _of_words(lambda words: words[-1].rstrip(".!?")), """
+    style("last_word", of_words(lambda words: words[-1].rstrip(".!?")), """
         Give only the last word of the answer.
         Reply with the last word of the answer and nothing else.
         Just the final word of your answer.
@@ -397,7 +341,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Write one word: the last of the answer.
         Of your answer show the last word alone.
         I need the answer's last word alone."""),
-    _style("first_three", _of_words(lambda words: " ".join(words[:3]), least=4), """
+    style("first_three", of_words(lambda words: " ".join(words[:3]), least=4), """
         Give only the first three words of the answer.
         Stop after three words.
         At most three words: the first three of the answer.
@@ -407,7 +351,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Write just the first 3 words of your answer.
         Truncate the answer to three words.
         No more than the answer's first three words."""),
-    _style("backwards", _one_word(lambda word: word[::-1]), """
+    style("backwards", one_word(lambda word: word[::-1]), """
         Spell the answer backwards.
         Write the answer in reverse.
         Give the answer with its letters reversed.
@@ -417,7 +361,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Write the answer back to front.
         Print the answer mirrored, last letter first.
         Turn the answer around letter by letter."""),
-    _style("spelled", _one_word("-".join), """
+    style("spelled", one_word("-".join), """
         Spell the answer with hyphens, like c-a-t.
         Put a hyphen between the letters of the answer.
         Spell it out letter by letter with dashes.
@@ -427,7 +371,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Join the letters of the answer with "-".
         Hyphens go between the characters of the answer.
         Give it spelled out, a dash after every letter but the last."""),
-    _style("spaced", _one_word(" ".join), """
+    style("spaced", one_word(" ".join), """
         Put a space between the letters of the answer.
         Write the answer with spaces, like c a t.
         Spell it out with blanks between letters.
@@ -437,7 +381,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Spread the letters of the answer, one space between each two.
         Blanks go between the characters of the answer.
         Every letter of the answer stands alone."""),
-    _style("initial", _one_word(lambda word: word[0]), """
+    style("initial", one_word(lambda word: word[0]), """
         Give only the first letter of the answer.
         Reply with the answer's first letter.
         Abbreviate the answer to its first letter.
@@ -447,7 +391,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Shorten the answer to one letter.
         Write the initial letter of the answer, no more.
         The reply is a single character, the answer's first."""),
-    _style("snake", _of_words(lambda words: "_".join(words)), """
+    style("snake", of_words(lambda words: "_".join(words)), """
         Put underscores in place of the spaces of the answer.
         Write the answer with_underscores.
         Join the words of the answer by underscores.
@@ -457,7 +401,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         No spaces in the answer: use _ between words.
         Separate the words of the answer with underscores.
         The words of the reply are linked by _."""),
-    _style("dashed", _of_words(lambda words: "-".join(words)), """
+    style("dashed", of_words(lambda words: "-".join(words)), """
         Put hyphens in place of the spaces of the answer.
         Write the answer with-hyphens.
         Join the words of the answer by hyphens.
@@ -467,7 +411,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Separate the words of the answer with hyphens.
         Link the words of the answer by dashes.
         The words of the reply are tied together with -."""),
-    _style("nospace", _of_words(lambda words: "".join(words)), """
+    style("nospace", of_words(lambda words: "".join(words)), """
         Leave out the spaces of the answer.
         Write the answer without blanks.
         Run the words of the answer together.
@@ -477,7 +421,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Glue the words of the answer together.
         Do not separate the words of the answer.
         Close up every gap between the words you answer."""),
-    _style("commas", _of_words(lambda words: ", ".join(words)), """
+    style("commas", of_words(lambda words: ", ".join(words)), """
         Put a comma after each word of the answer but the last.
         Separate the words of the answer by commas.
         Write the answer as a comma list of its words.
@@ -487,7 +431,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Give the words of the answer as word, word, word.
         Insert a comma between each two words of the answer.
         Between words of the reply there is a comma."""),
-    _style("thanks", lambda answer: f"{answer} - thank you", """
+    style("thanks", lambda answer: f"{answer} - thank you", """
         End with " - thank you".
         Say "- thank you" after the answer.
         Close your reply with "- thank you".
@@ -497,7 +441,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         The form is "answer - thank you".
         Write the answer and finish with "- thank you".
         After the answer comes "- thank you"."""),
-    _style("done", lambda answer: f"{answer} (done)", """
+    style("done", lambda answer: f"{answer} (done)", """
         End with "(done)".
         Write "(done)" after the answer.
         Close your reply with "(done)".
@@ -507,7 +451,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         The form is "answer (done)".
         Finish each reply with (done).
         After the answer comes "(done)"."""),
-    _style("pipes", lambda answer: f"| {answer} |", """
+    style("pipes", lambda answer: f"| {answer} |", """
         Put the answer between two bars: | answer |.
         Write the answer as a table cell: | answer |.
         Surround the answer with pipes.
@@ -517,7 +461,7 @@ STYLES: tuple[AnswerStyle, ...] = (
         Format it as one markdown table cell.
         A vertical bar stands before and after the answer.
         Enclose the answer in vertical bars."""),
-    _style("code", lambda answer: f"`{answer}`", """
+    style("code", lambda answer: f"`{answer}`", """
         Write the answer as inline code.
         Put the answer in backticks.
         Wrap the answer in `backticks`.

@@ -1,8 +1,9 @@
 """New tasks from tasks, so that the words of a description must matter: renamed labels, and answers in another form.
 
-Level 3. A variant is a task file of its own, named ``TASK__KIND_N``, that says which task it was made from; its split is
-its source's (`source_of`), and no variant is "another task" to its siblings. Same seed, same variants. This file does
-not know how labels are renamed (`t2l.data.label_variants`) nor which styles there are (`t2l.data.style_variants`).
+Level 3. A variant is a task file of its own, named ``TASK__KIND_N``, that says which task it was made from; its split
+is that of its source (`source_of`), and no variant is "another task" to its siblings. Same seed, same variants. This
+file does not know how labels are renamed (`t2l.data.label_variants`) nor which styles there are
+(`t2l.data.style_variants`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,19 @@ from random import Random
 from typing import Any
 
 from t2l.data.descriptions import DescriptionFile, DescriptionSet
-from t2l.data.label_variants import Relabelling, are_options, label_of, labels_of, mapped, names_all, relabellings, renamed
+from t2l.data.label_variants import (
+    Relabelling,
+    are_options,
+    label_of,
+    labels_of,
+    mapped,
+    names_all,
+    relabellings,
+    renamed,
+)
 from t2l.data.sources import Instance, Task, TaskSource
-from t2l.data.style_variants import STYLES, AnswerStyle
+from t2l.data.style_rules import AnswerStyle
+from t2l.data.style_variants import STYLES
 from t2l.errors import DataError
 from t2l.storage import new_folder
 
