@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm test-llama check docs docs-check format bench lock clean
+.PHONY: help demo test test-slow test-vllm test-llama check docs docs-check format lab-data bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,14 @@ docs: $(STAMP) ## write the generated docs again (results come from docs/runs)
 format: $(STAMP) ## put the code in order
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# Tasks from which benchmark items could be learnt: ARC, PIQA, WinoGrande, OpenBookQA, BoolQ.
+CONTAMINATED := 033 034 080 081 228 229 380 381 1286 1391
+lab-data: $(STAMP) ## training data of a real base: make lab-data TASKS=natural-instructions DESCRIPTIONS=descriptions OUT=work/lab-data
+	@test -n "$(TASKS)" -a -n "$(OUT)" || { echo "Name the folders: make lab-data TASKS=natural-instructions OUT=work/lab-data"; exit 2; }
+	$(BIN)/python -m lab.store $(OUT) --force --tasks $(TASKS)/tasks --names $(TASKS)/train_tasks.txt \
+	  --never $(TASKS)/test_tasks.txt --never $(TASKS)/excluded_tasks.txt $(addprefix -d ,$(DESCRIPTIONS)) \
+	  $(foreach number,$(CONTAMINATED),--exclude 'task$(number)_*')
 
 bench: $(STAMP) ## every benchmark, one after the other
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(OFFLINE) $(BIN)/python "$$script"; done

@@ -26,6 +26,7 @@ FOLDERS = {
     "src/t2l/assets": "The checkpoints that ship, and the base of the micro world",
     "src/t2l/world/wording": "Hand-written phrases, a YAML file for each family of operations, and sentence frames",
     "tests": "test_<module>.py for each module, and test_architecture.py, which reads the imports",
+    "lab": "",
     "benchmarks": "",
     "tools": "",
     "docs": "Quickstart, concepts, checkpoints, runtimes, the embedded world, commands, results, and a dated log",
