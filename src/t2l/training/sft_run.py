@@ -44,14 +44,14 @@ from t2l.training.run_folder import RunFolder
 from t2l.training.sft import Batch, SftConfig
 from t2l.training.sft_step import MicroBatch, Share, Terms, answers_loss, learn_step
 from t2l.training.standardization import Standardization
-from t2l.training.store_batches import Ahead, StepBatch, StoreBatches, collate, cut, train_tasks
+from t2l.training.store_batches import Ahead, StepBatch, StoreBatches, collate, cut, cut_by_tokens, train_tasks
 from t2l.training.trainer import Done, Job, Say, run, seed_draws
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _HIDDEN = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")  # parameters by name: hidden matrices for Muon
-_SMALL = 8  # samples that validation takes through the base together
+_SMALL = 8  # samples that validation takes through a base together that is spread over processes
 _TEXTS_FOR_SCALE = 512  # descriptions from which that of token states is taken
 _STATES_FOR_SCALE = 2048  # samples from which the standardisation of what a base says of its inputs is taken
 Read = Callable[[Any, Batch], Tensor]
@@ -171,10 +171,13 @@ class SftJob(Job):
             gathered = self.conditions.gather([Wanted(described_by, number) for number in range(used)])
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 weights = self.source(self.conditions.on_device(gathered, self.device))
-        order = sorted(range(count), key=lambda row: len(samples[row][0]))
-        total = 0.0
-        for start in range(0, count, _SMALL):
-            rows = sorted(order[start : start + _SMALL], key=lambda row: row % used)
+        total, loop, lengths = 0.0, self.recipe.loop, [len(ids) for ids, _ in samples]
+        if self.recipe.base.shard:  # every process runs the base equally often
+            runs = [list(range(start, min(count, start + _SMALL))) for start in range(0, count, _SMALL)]
+        else:
+            runs = cut_by_tokens(lengths, loop.micro_tokens, loop.micro_overhead)
+        for rows in runs:
+            rows = sorted(rows, key=lambda row: row % used)
             batch = collate([samples[row] for row in rows], [row % used for row in rows])
             micro = MicroBatch(batch).to(self.device)
             own = weights

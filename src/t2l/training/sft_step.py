@@ -181,10 +181,11 @@ def _backward_to_adapters(
     rows_U, index_S = torch.unique(batch.index_S, return_inverse=True)
     chosen_U = rows_U.to(batch.ids_ST.device, non_blocking=True)
     local = weights.map(lambda tensor: tensor.detach().index_select(0, chosen_U).requires_grad_())
+    applied = local.to(base.dtype)  # at once, not in every module
     if adapters is None:
-        adapters = apply_batched(base, source.spec, local, index_S, dropout=config.lora_dropout)
+        adapters = apply_batched(base, source.spec, applied, index_S, dropout=config.lora_dropout)
     lengths_S = batch.lengths_S if config.neftune else batch.index_S
-    with adapters.rebind(local, index_S):
+    with adapters.rebind(applied, index_S):
         with noisy_embeddings(base, lengths_S, config.neftune):
             hidden_KW, target_K, sample_K = labelled_hidden(base, batch.ids_ST, batch.labels_ST)
         loss = mean_cross_entropy(base, hidden_KW, target_K, sample_K, count, config.label_smoothing)

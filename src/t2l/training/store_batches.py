@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from random import Random
+from threading import Lock
 
 import numpy as np
 import torch
@@ -78,6 +79,7 @@ class StoreBatches:
                 "condition.examples needs an encoder of token states that reads each step's texts.",
                 "Use encoder.kind=token-states, or set condition.examples=0.",
             )
+        self._lock = Lock()  # the sampler keeps what it made last, and steps are made in another thread
         self._sampler = MixtureSampler(
             store,
             train_tasks(store, recipe),
@@ -91,7 +93,8 @@ class StoreBatches:
 
     def picks(self, step: int) -> list[Pick]:
         """(task, sample, description) of each sample of a step; the samples of a task are neighbours."""
-        return [pick for group in self._sampler.groups(step) for pick in group]
+        with self._lock:
+            return [pick for group in self._sampler.groups(step) for pick in group]
 
     def step(self, number: int) -> StepBatch:
         """One step's samples and conditions."""
