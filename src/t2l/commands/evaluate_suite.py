@@ -138,7 +138,8 @@ def _answered(
     settings = {
         "suite": "sni",
         "data_digest": digest,
-        "base": name,
+        "base": model.name,
+        "base_weights": model.weights,
         "base_fingerprint": fingerprint(model),
         "dtype": str(model.model.dtype).removeprefix("torch."),
         "frame": frame.record,
@@ -252,7 +253,8 @@ def frame_of(base: Base, system: str) -> Frame:
         return frame
     start = str(base.tokenizer.bos_token or "")
     before = both[len(first) : both.index("qzthreeqz")]
-    return replace(frame, before=start + before if start and frame.before.startswith(start) else before)
+    begins = start and frame.before.startswith(start) and not before.startswith(start)
+    return replace(frame, before=start + before if begins else before)
 
 
 def _identity(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from typing import Any
 
@@ -31,7 +32,7 @@ _RUN = {"cpu": 20, "cuda": 34}  # rows that share an adapter in a batch of sever
 _ROWS = {"cpu": 160, "cuda": 4096}
 _LOOK = {"cpu": 1, "cuda": 4}  # tokens between two looks at which rows have ended
 _CPU_TOKENS = 16384
-_GPU_FRACTION = 0.25  # of the free memory that a batch's cache and activations may take
+_GPU_FRACTION = 0.5  # of the free memory that a batch's cache and activations may take
 _ALONE = 400  # questions of one adapter that make batches of their own
 _FILLER = -1  # in place of a question: a row that only makes its run as long as the others
 
@@ -59,8 +60,8 @@ class GroupedDecoder:
         base: frozen, in evaluation mode, with a cache of keys and values.
         shelf: of adapters for this base.
         max_new_tokens: of an answer.
-        batch_tokens: tokens of a batch, padding and answers included; by default 16,384 on a CPU, and what a quarter
-            of the free memory holds on a GPU.
+        batch_tokens: tokens of a batch, padding and answers included; by default 16,384 on a CPU, and what half of
+            the free memory holds on a GPU; halved where that was too much.
 
     Raises:
         T2LError: bounds below 1.
@@ -204,28 +205,32 @@ class GroupedDecoder:
 def _needed(slots: Sequence[Sequence[int]], ended: Sequence[bool]) -> list[int]:
     """Places of the rows that stay: those that go on, and as many that ended as make their runs equal again."""
     size, places = len(slots[0]), []
-    going = [
-        [run * size + place for place, number in enumerate(slot) if number != _FILLER and not ended[run * size + place]]
-        for run, slot in enumerate(slots)
-    ]
+    going = _going(slots, ended)
     most = max(map(len, going))
     for run, own in enumerate(going):
         if own:
-            rest = [place for place in range(run * size, (run + 1) * size) if place not in set(own)]
-            places += own + rest[: most - len(own)]
+            known = set(own)
+            rest = (run * size + place for place in range(size) if place not in known)
+            places += [run * size + place for place in own] + list(islice(rest, most - len(own)))
     return places
 
 
 def _without(slots: Sequence[Sequence[int]], ended: Sequence[bool]) -> tuple[list[list[int]], list[int]]:
     """The runs after `_needed`, and which of the runs before they are."""
-    size = len(slots[0])
-    going = [
-        [number for place, number in enumerate(slot) if number != _FILLER and not ended[run * size + place]]
-        for run, slot in enumerate(slots)
-    ]
+    going = _going(slots, ended)
     most = max(map(len, going))
     staying = [run for run, own in enumerate(going) if own]
-    return [going[run] + [_FILLER] * (most - len(going[run])) for run in staying], staying
+    numbers = [[slots[run][place] for place in going[run]] for run in staying]
+    return [own + [_FILLER] * (most - len(own)) for own in numbers], staying
+
+
+def _going(slots: Sequence[Sequence[int]], ended: Sequence[bool]) -> list[list[int]]:
+    """Of each run the places, within it, of the rows that have not ended."""
+    size = len(slots[0])
+    return [
+        [place for place, number in enumerate(slot) if number != _FILLER and not ended[run * size + place]]
+        for run, slot in enumerate(slots)
+    ]
 
 
 def _budget(model: Any) -> int:
