@@ -31,7 +31,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleT
     monkeypatch.setattr(module, "RUNS", runs)
     monkeypatch.setattr(module, "IMAGES", tmp_path / "images")
     yield module
-    for name in ("results", "results_studies"):
+    for name in ("results", "results_sni", "results_studies"):
         sys.modules.pop(name, None)
 
 
@@ -243,7 +243,7 @@ def test_the_stored_page_is_what_the_stored_runs_give() -> None:
             assert (module.IMAGES / f"{name}.svg").is_file()
     finally:
         sys.path.remove(str(TOOLS))
-        for name in ("results", "results_studies"):
+        for name in ("results", "results_sni", "results_studies"):
             sys.modules.pop(name, None)
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
+import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from helpers import fill, random_weights, save_tiny_llama, tiny_pair
 from t2l.adapter import Adapter
 from t2l.batched import apply_batched
 from t2l.data.descriptions import DescriptionFile, DescriptionSet
 from t2l.data.sources import Instance, Task
-from t2l.encoders import OneHotEncoder
+from t2l.encoders import DescriptionEncoder, OneHotEncoder
 from t2l.errors import DataError, OutputError, T2LError
 from t2l.evaluation.answers import Answers
 from t2l.evaluation.gate import over_tasks
@@ -215,6 +219,43 @@ def test_conditions_are_encoded_once_and_adapters_are_those_of_generate() -> Non
             assert (a_NLRI[row] - adapter.weights.a[key][0]).abs().max() < 1e-6
 
 
+class Letters(DescriptionEncoder):
+    """Token states that are letters: rows as wide as the longest text of a call, zero after a text's end."""
+
+    ragged = True
+    token_dim, identity, dim = 4, "letters", 4 * 30
+
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        states = [torch.eye(128)[[ord(letter) for letter in text]][:, 97:123] @ LETTERS for text in texts]
+        return torch.nn.utils.rnn.pad_sequence(states, batch_first=True).flatten(1)
+
+    def to_config(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Any, *, device: str, trust_remote_code: bool) -> Letters:
+        return cls()
+
+
+LETTERS = torch.randn(26, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_texts_of_any_length_share_a_batch_and_have_a_mean() -> None:
+    base, _ = tiny_pair(["x"])
+    spec = LoraSpec.from_base(base.model.config, rank=2)
+    settings: Any = {"task_encoder": "tokens", "token_dim": 4, "trunk_dim": 64, "head_dim": 5}
+    t2l = TextToLora(Letters(), fill(HyperNetwork(spec, Letters.dim, "T", **settings), std=0.4))  # type: ignore[arg-type]
+    texts = [*("abc" * (1 + number % 9) for number in range(40)), "z"]
+    shelf = Shelf(t2l, texts)
+    shelf.add_mean(("static", ""), ["z", "abcabc"])
+    weights = shelf.weights([("text", "z"), ("static", ""), ("text", "abc" * 9)])
+    expected = [t2l.generate(["z"])[0], t2l.blend(["z", "abcabc"]), t2l.generate(["abc" * 9])[0]]
+    for key, b_NLOR in weights.b.items():
+        for row, adapter in enumerate(expected):
+            assert (b_NLOR[row] - adapter.weights.b[key][0]).abs().max() < 1e-5
+    assert (weights.b["q_proj"][0] - weights.b["q_proj"][2]).abs().max() > 1e-3
+
+
 def test_scores_need_every_answer_of_a_row_that_was_begun() -> None:
     task = suite_task("task1_alpha", "Say A.", outputs=("a", "b", "a"))
     answers = Answers()
@@ -277,7 +318,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 FEW = ("--max-new-tokens", "5", "--dtype", "float32")
 
 
-def test_every_row_of_one_run(place: SimpleNamespace) -> None:
+def test_every_row_of_one_run(place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["evaluate", "--suite", "sni", place.tasks, "-c", place.checkpoint, *FEW, "-o", "run"]
     words += ["--multi-task", place.folder / "run", "--multi-task-prompt", place.folder / "lora"]
     words += ["--descriptions", place.folder / "descriptions.jsonl"]
@@ -296,6 +337,14 @@ def test_every_row_of_one_run(place: SimpleNamespace) -> None:
     assert any("'paraphrase' has no description for 1 of 3 tasks" in note for note in run["notes"])
     copied = [value for key, value in read_answers("run") if key == "copy-input/task002_beta_answer/1"]
     assert copied == [{"answer": "rome, beta"}]
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "tools"))
+    tool: Any = importlib.import_module("results")
+    kept = tool.SMALLER["sni"](run)
+    page = tool.SECTIONS["sni"](kept)
+    assert "scores" not in kept and page.startswith("## Unseen tasks, from the description alone")
+    assert str(place.folder) not in page and run["checkpoint"][:12] in page and "**paraphrase**" in page
+    tables = [line.count("|") for line in page.splitlines() if line.startswith("|")]
+    assert len(tables) == 2 + 11 + 2 + 3 and len(set(tables[:13])) == 1
     shown = done(*words).stdout
     assert "t2l minus it" in shown and "Kind beta" in shown
 
@@ -330,7 +379,11 @@ def test_a_killed_run_goes_on_and_rows_can_be_added(place: SimpleNamespace) -> N
     assert dict(read_answers("killed")) == dict(read_answers("whole"))
     assert json.loads(again.stdout)["scores"] == whole["scores"]
     more = document(*words, "killed", "--rows", "vague")
-    assert set(more["rows"]) == {"base", "t2l", "vague"} and more["answering"]["answers"] == 15
+    assert set(more["rows"]) == {"base", "t2l", "vague"} and [one["answers"] for one in more["answering"]] == [
+        30,
+        23,
+        15,
+    ]
     assert "another max_new_tokens" in refused(*words, "killed", "--max-new-tokens", "6")
 
 
@@ -345,6 +398,18 @@ def test_answers_of_another_machine_are_scored_without_a_model(place: SimpleName
     assert run["summary"]["base"]["answers"] == 15
     assert "holds no answers" in refused(*words, "-o", "empty", "--score-only")
     assert "needs the folder" in refused(*words, "--score-only")
+
+
+def test_without_rouge_score_answers_are_kept_for_later(
+    place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("rouge_score", "rouge_score.rouge_scorer", "nltk", "lm_eval", "gguf"):
+        monkeypatch.setitem(sys.modules, name, None)  # as on a machine that lacks them
+    words = ["evaluate", "--suite", "sni", place.tasks, "-o", "run"]
+    said = done(*words, "--base", place.base, *FEW, "--rows", "base", "--limit", "1").stderr
+    assert "needs rouge_score" in said and "--score-only --limit 1" in said
+    assert len(read_answers("run")) == 3
+    assert "rouge_score" in refused(*words, "--score-only", "--limit", "1")
 
 
 def test_bad_input(place: SimpleNamespace, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ python tools/results.py record soak -- python tools/soak.py
 python tools/results.py record recon_step -- python benchmarks/recon_step.py --json
 python tools/results.py record evaluate -- python benchmarks/evaluate.py --json
 python tools/results.py record gate -- t2l evaluate --gate --data world-build/near ... --json    (GATE_COMMANDS, before)
+python tools/results.py record sni -- t2l evaluate --suite sni official-test --out sni-run --score-only --json
 python tools/results.py studies world-build    stores what is done of `t2l world study`
 python tools/results.py write [--check]        and draws the plots, docs/images/<study>.svg
 """
@@ -18,7 +19,6 @@ import argparse
 import json
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +28,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import results_sni
 import results_studies
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,7 @@ def record(name: str, command: list[str]) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT, env={**os.environ, "PATH": path})
     run = {
-        "command": shlex.join(command),
+        "command": results_sni.public(command),
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -419,6 +420,7 @@ def recon_step(result: dict[str, Any]) -> str:
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "sni": lambda result: results_sni.section(result, _table),
     "world": world,
     "gate": gate,
     "generate": generate,
@@ -429,7 +431,10 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "recon_step": recon_step,
     "evaluate": evaluate,
 }
-SMALLER: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"gate": _gate_figures}
+SMALLER: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "gate": _gate_figures,
+    "sni": results_sni.kept,
+}
 """Sections that keep only part of what their command prints."""
 
 

@@ -94,8 +94,7 @@ def _kept(options: SuiteOptions, digest: str) -> tuple[Path, dict[str, Any], Ans
     settings = read_json(options.out / SETTINGS_FILE, T2LError)
     if settings.get("data_digest") != digest:
         raise T2LError(f"The answers in '{options.out}' are of other tasks than those in the folders that were given.")
-    facts = read_json(options.out / "facts.json", T2LError) if (options.out / "facts.json").is_file() else {}
-    return options.out, settings, Answers(options.out / ANSWERS_FILE), facts
+    return options.out, settings, Answers(options.out / ANSWERS_FILE), _facts(options.out)
 
 
 def _answered(
@@ -104,9 +103,10 @@ def _answered(
     """Opens base, checkpoint and adapters, as far as rows need them, and answers."""
     from t2l.bases import load_base
     from t2l.data.descriptions import read_description_files
-    from t2l.evaluation.run_files import fingerprint
+    from t2l.evaluation.run_files import fingerprint, head
     from t2l.evaluation.sni import SUITE_ROWS, asked_of, chosen_rows
-    from t2l.evaluation.sni_run import Prompts, copies, open_run
+    from t2l.evaluation.sni_run import FACTS_FILE, Prompts, copies, open_run
+    from t2l.storage import write_json
 
     given = {"--multi-task": options.multi_task, "--multi-task-prompt": options.multi_task_prompt}
     rows = chosen_rows(
@@ -171,14 +171,23 @@ def _answered(
         notes.add(f"{prompts.counts.prompts_cut} prompts filled the base's window and lost the end of their input.")
     facts = {
         "checkpoint": None if t2l is None else t2l.digest,
-        "device": _device_name(device),
+        "training_tasks": None if t2l is None else t2l.metadata.get("training_tasks"),
         "inputs_cut": inputs_cut,
-        "answering": seconds,
+        "answering": [
+            *_facts(folder).get("answering", ()),
+            {**head("rouge_score"), "device": _device_name(device), **seconds},
+        ],
     }
-    from t2l.storage import write_json
-
-    write_json(folder / "facts.json", facts)
+    write_json(folder / FACTS_FILE, facts)
     return folder, settings, answers, facts
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What earlier calls that answered say of themselves."""
+    from t2l.evaluation.sni_run import FACTS_FILE
+    from t2l.storage import read_json
+
+    return read_json(folder / FACTS_FILE, T2LError) if (folder / FACTS_FILE).is_file() else {}
 
 
 def _answer(
@@ -199,10 +208,12 @@ def _answer(
     from t2l.evaluation.sni_run import answer_all
 
     begun, before = time.monotonic(), len(answers)
-    texts = list(dict.fromkeys(one.adapter[1] for one in asked if one.adapter is not None and one.adapter[0] == "text"))
+    texts = [one.adapter[1] for one in asked if one.adapter is not None and one.adapter[0] == "text"]
+    static = t2l is not None and any(one.row == STATIC for one in asked)
+    texts += [task.definition for task in tasks] if static else []
     shelf = Shelf(t2l, texts, device=model.model.device, dtype=model.model.dtype)
-    if t2l is not None and any(one.row == STATIC for one in asked):
-        shelf.add((STATIC, ""), t2l.blend([task.definition for task in tasks]))
+    if static:
+        shelf.add_mean((STATIC, ""), [task.definition for task in tasks])
     for need, adapter in finished.items():
         shelf.add((need.removeprefix("--"), ""), adapter)
     decoder = GroupedDecoder(model, shelf, max_new_tokens=most, batch_tokens=options.batch_tokens)

@@ -1,6 +1,6 @@
 """Adapters by name, written when a batch needs them: memory holds conditions, and the adapters of one batch.
 
-Axis letters: N adapters, E condition width.
+Axis letters: N adapters, E condition width, T tokens, W width of a token's state, K width of the task features.
 
 Level 5. Descriptions are encoded once, together; their LoRA weights are made batch by batch, because a hundred adapters
 of a real base are gigabytes and a hypernetwork makes one in milliseconds. Adapters that are given whole (a multi-task
@@ -10,17 +10,19 @@ LoRA) stay. This file knows names and weights; it knows no task and no prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from t2l.adapter import Adapter
+from t2l.adapter import Adapter, adapters_from_weights
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.model import TextToLora
 
 Name = tuple[str, str]
 """Kind and text: ("text", DESCRIPTION) for a generated adapter, anything else for a given one."""
-_TEXTS_AT_ONCE = 256
+_TEXTS_AT_ONCE = 32
+_FEATURES_AT_ONCE = 8
 
 
 class Shelf:
@@ -41,16 +43,29 @@ class Shelf:
     ) -> None:
         self._t2l, self._device, self._dtype = t2l, device, dtype
         self._given: dict[Name, Adapter] = {}
-        self._place = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        self._conditions: list[Any] = []
+        self._condition_E: dict[str, Tensor] = {}
         if t2l is not None:
-            known = list(self._place)
+            known = sorted(dict.fromkeys(texts), key=len)
             for start in range(0, len(known), _TEXTS_AT_ONCE):
-                self._conditions.append(t2l.encoder.encode(known[start : start + _TEXTS_AT_ONCE]))
+                some = known[start : start + _TEXTS_AT_ONCE]
+                self._condition_E |= zip(some, self._trimmed(t2l.encoder.encode(some)), strict=True)
 
     def add(self, name: Name, adapter: Adapter) -> None:
         """A finished adapter under a name."""
         self._given[name] = adapter
+
+    def add_mean(self, name: Name, texts: Sequence[str]) -> None:
+        """The adapter of the mean task features of some of the descriptions: a static one, which reads none."""
+        assert self._t2l is not None
+        network = self._t2l.hypernetwork
+        with torch.inference_mode():
+            parts = [
+                network.encode(self._conditions(texts[start : start + _FEATURES_AT_ONCE])).double().sum(dim=0)
+                for start in range(0, len(texts), _FEATURES_AT_ONCE)
+            ]
+            mean_1K = (torch.stack(parts).sum(dim=0) / len(texts))[None].to(network.dtype)
+            weights = network.output_affine(network.decode(mean_1K)).map(torch.clone)
+        (self._given[name],) = adapters_from_weights(network.spec, weights, [{"mean_of": len(texts)}])
 
     def spec(self, name: Name) -> LoraSpec:
         """Shapes and scaling of an adapter."""
@@ -70,11 +85,22 @@ class Shelf:
             for start in range(0, len(made), step):
                 some = made[start : start + step]
                 with torch.inference_mode():
-                    condition_NE = torch.cat([self._condition(text) for _, text in some])
-                    weights = self._t2l.hypernetwork(condition_NE).to(self._device, self._dtype)
+                    weights = self._t2l.hypernetwork(self._conditions([text for _, text in some]))
+                weights = weights.to(self._device, self._dtype)
                 parts |= {name: weights.select(row) for row, name in enumerate(some)}
         return LoraWeights.cat([parts[name] for name in names])
 
-    def _condition(self, text: str) -> torch.Tensor:
-        part, row = divmod(self._place[text], _TEXTS_AT_ONCE)
-        return self._conditions[part][row : row + 1]
+    def _conditions(self, texts: Sequence[str]) -> Tensor:
+        """(N, E), as wide as the longest of these texts needs."""
+        return pad_sequence([self._condition_E[text] for text in texts], batch_first=True)
+
+    def _trimmed(self, condition_NE: Tensor) -> list[Tensor]:
+        """Each row without the padding that longer texts of the call gave it."""
+        assert self._t2l is not None
+        width = self._t2l.encoder.token_dim
+        if not self._t2l.encoder.ragged or width is None:
+            return list(condition_NE)
+        real_NT = (condition_NE.unflatten(1, (-1, width)) != 0).any(dim=-1)
+        place_T = torch.arange(1, real_NT.shape[1] + 1)
+        lengths = (real_NT * place_T).amax(dim=1).clamp_min(1).tolist()
+        return [row_E[: length * width].clone() for row_E, length in zip(condition_NE, lengths, strict=True)]

@@ -1,8 +1,9 @@
 """One run of the suite ``sni``: questions become answers in a folder, and answers become one JSON document of scores.
 
 Level 5. The folder holds ``settings.json``, ``answers.jsonl`` (as they come: a run that was stopped goes on, and rows
-can be added) and ``run.json`` (the scores). Answering needs a model and no scorer, scoring needs the answers and no
-model, so the two may happen on different machines. This file does not know where adapters or tasks come from.
+can be added), ``facts.json`` (which command answered, where, in what time) and ``run.json`` (the scores). Answering
+needs a model and no scorer, scoring needs the answers and no model, so the two may happen on different machines. This
+file does not know where adapters or tasks come from.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from t2l.evaluation.sni import SUITE_ROWS, Asked, SuiteTask
 from t2l.evaluation.sni_scores import RougeL, exact_match, normalised
 from t2l.storage import read_json, write_json
 
+FACTS_FILE = "facts.json"
 KIND = "t2l-suite"
 FORMAT = 1
 FIRST = "t2l"
@@ -92,7 +94,7 @@ def open_run(
     known = folder / SETTINGS_FILE
     now: dict[str, Any] = {**json.loads(json.dumps(settings)), "rows": dict(rows)}
     if restart:
-        for name in (ANSWERS_FILE, RUN_FILE):
+        for name in (ANSWERS_FILE, RUN_FILE, FACTS_FILE):
             (folder / name).unlink(missing_ok=True)
     elif known.is_file():
         before = read_json(known, OutputError)
