@@ -14,9 +14,15 @@ Table = Callable[[list[list[str]]], str]
 
 def kept(result: dict[str, Any]) -> dict[str, Any]:
     """What the page shows of a run, without the scores of single tasks."""
-    names = ("kind", "rows", "settings", "summary", "differences", "categories", "checkpoint", "inputs_cut", "notes")
+    names = ("kind", "rows", "summary", "differences", "categories", "checkpoint", "inputs_cut", "notes")
+    settings = {**result["settings"], "base": public([result["settings"]["base"]])}
     answering = [{**one, "command": public(one["command"])} for one in result["answering"]]
-    return {**{name: result[name] for name in names}, "tasks": len(result["tasks"]), "answering": answering}
+    return {
+        **{name: result[name] for name in names},
+        "tasks": len(result["tasks"]),
+        "settings": settings,
+        "answering": answering,
+    }
 
 
 def public(command: Sequence[str]) -> str:
@@ -57,11 +63,12 @@ def section(result: Mapping[str, Any], table: Table) -> str:
     unended = ", ".join(f"{row} {one['not_ended']}" for row, one in summary.items() if one["not_ended"])
     parts = [
         f"## {TITLE}",
-        f"{result['tasks']} tasks of Super-Natural-Instructions, {answers} instances, by the official protocol: one greedy "
-        "answer, ROUGE-L (F-measure with stemming) and exact match, the best of the references. "
-        f"Base: {settings['base']}{weights}, {settings['dtype']}; {checkpoint}seed {settings['seed']}, answers of at most "
-        f"{settings['max_new_tokens']} tokens{cut}. Means are over instances; 95% intervals resample tasks, and differences "
-        "are paired task by task. A task with at most 8 different references is a classification; they are its label set.",
+        f"{result['tasks']} tasks of Super-Natural-Instructions, {answers} instances, by the official protocol: one "
+        "greedy answer, ROUGE-L (F-measure with stemming) and exact match, the best of the references. "
+        f"Base: {settings['base']}{weights}, {settings['dtype']}; {checkpoint}seed {settings['seed']}, answers of at "
+        f"most {settings['max_new_tokens']} tokens{cut}. Means are over instances; 95% intervals resample tasks, and "
+        "differences are paired task by task. A task with at most 8 different references is a classification; they are "
+        "its label set.",
         table(rows),
         *(f"Note: {note}" for note in result["notes"]),
         *([f"Answers without an end: {unended}."] if unended else []),
