@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lab.catalogue import written_tasks
 from lab.micro import micro_tasks
+from lab.parametric import parametric_tasks
 from lab.tasks import PREFIX, EverydayTask
 from t2l.data.descriptions import DescriptionSet
 from t2l.data.sources import Task
@@ -32,7 +33,7 @@ def everyday_tasks(seed: int = 0) -> list[EverydayTask]:
     Raises:
         T2LError: two tasks have one name.
     """
-    tasks = [*micro_tasks(seed), *written_tasks()]
+    tasks = [*micro_tasks(seed), *written_tasks(), *parametric_tasks(seed)]
     twice = [name for name, number in Counter(task.name for task in tasks).items() if number > 1]
     if twice:
         raise T2LError(f"Two everyday tasks are called '{twice[0]}'.")

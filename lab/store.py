@@ -58,6 +58,7 @@ def build(
     never: Sequence[Path],
     descriptions: Sequence[Path],
     exclude: Sequence[str] = (),
+    labels: int = 5,
     seed: int = 0,
     force: bool = False,
 ) -> dict[str, int]:
@@ -89,7 +90,9 @@ def build(
         sets[name] = DescriptionSet(name, given.descriptions, given.evaluation)
         splits[name] = {"train": "train_everyday", "validation": "validation_everyday", "exam": "exam"}[given.split]
     variants = [
-        variant for name, task in made.items() for variant in variants_of(task, sets[name], _config(splits[name], seed))
+        variant
+        for name, task in made.items()
+        for variant in variants_of(task, sets[name], _config(task, splits[name], labels, seed))
     ]
     with new_folder(output, marker=MARKER, force=force) as folder:
         (folder / "tasks").mkdir()
@@ -133,10 +136,12 @@ def near_tasks(tasks: Sequence[Task], seed: int) -> set[str]:
     return found
 
 
-def _config(split: str, seed: int) -> VariantConfig:
-    """How many variants of a task: fewer styles of everyday tasks, which are many and alike."""
+def _config(task: Task, split: str, labels: int, seed: int) -> VariantConfig:
+    """How many variants of a task: fewer of everyday tasks, which are many, and of those whose words decide already."""
+    if any(category.startswith("Everyday: words") for category in task.categories):
+        return VariantConfig(labels=0, option_labels=0, styles=0.25, seed=seed)
     everyday = split in ("train_everyday", "validation_everyday", "exam")
-    return VariantConfig(labels=3, option_labels=1, styles=0.8 if everyday else 1.0, seed=seed)
+    return VariantConfig(labels=labels, option_labels=1, styles=0.8 if everyday else 1.0, seed=seed)
 
 
 def _real_wordings(task: Task, described: DescriptionFile, seed: int) -> DescriptionSet:
@@ -191,6 +196,7 @@ def main() -> int:
         "-d", "--descriptions", type=Path, action="append", default=[], help="descriptions of real tasks"
     )
     parser.add_argument("--exclude", action="append", default=[], help="a name or pattern to leave out")
+    parser.add_argument("--labels", type=int, default=5, help="renamings of a task with few labels (5)")
     parser.add_argument("--seed", type=int, default=0, help="of all draws (0)")
     parser.add_argument("--force", action="store_true", help="replace a folder that this command wrote")
     given = parser.parse_args()

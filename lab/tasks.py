@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Literal
 
 from t2l.data.sources import Instance
+from t2l.demo.tasks import demo_tasks
 
 Split = Literal["train", "validation", "exam"]
 Draw = Callable[[Random], tuple[str, str | Sequence[str]]]
@@ -42,11 +44,24 @@ class EverydayTask:
         found: dict[str, Instance] = {}
         for _ in range(number * 20):
             question, answer = self.draw(rng)
+            if bare(question) in reserved_inputs():
+                continue
             answers = (answer,) if isinstance(answer, str) else tuple(answer)
             found.setdefault(question, Instance(question, answers))
             if len(found) == number:
                 break
         return list(found.values())
+
+
+def bare(text: str) -> str:
+    """The letters and digits of a text, without case."""
+    return "".join(letter for letter in text.casefold() if letter.isalnum())
+
+
+@cache
+def reserved_inputs() -> frozenset[str]:
+    """Inputs that the demo shows, bare: no task draws them."""
+    return frozenset(bare(example.text) for task in demo_tasks() for example in task.examples)
 
 
 class Catalogue:

@@ -16,7 +16,9 @@ from lab.catalogue import written_tasks
 from lab.everyday import FEWEST, everyday_tasks
 from lab.everyday import write as write_everyday
 from lab.micro import micro_tasks
+from lab.parametric import OPERATIONS, parametric_tasks
 from lab.store import build, near_tasks
+from lab.tasks import bare, reserved_inputs
 
 from t2l.data.descriptions import read_description_files
 from t2l.data.sources import Instance, Task, open_source
@@ -54,6 +56,7 @@ def test_instances_are_different_and_the_same_for_a_seed() -> None:
         assert len({instance.input for instance in found}) == len(found)
         assert all(instance.input.strip() and all(o.strip() for o in instance.outputs) for instance in found), task.name
         assert len({instance.outputs[0] for instance in found}) > 1, task.name
+        assert all(bare(i.input) not in reserved_inputs() for i in found), task.name
     assert WRITTEN[0].instances(9, seed=3) == WRITTEN[0].instances(9, seed=3)
     assert WRITTEN[0].instances(9, seed=3) != WRITTEN[0].instances(9, seed=4)
 
@@ -84,6 +87,31 @@ def test_micro_operations_have_natural_inputs() -> None:
     text, answer = tasks["drop_first_word"].draw(Random(0))
     assert answer == " ".join(text.split()[1:])
     assert tasks["sentiment"].split == "train" and tasks["animal_sound"].split == "exam"
+
+
+def test_words_of_the_description_decide() -> None:
+    tasks = parametric_tasks()
+    assert len({task.descriptions for task in tasks}) == len(tasks) >= 250
+    by_operation: dict[str, set[str]] = {}
+    for task in tasks:
+        by_operation.setdefault(task.family, set()).add(task.split)
+    assert len(by_operation) == len(OPERATIONS)
+    assert {"train", "validation"} in by_operation.values() and {"exam"} in by_operation.values()
+    assert all(splits <= {"train", "validation"} or len(splits) == 1 for splits in by_operation.values())
+    for task in tasks:
+        if task.family in ("words named_labels", "words code_book"):
+            for instance in task.instances(20, seed=0):
+                assert all(instance.outputs[0] in text for text in task.descriptions), task.name
+        if task.family == "words always_say":
+            assert len({instance.outputs for instance in task.instances(20, seed=0)}) == 1
+
+
+def test_no_task_draws_what_the_demo_shows() -> None:
+    reserved = reserved_inputs()
+    assert bare("12 euros") in reserved
+    euros = next(task for task in WRITTEN if task.name == "euros_to_cents")
+    shown = {bare(instance.input) for instance in euros.instances(198, seed=0)}
+    assert "13euros" in shown and not shown & reserved
 
 
 def test_the_folder_is_read_back(tmp_path: Path) -> None:

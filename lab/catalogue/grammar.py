@@ -939,7 +939,7 @@ def _(rng: Random):
     Rewrite with X in place of the person.
     Mask the name as X.
     The reader must not know who it is: use X.
-    """, "exam")  # fmt: skip
+    """)  # fmt: skip
 def _(rng: Random):
     _, _, past, _, _, thing = _verb(rng)
     name = rng.choice((*MALE, *FEMALE))

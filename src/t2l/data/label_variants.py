@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from random import Random
 
+from t2l.data.common_words import COMMON_WORDS
 from t2l.data.sources import Task
 
 MIN_LABELS, MAX_LABELS = 2, 8
@@ -56,13 +57,6 @@ _SYNONYMS = """
     long=lengthy=big; short=brief=small; living=alive=creature; object=thing=item; noun=thing word=naming word;
     verb=action word=doing word; adjective=describing word=quality word; high=top=big; low=bottom=small
     """
-_COMMON = _words("""
-    apple river table moon candle window garden silver bridge tiger paper button forest lemon orange stone
-    pocket hammer island rabbit cloud mirror ticket bottle castle ladder pepper violin anchor basket copper
-    dragon engine falcon guitar harbor jacket kettle lantern magnet needle ocean pencil quartz rocket saddle
-    tunnel umbrella velvet walnut yellow zebra north south east west red blue green alpha beta gamma delta
-    left right
-""")  # fmt: skip
 _ONSETS, _VOWELS, _CODAS = (
     _words("""
         b bl br d dr f fl g gl k kl l m n p pl r s st t tr v w z
@@ -126,6 +120,16 @@ _MAPPED = (
     ("Every {pairs} in your answer.", '"{old}" turns into "{new}"'),
     ("For {pairs}.", "{old} print {new}"),
     ("When it is {pairs}.", '{old}, the reply is "{new}"'),
+    ("Possible answers: {pairs}.", "{new} ({old})"),
+    ("The labels have new names. {pairs}.", "{old} is now {new}"),
+    ("Instead of the usual words use {names}; {pairs}.", "{new} replaces {old}"),
+    ("pls write {pairs}", "{new} not {old}"),
+    ("Choose between {names}. {pairs}.", "{new} is for {old}"),
+    ("Code the result: {pairs}.", "{old} -> {new}"),
+    ("If you would say {pairs}.", '"{old}", say "{new}"'),
+    ("Tag it with {pairs}.", '"{new}" where it is {old}'),
+    ("Your vocabulary is {names} and nothing more: {pairs}.", "{old} is written {new}"),
+    ("Say it in our words, please: {pairs}.", '"{new}" ({old})'),
 )
 
 
@@ -211,14 +215,15 @@ def relabellings(labels: Sequence[str], rng: Random) -> list[Relabelling]:
                 )
     add("swap", [*labels[1:], labels[0]])
     for _ in range(2):
-        add("common", rng.sample(_COMMON, len(labels)))
+        add("common", rng.sample(COMMON_WORDS, len(labels)))
         add("invented", [_invented(rng) for _ in labels])
         names = rng.choice(_SERIES).split()[: len(labels)]
         rng.shuffle(names)
         add("series", names)
         phrase = rng.choice(_PHRASES)
         add("phrase", [phrase.format(label) for label in labels])
-        add("upper common", [name.upper() for name in rng.sample(_COMMON, len(labels))])
+        add("two words", [f"{rng.choice(COMMON_WORDS)} {name}" for name in rng.sample(COMMON_WORDS, len(labels))])
+        add("upper common", [name.upper() for name in rng.sample(COMMON_WORDS, len(labels))])
     for ways in found.values():
         rng.shuffle(ways)
     kinds = list(found)
