@@ -17,6 +17,7 @@ from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.cli import app
 from t2l.comparison import ROWS, Compared
 from t2l.demo import measure, show
+from t2l.demo.gallery import gallery, page, shipped_record
 from t2l.demo.measure import RECORD_FILE, Outcome, Session
 from t2l.demo.tasks import CHECKS, DemoTask, Example, chosen, demo_tasks, normalised
 from t2l.guidance.guide import Confidence, Neighbour
@@ -269,3 +270,29 @@ def test_the_micro_world_keeps_a_demo_of_its_own() -> None:
     for words in (["demo", "-c", MICRO_WORLD, "--seed", "13"], ["world", "demo", "--seed", "13"]):
         shown = CliRunner().invoke(app, words)
         assert shown.exit_code == 0 and "tiny model" in shown.stdout, words
+
+
+# ---------------------------------------------------------------------------------------------------- the gallery
+
+
+def test_the_gallery_takes_the_best_and_the_worst_of_every_kind(session: Session) -> None:
+    measured = measure.record(session, list(session.try_all()))
+    right = {"labels": 3, "writing": 2, "finding": 3, "form": 3, "words": 1, "numbers": 0}
+    for one in measured["tasks"]:
+        one["right"]["adapter"] = right[one["kind"]]
+    works, fails = gallery(measured)
+    assert (len(works), len(fails)) == (12, 4)
+    assert Counter(one["kind"] for one in works) == {"labels": 4, "finding": 4, "form": 4}
+    assert Counter(one["kind"] for one in fails) == {"numbers": 4}
+    text = page(measured)
+    for one in [*works, *fails]:
+        assert f"**{one['description']}** Right of 3: base alone 0" in text
+    assert text.count("\n| `") == 3 * 16
+
+
+def test_the_measurement_that_ships_is_of_the_checkpoint_that_ships() -> None:
+    found = shipped_record()
+    if found is None:
+        pytest.skip("needs the measured demo of the checkpoint smollm2-135m, which is not here")
+    assert found["checkpoint"] == TextToLora.from_pretrained("smollm2-135m").digest
+    assert [one["name"] for one in found["tasks"]] == [one.name for one in demo_tasks()]

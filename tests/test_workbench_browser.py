@@ -107,7 +107,7 @@ def test_a_description_is_read_while_it_is_typed_and_all_stays_here(
     chromium: Any, address: str, engine: Engine
 ) -> None:
     visit = Visit(chromium, address)
-    first = gallery(engine.t2l.spec.base_model)[0]
+    first = gallery(engine.t2l)[0]
     visit.until(expected(engine, first.description, first.text))
     visit.page.locator(".wb-near").first.wait_for()
     assert re.search(r"ms", visit.page.locator(".wb-big").inner_text())
@@ -127,7 +127,7 @@ def test_a_strength_of_zero_is_the_base_and_the_download_is_the_adapter(
     chromium: Any, address: str, engine: Engine, tmp_path: Path
 ) -> None:
     visit = Visit(chromium, address)
-    first = gallery(engine.t2l.spec.base_model)[0]
+    first = gallery(engine.t2l)[0]
     base, adapted = expected(engine, first.description, first.text)
     visit.until([base, adapted])
     with visit.page.expect_download() as told:
@@ -148,7 +148,7 @@ def test_a_strength_of_zero_is_the_base_and_the_download_is_the_adapter(
 
 
 def test_several_people_do_not_meet(chromium: Any, address: str, engine: Engine) -> None:
-    asked = [(example.description, example.text) for example in gallery(engine.t2l.spec.base_model)[:4]]
+    asked = [(example.description, example.text) for example in gallery(engine.t2l)[:4]]
     visits = [Visit(chromium, address) for _ in asked]
     for visit, (description, text) in zip(visits, asked, strict=True):
         visit.field("Task description").fill(description)

@@ -1,10 +1,10 @@
-"""Writes what the code says about itself into the docs: docs/commands.md and the README's tree.
+"""Writes what the code says about itself into the docs: docs/commands.md, the README's tree, and docs/gallery.md.
 
-    python tools/generate_docs.py           writes both
+    python tools/generate_docs.py           writes all of them
     python tools/generate_docs.py --check   writes nothing; exit code 1 where one of them is not what the code gives
 
-The commands come from the typer application, the tree from the first lines of module docstrings. This file knows
-nothing of the hand-written pages.
+The commands come from the typer application, the tree from the first lines of module docstrings, the gallery from what
+was measured on the checkpoint that ships. This file knows nothing of the hand-written pages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS, README = "docs/commands.md", "README.md"
+COMMANDS, README, GALLERY = "docs/commands.md", "README.md", "docs/gallery.md"
 BEGIN, END = "<!-- tree: written by tools/generate_docs.py -->", "<!-- end of tree -->"
 
 FOLDERS = {
@@ -42,7 +42,11 @@ def pages(root: Path = ROOT) -> dict[str, str]:
     _, end, tail = rest.partition(END)
     if not (begin and end):
         raise SystemExit(f"{README} has no place for the tree: {BEGIN} ... {END}")
-    return {COMMANDS: commands_page(), README: f"{head}{BEGIN}\n\n```\n{tree(root)}```\n\n{END}{tail}"}
+    from t2l.demo import gallery
+
+    measured = gallery.shipped_record()
+    pages = {} if measured is None else {GALLERY: gallery.page(measured)}
+    return pages | {COMMANDS: commands_page(), README: f"{head}{BEGIN}\n\n```\n{tree(root)}```\n\n{END}{tail}"}
 
 
 def stale(root: Path = ROOT) -> list[str]:

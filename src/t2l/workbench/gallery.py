@@ -1,4 +1,4 @@
-"""Descriptions to begin with: some the embedded world does well, one that is too vague to do anything.
+"""Descriptions to begin with: what the checkpoint does well, by what was measured, and what it does not.
 
 Level 6.
 """
@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from t2l.bases import EMBEDDED_BASE
+from t2l.demo.gallery import gallery as measured_gallery
+from t2l.demo.gallery import shipped_record
+from t2l.model import TextToLora
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,16 @@ _ANY = (
 )
 
 
-def gallery(base: str | None) -> Sequence[Example]:
-    """Examples that suit a base."""
-    return _EMBEDDED if base == EMBEDDED_BASE else _ANY
+def gallery(t2l: TextToLora) -> Sequence[Example]:
+    """Examples that suit a checkpoint: those of the demo with their scores, where they were measured on it."""
+    record = shipped_record()
+    if record is not None and record["checkpoint"] == t2l.digest:
+        works, fails = measured_gallery(record)
+        return [*(_measured(task) for task in works), *(_measured(task, "fails, ") for task in fails)]
+    return _EMBEDDED if t2l.spec.base_model == EMBEDDED_BASE else _ANY
+
+
+def _measured(task: dict[str, Any], word: str = "") -> Example:
+    examples = task["examples"]
+    title = f"{task['name'][0].upper()}{task['name'][1:]} ({word}{task['right']['adapter']} of {len(examples)})"
+    return Example(title, task["description"], examples[0]["input"])

@@ -58,7 +58,7 @@ def build(work: Workbench) -> gr.Blocks:
     """The page as Gradio's blocks; nothing runs yet."""
     engine = work.engine
     spec = engine.t2l.spec
-    examples = gallery(spec.base_model)
+    examples = gallery(engine.t2l)
     modules = ", ".join(dict.fromkeys(group.key for group in spec.groups))
     facts = [f"rank {spec.rank}", modules]
     with gr.Blocks(title="t2l workbench", analytics_enabled=False, fill_width=True) as page:

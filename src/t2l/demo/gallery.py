@@ -1,0 +1,87 @@
+"""The gallery: tasks of the demo that work on the shipped checkpoint, and some that do not, by what was measured.
+
+Level 6. docs/gallery.md and the workbench's examples come from one measured record (``t2l demo --all --keep``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from t2l.comparison import ROWS
+from t2l.demo.measure import RECORD_FILE
+from t2l.demo.tasks import demo_tasks, tasks_digest
+from t2l.errors import CheckpointError
+from t2l.model import shipped_checkpoint
+
+MEASURED = "smollm2-135m"
+WORK, FAIL = 12, 4
+
+
+def shipped_record() -> dict[str, Any] | None:
+    """What was measured on the real checkpoint that ships, with these tasks; None where nothing of the kind ships."""
+    try:
+        file = shipped_checkpoint(MEASURED) / RECORD_FILE
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (CheckpointError, OSError, ValueError):
+        return None
+    return found if found.get("tasks_digest") == tasks_digest() else None
+
+
+def gallery(measured: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The tasks with the most and with the fewest right answers, each kind in its turn; in the order of the demo."""
+    tasks = measured["tasks"]
+    works = _in_turn(tasks, best=True)[:WORK]
+    left = [task for task in tasks if task not in works]
+    fails = _in_turn(left, best=False)[:FAIL]
+    order = {task.name: number for number, task in enumerate(demo_tasks())}
+    return sorted(works, key=lambda task: order[task["name"]]), sorted(fails, key=lambda task: order[task["name"]])
+
+
+def page(measured: dict[str, Any]) -> str:
+    """docs/gallery.md."""
+    works, fails = gallery(measured)
+    counts = ", ".join(f"{label} {measured['right'][row]}" for row, label in ROWS.items())
+    weights = f", {measured['weights']}" if measured["weights"] else ""
+    parts = [
+        "# Gallery",
+        "Written by `python tools/generate_docs.py` from what `t2l demo --all --keep` measured; do not edit.",
+        f"The demo has {len(demo_tasks())} everyday tasks with three inputs each, written for it by hand; "
+        "none of the descriptions and inputs stands in the training data.",
+        f"Right of all {measured['inputs']} on {measured['base']}{weights}: {counts}.",
+        "Every answer, and the rule by which it is judged: `t2l demo --all --json`.",
+        f"## {len(works)} that work",
+        *(_entry(task) for task in works),
+        f"## {len(fails)} that do not",
+        *(_entry(task) for task in fails),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _in_turn(tasks: Sequence[dict[str, Any]], *, best: bool) -> list[dict[str, Any]]:
+    """By right answers of the adapter; of equally good ones, every kind has its turn."""
+    turn: dict[int, int] = {}
+    seen: dict[tuple[str, int], int] = {}
+    for number, task in enumerate(tasks):
+        key = (task["kind"], task["right"]["adapter"])
+        turn[number] = seen.get(key, 0)
+        seen[key] = turn[number] + 1
+    sign = -1 if best else 1
+    numbers = sorted(turn, key=lambda number: (sign * tasks[number]["right"]["adapter"], turn[number], number))
+    return [tasks[number] for number in numbers]
+
+
+def _entry(task: dict[str, Any]) -> str:
+    scores = ", ".join(f"{label} {task['right'][row]}" for row, label in ROWS.items())
+    lines = [f"**{task['description']}** Right of {len(task['examples'])}: {scores}.", ""]
+    lines += ["| input | with the adapter | right |", "|---|---|---|"]
+    for example in task["examples"]:
+        lines.append(f"| {_cell(example['input'])} | {_cell(example['adapter'])} | {_cell(example['answers'][0])} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    flat = " ".join(text.split()) or " "
+    flat = flat if len(flat) <= 100 else f"{flat[:99]}…"
+    return f"`{flat.replace('`', chr(39)).replace('|', '/')}`"
