@@ -91,6 +91,52 @@ def save_tiny_llama(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def byte_tokenizer(template: str) -> Any:
+    """Byte-level BPE that takes digits one by one, with SmolLM2's special tokens and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *alphabet, "ab", "Ġab", "ĠĠ"]
+    merges = [("a", "b"), ("Ġ", "ab"), ("Ġ", "Ġ")]
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, merges))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(words[:3])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=words[1],
+        eos_token=words[2],
+        unk_token=words[0],
+        pad_token=words[2],
+        chat_template=template,
+    )
+
+
+def save_byte_llama(folder: Path, template: str) -> Path:
+    """A tiny Llama with `byte_tokenizer` as a folder."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer(template)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=2,
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        tie_word_embeddings=True,
+    )
+    fill(LlamaForCausalLM(config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def tiny_pair(names: list[str]) -> tuple[Any, Any]:
     """A tiny `Base` with a real tokenizer, and a `TextToLora` for it that knows the tasks ``names``."""
     from t2l.bases import Base

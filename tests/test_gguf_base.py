@@ -13,10 +13,9 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers import fill
+from helpers import save_byte_llama
 from t2l import base_names, gguf_base
 from t2l.base_names import SMOLLM2, canonical_name, locate, source_identity
 from t2l.bases import base_config, load_base, load_tokenizer
@@ -29,39 +28,9 @@ TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }
 TEXTS = ["a ab", "in  12 3", "x<|im_end|>y", "é!"]
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE that takes digits one by one, as SmolLM2's does."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *alphabet, "ab", "Ġab", "ĠĠ"]
-    merges = [("a", "b"), ("Ġ", "ab"), ("Ġ", "Ġ")]
-    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, merges))
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(words[:3])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=words[1],
-        eos_token=words[2],
-        unk_token=words[0],
-        pad_token=words[2],
-        chat_template=TEMPLATE,
-    )
-
-
-def save_source(folder: Path, **changes: Any) -> Path:
-    tokenizer = byte_tokenizer()
-    values: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96}
-    values |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
-    values |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "tie_word_embeddings": True}
-    fill(LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **(values | changes)))).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_source(tmp_path_factory.mktemp("gguf") / "source")
+    return save_byte_llama(tmp_path_factory.mktemp("gguf") / "source", TEMPLATE)
 
 
 @pytest.fixture(scope="module")

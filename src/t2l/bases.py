@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from t2l.encoders.loading import may_run_code
 from t2l.errors import BaseModelError, T2LError, did_you_mean
 from t2l.gguf_base import quiet, weights_note
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.prompting import TEMPLATE, Prompting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,6 +44,7 @@ class Base:
         tokenizer: its tokenizer.
         name: what it was loaded as; a short name is a hub id here.
         weights: what a GGUF file's weights were before they were loaded (``"dequantised Q4_1"``).
+        system: the system message of its prompts: `TEMPLATE`, `NONE` or a text (see `t2l.prompting`).
 
     Example:
         >>> base = load_base(EMBEDDED_BASE)
@@ -52,6 +55,7 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     name: str
     weights: str | None = None
+    system: str = TEMPLATE
 
     @property
     def has_chat_template(self) -> bool:
@@ -67,10 +71,24 @@ class Base:
 
     def prompt(self, text: str) -> str:
         """What the model reads for ``text``: one user message in the chat template, or the text itself."""
-        if not self.has_chat_template:
-            return text
-        message = [{"role": "user", "content": text}]
-        return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        return self.prompting.prompt(text)
+
+    @cached_property
+    def prompting(self) -> Prompting:
+        """Renders messages with this base's `system`."""
+        return Prompting(self.tokenizer, self.name, self.system)
+
+    def with_system(self, system: str) -> Base:
+        """The same base, prompted as a checkpoint or an adapter was trained: with its `system`.
+
+        Raises:
+            BaseModelError: the tokenizer's chat template cannot express it.
+        """
+        if system == self.system:
+            return self
+        framed = replace(self, system=system)
+        assert framed.prompting  # what cannot be expressed is refused now
+        return framed
 
     @torch.inference_mode()
     def answer(

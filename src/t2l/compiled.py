@@ -97,7 +97,7 @@ def compile(
     name = base or t2l.spec.base_model
     if name is None:
         raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: base='FOLDER or HUB_ID'")
-    return _compiled(t2l, _base(name, device), description.strip())
+    return _compiled(t2l, _base(name, device, t2l.system), description.strip())
 
 
 @lru_cache(maxsize=_KEPT_FUNCTIONS)
@@ -113,5 +113,5 @@ def _checkpoint(source: str, device: str) -> TextToLora:
 
 
 @lru_cache(maxsize=_KEPT_MODELS)
-def _base(name: str, device: str) -> Base:
-    return load_base(name, device=device)
+def _base(name: str, device: str, system: str) -> Base:
+    return load_base(name, device=device).with_system(system)

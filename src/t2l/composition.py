@@ -26,6 +26,7 @@ from torch import Tensor
 from t2l.adapter import Adapter
 from t2l.errors import AdapterError, BaseModelError, T2LError, did_you_mean
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
+from t2l.prompting import RECORDED, recorded
 
 Method = Literal["cat", "svd", "factors"]
 """How `combine` makes one adapter of several; see the top of the file."""
@@ -104,7 +105,7 @@ def combine(
             spec, tensors, kept = reduce_rank(spec, tensors, rank or max(a.spec.rank for a in adapters))
             record["kept"] = round(kept, 6)
     _check_finite(tensors)
-    return Adapter(spec, tensors, {"base_model": spec.base_model, "composition": record})
+    return Adapter(spec, tensors, {"base_model": spec.base_model, **_prompts(adapters), "composition": record})
 
 
 def interpolate(
@@ -263,9 +264,27 @@ def _check_same_base(adapters: Sequence[Adapter]) -> None:
         raise BaseModelError("The adapters are for different bases: only some are for one with transposed weights.")
 
 
+def _prompts(adapters: Sequence[Adapter]) -> dict[str, Any]:
+    """What all adapters say of their prompts.
+
+    Raises:
+        T2LError: they are for prompts with different system messages.
+    """
+    found = {adapter.system: adapter for adapter in adapters if adapter.system is not None}
+    if len(found) > 1:
+        shown = " and ".join(repr(system[:40]) for system in list(found)[:2])
+        raise T2LError(
+            f"The adapters were made for prompts with different system messages: {shown}.",
+            "Combine adapters of one checkpoint.",
+        )
+    return next((recorded(adapter.provenance) for adapter in found.values()), {})
+
+
 def _part(adapter: Adapter) -> dict[str, Any]:
     """What a composition remembers of a part: its provenance, less what the whole repeats, and its digest."""
-    own = {name: value for name, value in adapter.provenance.items() if name not in ("versions", "base_model")}
+    own = {
+        name: value for name, value in adapter.provenance.items() if name not in ("versions", "base_model", *RECORDED)
+    }
     return {"digest": adapter.digest, **own}
 
 

@@ -25,6 +25,7 @@ from t2l.encoders import DescriptionEncoder, encoder_from_config
 from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
+from t2l.prompting import TEMPLATE, recorded
 from t2l.storage import new_folder, read_json, read_tensors, tensors_digest, write_json, write_tensors
 
 CONFIG_FILE = "config.json"
@@ -39,7 +40,6 @@ KIND = "t2l-checkpoint"
 FORMAT = 1
 DEFAULT_MEMORY = 1 << 30
 _REFERENCE_FILES = ("hypermod.pt", "*/hypermod.pt", "*/*/hypermod.pt")  # below its checkpoint folder or repository
-_OF_THE_BASE = ("base_weights",)  # of a checkpoint's metadata, in every adapter's provenance
 _COPIES_WHILE_GENERATING = 2.5  # the head's output, A and B from it, and what the allocator keeps
 
 
@@ -163,6 +163,11 @@ class TextToLora:
         provenance = {"composition": composition, "encoder": self.encoder.identity, **self._origin()}
         return adapters_from_weights(self.spec, made.map(torch.clone), [provenance])[0]
 
+    @property
+    def system(self) -> str:
+        """The system message that prompts had in training: `t2l.prompting.TEMPLATE`, `NONE` or a text."""
+        return str(self.metadata.get("system", TEMPLATE))
+
     def chunk_size(self, memory: int = DEFAULT_MEMORY) -> int:
         """How many adapters one forward pass may make within ``memory`` bytes; at least 1."""
         size = self.spec.num_parameters * self.hypernetwork.dtype.itemsize * _COPIES_WHILE_GENERATING
@@ -185,7 +190,8 @@ class TextToLora:
         return {
             "checkpoint": self.digest,
             "base_model": self.spec.base_model,
-            **{name: self.metadata[name] for name in _OF_THE_BASE if name in self.metadata},
+            **({"base_weights": self.metadata["base_weights"]} if "base_weights" in self.metadata else {}),
+            **recorded(self.metadata),
             "seed": self.metadata.get("seed"),  # of the checkpoint's training; generation itself draws nothing
         }
 

@@ -87,6 +87,13 @@ def prepare(
         int | None, typer.Option(help="Tokens of a prompt; 512, or what fits the base.", min=1)
     ] = None,
     max_response: Annotated[int | None, typer.Option(help="Tokens of a response; 512, or what fits.", min=1)] = None,
+    system: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT|none|template",
+            help="The system message of prompts: a text, none at all, or what the base's chat template puts by itself.",
+        ),
+    ] = "template",
     drop_long: Annotated[bool, typer.Option("--drop-long", help="Leave out samples that would be cut.")] = False,
     max_samples: Annotated[int, typer.Option(help="Samples of a task; of more, so many are drawn.", min=1)] = 10_000,
     min_samples: Annotated[int, typer.Option(help="A task with fewer is left out.", min=1)] = 1,
@@ -135,6 +142,7 @@ def prepare(
     prompt_limit, response_limit = _limits(base, max_prompt, max_response, notes)
     config = PrepareConfig(
         template=Template(template.value),
+        system=system,
         included_share=included_share,
         max_prompt=prompt_limit,
         max_response=response_limit,
@@ -442,6 +450,8 @@ def _print_summary(folder: Path, manifest: dict[str, Any], *, tasks: bool = Fals
         f"'{manifest['base']}'; {manifest['bytes'] / 1e6:,.1f} MB",
         console=console,
     )
+    if (system := manifest.get("system", "template")) != "template":
+        say("No system message." if system == "none" else f"System message: {system}", console=console)
     cut = f"{totals['prompts_cut']:,} prompts and {totals['responses_cut']:,} responses"
     say(f"Cut to the limits: {cut}.", console=console)
     described = ", ".join(f"{number} by {origin}" for origin, number in totals["tasks_described_by"].items())

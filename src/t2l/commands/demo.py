@@ -62,7 +62,7 @@ def _session(checkpoint: str | None, base: str | None, device: str) -> Any:
             return None
         if name is None:
             raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
-        return Session(t2l, load_base(name, device=device))
+        return Session(t2l, load_base(name, device=device).with_system(t2l.system))
 
 
 def _some(session: Any, seed: int, count: int, *, interactive: bool, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from t2l.commands.evaluate_suite import SuiteOptions, evaluate_suite
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Dtype, checked_device
 from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import BaseModelError, DescriptionError, T2LError, did_you_mean
+from t2l.prompting import TEMPLATE
 
 if TYPE_CHECKING:
     from t2l.bases import Base
@@ -43,13 +44,6 @@ class SuiteName(str, Enum):
     """Suites of tasks with definitions, read from a folder."""
 
     sni = "sni"
-
-
-class System(str, Enum):
-    """Which system message stands before the user's."""
-
-    none = "none"
-    template = "template"
 
 
 def evaluate(
@@ -143,8 +137,9 @@ def evaluate(
         Dtype | None, typer.Option(help="Suite: the base's; by default bfloat16 where the hardware has it.")
     ] = None,
     system: Annotated[
-        System, typer.Option(help="Suite: the system message; template: the chat template's.")
-    ] = System.none,
+        str | None,
+        typer.Option(metavar="TEXT|none|template", help="Suite: the system message; by default the checkpoint's."),
+    ] = None,
     score: Annotated[
         bool, typer.Option("--score/--no-score", help="Suite: score the answers, which needs no model.")
     ] = True,
@@ -174,7 +169,7 @@ def evaluate(
                 input_tokens,
                 batch_tokens,
                 None if dtype is None else dtype.value,
-                system.value,
+                system,
                 score,
                 score_only,
                 seed,
@@ -211,7 +206,7 @@ def evaluate(
     name = base or t2l.spec.base_model
     if name is None:
         raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
-    model = load_base(name, device=device)
+    model = load_base(name, device=device).with_system(t2l.system)
     t2l.spec.check_base(model.model)
     bench = Bench(loaded, wordings=wordings, seed=seed)
     own_base: list[_OwnBase] = []
@@ -248,6 +243,9 @@ def evaluate(
                 own_base.append(_hyperdecoder(_given(row, hyperdecoder), model))
     for adapter in bench.adapters:
         adapter.spec.check_base(model.model)
+    if others := {adapter.system for adapter in bench.adapters} - {None, model.system}:
+        shown = ", ".join(repr(str(other)[:40]) for other in sorted(others, key=str))
+        notes.add(f"Some adapters were made for other prompts ({shown}); all are measured as the checkpoint's are.")
     try:
         places = _map(t2l, bench)
     except DescriptionError as problem:  # an encoder that knows certain texts alone
@@ -269,6 +267,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
         "chat": use_chat,
         "seed": seed,
+        **({} if model.system == TEMPLATE else {"system": model.system}),
     }
     key = sha256(json.dumps(settings).encode()).hexdigest()[:10]
     folder = out or RUNS / f"{'gate' if gate else 'evaluate'}-{key}"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ from t2l.errors import AdapterError, BaseModelError, T2LError
 if TYPE_CHECKING:
     from t2l.adapter import Adapter
     from t2l.bases import Base
-    from t2l.data.prompts import Frame
     from t2l.evaluation.answers import Answers
     from t2l.evaluation.sni import Asked, SuiteTask
     from t2l.model import TextToLora
@@ -48,7 +47,7 @@ class SuiteOptions:
     input_tokens: int
     batch_tokens: int | None
     dtype: str | None
-    system: str
+    system: str | None
     score: bool
     score_only: bool
     seed: int
@@ -103,6 +102,7 @@ def _answered(
     """Opens base, checkpoint and adapters, as far as rows need them, and answers."""
     from t2l.bases import load_base
     from t2l.data.descriptions import read_description_files
+    from t2l.data.prompts import Frame
     from t2l.evaluation.run_files import fingerprint, head
     from t2l.evaluation.sni import SUITE_ROWS, asked_of, chosen_rows
     from t2l.evaluation.sni_run import FACTS_FILE, Prompts, copies, open_run
@@ -130,7 +130,8 @@ def _answered(
     for spec in [*([t2l.spec] if t2l is not None else []), *(adapter.spec for adapter in finished.values())]:
         spec.check_base(model.model)
     most = NEW_TOKENS if options.max_new_tokens is None else options.max_new_tokens
-    frame = frame_of(model, options.system)
+    model = model.with_system(options.system or _system(t2l, finished.values()))
+    frame = Frame.of(model.tokenizer, model.name, model.system)
     prompts = Prompts(model, frame, input_tokens=options.input_tokens, max_new_tokens=most)
     cut = {task.name: [prompts.cut(instance.input) for instance in task.instances] for task in tasks}
     inputs = {name: [text for text, _ in some] for name, some in cut.items()}
@@ -244,28 +245,13 @@ def _score(
     say(f"Run: {folder}", console=results())
 
 
-def frame_of(base: Base, system: str) -> Frame:
-    """The frame of a base's prompts.
+def _system(t2l: TextToLora | None, adapters: Iterable[Adapter]) -> str:
+    """The system message that the checkpoint, or else an adapter, was trained with; none where nobody says."""
+    from t2l.prompting import NONE
 
-    Args:
-        system: "template" leaves it to the base's chat template, which may put a system message first; "none" frames
-            the user's message as the template frames a later one, without a system message.
-    """
-    from t2l.data.prompts import Frame
-
-    frame = Frame.of(base.tokenizer, base.name)
-    if system == "template" or not frame.chat:
-        return frame
-    turns = [{"role": "user", "content": "qzoneqz"}, {"role": "assistant", "content": "qztwoqz"}]
-    render: Any = base.tokenizer.apply_chat_template
-    first = str(render(turns, tokenize=False))
-    both = str(render([*turns, {"role": "user", "content": "qzthreeqz"}], tokenize=False))
-    if not both.startswith(first):  # a template that rewrites earlier turns: its own beginning is the only one known
-        return frame
-    start = str(base.tokenizer.bos_token or "")
-    before = both[len(first) : both.index("qzthreeqz")]
-    begins = start and frame.before.startswith(start) and not before.startswith(start)
-    return replace(frame, before=start + before if begins else before)
+    if t2l is not None:
+        return t2l.system
+    return next((adapter.system for adapter in adapters if adapter.system is not None), NONE)
 
 
 def _identity(

@@ -52,7 +52,7 @@ def generate_from_examples(
     """
     if t2l.spec.base_model is None:
         raise BaseModelError("The checkpoint does not say which base it is for, so examples cannot be tried.")
-    base = load_base(t2l.spec.base_model)
+    base = load_base(t2l.spec.base_model).with_system(t2l.system)
     t2l.spec.check_base(base.model)
     texts = candidates(guide, [request.description for request in requests])
     embedding_NE = t2l.encoder.encode(texts)

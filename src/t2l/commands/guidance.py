@@ -89,7 +89,7 @@ def calibrate(
             f"Give a file with a task a line, such as {_FORM}: t2l calibrate --tasks FILE",
         )
     fallback = None if static is None else _static(static, t2l)
-    loaded = load_base(name, device=checked_device(device))
+    loaded = load_base(name, device=checked_device(device)).with_system(t2l.system)
     t2l.spec.check_base(loaded.model)
     report = messages().print
     if known is None:

@@ -16,6 +16,7 @@ from t2l.commands.generate import check_place
 from t2l.commands.options import AsJson, Device, Dtype, Force, Form, checked_device
 from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.errors import BaseModelError, CheckpointError, T2LError
+from t2l.prompting import RECORDED, TEMPLATE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,7 @@ def refine(
     source = None if plain else _source_of(start, checkpoint, device, notes)
     # without the hypernetwork: were the scaling inside B, steps would be of another size
     warm = start.rank_stabilised() if source is None else _scaled_as(start, source[0])
-    loaded = load_base(name, device=device)
+    loaded = load_base(name, device=device).with_system(start.system or TEMPLATE)
     warm.spec.check_base(loaded.model)
     samples = answer_samples(loaded, pairs)
     numbers = held_out(len(samples))
@@ -126,7 +127,7 @@ def refine(
         "loss_before": round(best.before, 6),
         "loss_after": round(best.loss, 6),
     }
-    kept = {key: start.provenance[key] for key in ("description",) if key in start.provenance}
+    kept = {key: start.provenance[key] for key in ("description", *RECORDED) if key in start.provenance}
     assert best.weights is not None
     refined = Adapter(warm.spec, best.weights, {**kept, "base_model": warm.spec.base_model, "refined": record})
     refined.save(out, form=form.value, dtype=dtype.value, force=force)

@@ -67,7 +67,7 @@ def run(
         adapter_s = time.perf_counter() - start
         confidence = _confidence(t2l, description, adapter, notes)
         adapter = adapter if strength == 1 else scale(adapter, strength)
-        loaded = load_base(name, device=device)
+        loaded = load_base(name, device=device).with_system(t2l.system)
         if loaded.note:
             notes.add(loaded.note)
         start = time.perf_counter()

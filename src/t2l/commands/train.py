@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -190,6 +190,12 @@ for _what, _said in (
     train.command(_what, help=_said)(_train)
 
 
+def _prompts(recipe: Recipe) -> dict[str, Any]:
+    from t2l.data.store import DataStore
+
+    return {} if recipe.data.store is None else DataStore.open(recipe.data.store).prompts
+
+
 def _save(trained: object, folder: RunFolder, recipe: Recipe, what: str) -> Path:
     """The checkpoint that ``t2l generate`` reads, the adapter's folder, or that of the hyperdecoder."""
     from t2l.adapter import adapters_from_weights
@@ -205,7 +211,7 @@ def _save(trained: object, folder: RunFolder, recipe: Recipe, what: str) -> Path
         return save_hyperdecoder(trained, folder.folder / "hyperdecoder", settings, force=True)
     assert isinstance(trained, StaticLora)
     place = folder.folder / "adapter"
-    provenance = {"trained_by": f"t2l train {what}", "base_model": recipe.base.model}
+    provenance = {"trained_by": f"t2l train {what}", "base_model": trained.spec.base_model, **_prompts(recipe)}
     weights = trained.weights().detach().map(lambda tensor: tensor.clone())
     adapters_from_weights(trained.spec, weights, [provenance])[0].save(place, force=True)
     return place

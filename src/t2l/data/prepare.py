@@ -15,6 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from t2l.base_names import canonical_name
 from t2l.data.descriptions import DescriptionFile
 from t2l.data.prompts import Counts, Frame, SampleTokenizer, Template, is_included, prompt_text, tokenizer_digest
 from t2l.data.sources import Task, TaskSource, unique
@@ -22,6 +23,7 @@ from t2l.data.splits import SplitRule, near_benchmark, removed_by_paper
 from t2l.data.store import DataStore, as_split
 from t2l.data.writer import StoreWriter, forget_from, open_writer
 from t2l.errors import DataError, did_you_mean
+from t2l.prompting import TEMPLATE
 
 REMOVALS = ("paper", "strict", "none")
 _DECIDING = ("max_prompt", "max_response", "drop_long", "max_samples", "min_samples")
@@ -34,6 +36,7 @@ class PrepareConfig:
 
     Args:
         template: whether prompts hold the task's definition.
+        system: the system message of prompts: ``template`` (what the chat template puts by itself), ``none`` or a text.
         included_share: of a mixture, the share of samples whose prompt does.
         max_prompt, max_response: tokens; what is longer is cut (see `t2l.data.prompts.SampleTokenizer`).
         drop_long: leave out samples that are too long instead of cutting them.
@@ -49,6 +52,7 @@ class PrepareConfig:
     """
 
     template: Template = Template.withheld
+    system: str = TEMPLATE
     included_share: float = 0.5
     max_prompt: int = 512
     max_response: int = 512
@@ -129,7 +133,7 @@ def prepare(
         raise DataError(
             f"The splits name '{strange[0]}', which is none of the {len(known)} tasks.", did_you_mean(strange[0], known)
         )
-    frame = Frame.of(tokenizer, base)
+    frame = Frame.of(tokenizer, base, config.system)
     rows = SampleTokenizer(
         tokenizer, frame, max_prompt=config.max_prompt, max_response=config.max_response, drop_long=config.drop_long
     )
@@ -150,6 +154,7 @@ def prepare(
         **{name: getattr(config, name) for name in _DECIDING},
         "language": config.language,
         "seed": config.seed,
+        **({} if config.system == TEMPLATE else {"system": config.system}),  # stores from before it have none
     }
     begun = time.monotonic()
     with open_writer(target, header, force=force, restart=restart, update=update) as writer:
@@ -173,8 +178,10 @@ def prepare(
         splits = config.split.assign({record["name"]: record["datasets"] for record in records})
         tasks = [{**record, "split": as_split(splits[record["name"]])} for record in records]
         manifest = {
-            "base": base,
+            "base": canonical_name(base),
             "chat_template": frame.chat,
+            "system": config.system,
+            "prompt": frame.written,
             "frame": frame.record,
             "settings": {**header, **_settings(config)},
             "totals": _totals(tasks),

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from t2l.errors import DataError
+from t2l.prompting import INPUT, TEMPLATE, Prompting
 
 _ASKED, _SAID = "qzuserqz", "qzanswerqz"  # stand for the two texts; no template changes letters and digits
 _ANCHOR = "a"  # before a response that follows plain text, so that no tokenizer takes it for the start of a text
@@ -71,24 +72,27 @@ class Frame:
     chat: bool
 
     @classmethod
-    def of(cls, tokenizer: Any, name: str) -> Frame:
+    def of(cls, tokenizer: Any, name: str, system: str = TEMPLATE) -> Frame:
         """The frame of a tokenizer's chat template, or of plain text where it has none.
 
         Without a chat template the prompt is the text itself, and the response a newline, the answer and the
         end-of-text token.
 
+        Args:
+            system: the system message: `t2l.prompting.TEMPLATE`, `NONE` or a text.
+
         Raises:
             DataError: the template refuses a user's message and an answer, or changes them.
+            BaseModelError: the template cannot express the system message.
         """
+        prompting = Prompting(tokenizer, name, system)
         end = tokenizer.eos_token or ""
         if not getattr(tokenizer, "chat_template", None):
             return cls("", "", PLAIN_SEPARATOR, end, chat=False)
         asked = [{"role": "user", "content": _ASKED}]
         try:
-            prompt = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
-            whole = str(
-                tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": _SAID}], tokenize=False)
-            )
+            prompt = prompting.render(asked)
+            whole = prompting.render([*asked, {"role": "assistant", "content": _SAID}], add_generation_prompt=False)
         except Exception as problem:  # templates raise what they like
             raise DataError(
                 f"The chat template of '{name}' refuses a user's message and an answer: {problem}"
@@ -101,6 +105,11 @@ class Frame:
         opening = said[len(prompt) :] if said.startswith(prompt) else ""
         closing = whole[whole.index(_SAID) + len(_SAID) :]
         return cls(before, after, opening, _until_special(closing, tokenizer) or end, chat=True)
+
+    @property
+    def written(self) -> str:
+        """The prompt of an input, with `t2l.prompting.INPUT` in the input's place."""
+        return f"{self.before}{INPUT}{self.after}"
 
     @property
     def record(self) -> dict[str, Any]:

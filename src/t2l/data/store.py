@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from t2l import prompting
 from t2l.errors import DataError, did_you_mean
 from t2l.storage import read_json
 
@@ -85,6 +86,16 @@ class DataStore:
         self._columns = columns  # of each task: row offsets, token ids, prompt lengths; views of the mapped file
         self._evaluation = evaluation
         self._index = {task.name: place for place, task in enumerate(tasks)}
+
+    @property
+    def prompts(self) -> dict[str, Any]:
+        """How its samples prompt the base: ``system`` and ``prompt``, as `t2l.prompting.RECORDED` names them."""
+        frame = self.manifest.get("frame", {"before": "", "after": ""})
+        usual = {  # of older stores
+            "system": prompting.TEMPLATE,
+            "prompt": f"{frame['before']}{prompting.INPUT}{frame['after']}",
+        }
+        return {**usual, **prompting.recorded(self.manifest)}
 
     @classmethod
     def open(cls, folder: str | Path) -> DataStore:

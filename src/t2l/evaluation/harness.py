@@ -70,9 +70,8 @@ class AdaptedLM(LM):
         What the harness puts into a system message stands in the user's first one: some templates know no system role.
         """
         return str(
-            self.decoder.base.tokenizer.apply_chat_template(
+            self.decoder.base.prompting.render(
                 _without_system(chat_history),
-                tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
             )

@@ -98,7 +98,7 @@ class Engine:
     """
 
     def __init__(self, base: Base, t2l: TextToLora, limits: Limits | None = None, *, store: Path | None = None) -> None:
-        self.base = base
+        self.base = base.with_system(t2l.system)
         self.t2l = t2l
         self.limits = limits or Limits()
         full_stop = t2l.encoder.full_stop
@@ -153,6 +153,15 @@ class Engine:
     def name(self) -> str:
         """The base's name in requests; of a folder or file, only its own name."""
         return Path(self.base.name).name if Path(self.base.name).exists() else self.base.name
+
+    def base_for(self, adapter: Adapter | None) -> Base:
+        """The base, prompted as the adapter was trained; as the checkpoint was where the adapter does not say it.
+
+        Raises:
+            BaseModelError: the base's chat template cannot express the adapter's system message.
+        """
+        system = None if adapter is None else adapter.system
+        return self.base if system is None else self.base.with_system(system)
 
     @property
     def context(self) -> int:
@@ -284,7 +293,7 @@ class Engine:
         timeout_s: float | None = None,
     ) -> Completion:
         """The answer to one user message; waits for it. Raises what `submit` raises."""
-        prompt = chat_tokens(self.base, [{"role": "user", "content": text}])
+        prompt = chat_tokens(self.base_for(adapter), [{"role": "user", "content": text}])
         return self.submit(prompt, sampling, adapter=adapter, strength=strength, timeout_s=timeout_s).result()
 
     def stats(self) -> dict[str, Any]:

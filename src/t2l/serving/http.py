@@ -176,8 +176,11 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
     async def chat(body: ChatRequest, request: Request) -> Any:
         """A conversation's next message."""
         sampling = body.sampling(body.max_completion_tokens or body.max_tokens)
-        prompt = chat_tokens(engine.base, [message.plain() for message in body.messages])
+        messages = [message.plain() for message in body.messages]
+        prompt = chat_tokens(engine.base, messages)  # what cannot be read is refused before an adapter is made
         chosen = await _choose(engine, body.model, body.task_description, request)
+        if (base := engine.base_for(chosen.adapter)) is not engine.base:
+            prompt = chat_tokens(base, messages)
         strength = _strength(body.strength, chosen)
         streams = [engine.submit(prompt, sampling, adapter=chosen.adapter, strength=strength)]
         return await _reply(body, request, streams, Reply(chosen.name, chat=True, extra=chosen.extra))

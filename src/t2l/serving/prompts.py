@@ -31,12 +31,10 @@ def chat_tokens(base: Base, messages: Sequence[Mapping[str, str]]) -> list[int]:
             )
         return text_tokens(base, messages[0]["content"])
     try:
-        text = base.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-        )
+        text = base.prompting.render(messages)
     except Exception as problem:  # templates raise what they like
         raise RequestError(f"The base's chat template refuses these messages: {problem}", field="messages") from problem
-    return _tokens(base, str(text), special=False)
+    return _tokens(base, text, special=False)
 
 
 def text_tokens(base: Base, text: str) -> list[int]:

@@ -25,6 +25,7 @@ from t2l.adapter import Adapter
 from t2l.errors import AdapterError, OutputError, T2LError, did_you_mean
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.peft_format import CONFIG_FILE, TENSOR_FILE
+from t2l.prompting import recorded
 from t2l.storage import check_tensors, read_json, read_tensors, write_bytes, write_json
 from t2l.training.peft_folders import read_in_spec, survey
 
@@ -99,7 +100,7 @@ class Library:
 
     def adapter(self, name: str) -> Adapter:
         """One adapter as an artifact that can be saved, merged or applied."""
-        return Adapter(self.spec, self._read(name), {"library": name})
+        return Adapter(self.spec, self._read(name), {"library": name, **recorded(self.settings)})
 
     def add(self, adapters: Mapping[str, tuple[LoraWeights, Mapping[str, Any]]]) -> None:
         """Stores adapters with their records, all of them or none: the index, which alone counts, is written last.
@@ -120,7 +121,7 @@ class Library:
                 raise T2LError(f"'{name}' is {weights.num_samples} adapters; give one for each name.")
             file = _plain_name(name) if self._peft else f"{_plain_name(name)}.safetensors"
             if self._peft:  # A and B as they are, so that what is read is what was added
-                provenance = {"task": name, "record": dict(record), "library": self.settings}
+                provenance = {"task": name, **recorded(self.settings), "record": dict(record), "library": self.settings}
                 Adapter(self.spec, weights, provenance).save(self.folder / file, form="rslora", force=True)
             else:
                 tensors = {f"{factor}.{key}": tensor for factor, key, tensor in _flat(weights)}

@@ -26,6 +26,7 @@ from t2l.errors import RecipeError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
+from t2l.prompting import recorded
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.library import Library
 from t2l.training.library_run import loop_config, open_store
@@ -174,6 +175,7 @@ def run_recon(
         "training_tasks": len(plan.learned),
         "recipe": recipe.to_dict(),
         "seed": recipe.loop.seed,
+        **recorded(plan.library.settings),
     }
     TextToLora(encoder.encoder, hypernetwork, metadata).save_pretrained(checkpoint)
     for name in (STATE_FILE, BEST_FILE):

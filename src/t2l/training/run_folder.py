@@ -72,6 +72,22 @@ class RunFolder:
         write_bytes(self.recipe_file, recipe.to_yaml().encode())
         return differences
 
+    def check_prompts(self, prompts: Mapping[str, Any]) -> None:
+        """Keeps how the run's data prompts the base, or compares it with what was kept.
+
+        Raises:
+            RecipeError: the run here has steps that were made with other prompts.
+        """
+        file = self.folder / "prompts.json"
+        kept = read_json(file, CheckpointError) if file.is_file() else None
+        if kept is not None and kept != prompts and self.last() is not None:
+            raise RecipeError(
+                f"The run in '{self.folder}' was begun with prompts of the form {kept.get('prompt')!r}; those of the "
+                f"store now are {prompts.get('prompt')!r}.",
+                "Use the store that it was begun with, or begin another run: -o FOLDER",
+            )
+        write_json(file, dict(prompts))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time; the lock of one that was killed is gone with it.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from t2l.base_names import canonical_name
 from t2l.batched import BatchedLora, apply_batched
 from t2l.data.store import DataStore
 from t2l.encoders import DescriptionEncoder, encoder_from_config
@@ -304,9 +305,10 @@ def train_from_store(
     if main:
         for line in folder.open(recipe, what, accept_changes=accept_changes):
             quiet(f"Changed since the run began: {line}")
+        folder.check_prompts(store.prompts)
     accelerator.wait_for_everyone()
     made_for = store.manifest.get("base")
-    if made_for != recipe.base.model:
+    if canonical_name(made_for or "") != canonical_name(recipe.base.model):
         quiet(
             f"Note: the data was tokenised for '{made_for}' and the base is '{recipe.base.model}'; are they the same?"
         )
@@ -359,6 +361,7 @@ def train_from_store(
         "training_tasks": len(train_tasks(store, recipe)),
         "recipe": recipe.to_dict(),
         **({"base_weights": weights} if weights else {}),
+        **store.prompts,
     }
     return TextToLora(encoder_from_config(recipe.encoder), finished, metadata)
 

@@ -18,6 +18,7 @@ from t2l.data.sampler import permutation
 from t2l.data.store import DataStore, TaskEntry
 from t2l.errors import BaseModelError, DataError, T2LError, did_you_mean
 from t2l.lora import LoraSpec
+from t2l.prompting import TEMPLATE
 from t2l.storage import tensors_digest
 from t2l.training.library import Library
 from t2l.training.loop import Report
@@ -82,7 +83,8 @@ def train_task_library(
     """
     chosen = store.tasks if tasks is None else tuple(tasks)
     drawn = {"samples": config.samples, "validation": config.validation, "max_length": config.max_length}
-    settings = {**drawn, "base": base_identity(base, spec)}
+    prompts = {} if store.prompts["system"] == TEMPLATE else store.prompts  # libraries from before it have none
+    settings = {**drawn, "base": base_identity(base, spec), **prompts}
     library = Library.create(folder, spec, {**config.oracle.settings(), **settings}, peft=True)
     vocabulary = int(base.get_input_embeddings().weight.shape[0])
     wanted = [oracle_task(store, task, config, vocabulary) for task in chosen]

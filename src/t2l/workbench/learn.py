@@ -17,6 +17,7 @@ from t2l.adapter import Adapter
 from t2l.errors import DescriptionError, T2LError
 from t2l.guidance.choosing import answer_samples, candidates
 from t2l.lora import LoraWeights
+from t2l.prompting import recorded
 from t2l.serving.engine import Engine
 from t2l.training.refinement import (
     EMBEDDING_ALONE_RATE,
@@ -140,6 +141,7 @@ def learn(
         "encoder": t2l.encoder.identity,
         "checkpoint": t2l.digest,
         "base_model": t2l.spec.base_model,
+        **recorded(t2l.metadata),
         "asked": [description],
         "examples": {**record, "loss_before": round(before, 6), "loss_after": round(best.loss, 6)},
     }

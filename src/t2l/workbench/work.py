@@ -316,7 +316,7 @@ class Workbench:
         return made
 
     def _submit(self, text: str, adapter: Adapter | None, strength: float, asked: Asked) -> Stream:
-        prompt = chat_tokens(self.engine.base, [{"role": "user", "content": text}])
+        prompt = chat_tokens(self.engine.base_for(adapter), [{"role": "user", "content": text}])
         return self.engine.submit(prompt, asked.sampling(), adapter=adapter, strength=strength)
 
     async def _one(self, text: str, adapter: Adapter | None, strength: float, asked: Asked) -> str:
