@@ -90,7 +90,7 @@ remove_vowels: no vowels | remove the vowels
 spell_with_hyphens: spell it with hyphens | l-i-k-e t-h-i-s
 email_domain: domain of the email | part after the @
 email_user: part before the @ | user name of the email
-purchase_person: who? | name of the person
+purchase_person: who bought or sold? | name of the person
 purchase_number: how many? | the quantity
 purchase_item: which item? | what was it
 purchase_day: which day? | day of the week

@@ -14,14 +14,14 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
 
 from lab.everyday import as_task, everyday_tasks
-from lab.tasks import PREFIX
+from lab.tasks import PREFIX, bare
 from t2l.data.descriptions import DescriptionFile, DescriptionSet, read_description_files
 from t2l.data.sources import Task, open_source
 from t2l.data.variants import Variant, VariantConfig, as_native, variants_of, write_descriptions
@@ -44,7 +44,8 @@ Written by `python -m lab.store` (seed {seed}); the same command writes the same
 
 {table}
 
-`validation_real`: {near} tasks of categories that training has, drawn by seed. `exam`: everyday operations that no
+`validation_real`: {near} tasks of categories that training has, drawn by seed; tasks with the definition of one of them
+are left out. `exam`: everyday operations that no
 training task has under any name. `*_variants`: variants of held-out tasks, held out with them.
 Checked when written: no task is one of the {never} names that are never trained on.
 """
@@ -81,6 +82,8 @@ def build(
         raise DataError(f"'{bad[0]}' is on a list of tasks that are never trained on, and {len(bad) - 1} more are.")
     real = {source.name: source.read() for source in sources}
     near = near_tasks(list(real.values()), seed)
+    for twin in twins(real, near):
+        del real[twin]
     sets = {name: _real_wordings(task, described, seed) for name, task in real.items()}
     splits = {name: "validation_real" if name in near else "train_real" for name in real}
     everyday = {PREFIX + given.name: given for given in everyday_tasks(seed)}
@@ -134,6 +137,12 @@ def near_tasks(tasks: Sequence[Task], seed: int) -> set[str]:
         if len(found) == NEAR:
             break
     return found
+
+
+def twins(tasks: Mapping[str, Task], held: set[str]) -> list[str]:
+    """Tasks that are not held out and have the definition of one that is: training on them would give it away."""
+    definitions = {bare(tasks[name].definition) for name in held}
+    return [name for name, task in tasks.items() if name not in held and bare(task.definition) in definitions]
 
 
 def _config(task: Task, split: str, labels: int, seed: int) -> VariantConfig:

@@ -17,7 +17,7 @@ from lab.everyday import FEWEST, everyday_tasks
 from lab.everyday import write as write_everyday
 from lab.micro import micro_tasks
 from lab.parametric import OPERATIONS, parametric_tasks
-from lab.store import build, near_tasks
+from lab.store import build, near_tasks, twins
 from lab.tasks import EverydayTask, bare, reserved_inputs
 
 from t2l.data.descriptions import read_description_files
@@ -128,13 +128,19 @@ def test_the_folder_is_read_back(tmp_path: Path) -> None:
 
 def real(name: str, category: str) -> Task:
     instances = tuple(Instance(f"{name} {n}", ("yes" if n % 2 else "no",)) for n in range(60))
-    return Task(name, 'Answer "yes" if it fits, otherwise "no".', instances, categories=(category,))
+    return Task(name, f'Answer "yes" if it fits {name}, otherwise "no".', instances, categories=(category,))
 
 
 def test_near_tasks_leave_their_category_in_training() -> None:
     tasks = [real(f"task{n}_x", "many") for n in range(100, 110)] + [real(f"task{n}_x", "few") for n in range(110, 113)]
     found = near_tasks(tasks, 0)
     assert len(found) == 2 and all(name < "task110" for name in found)
+
+
+def test_twins_of_held_out_tasks_are_left_out() -> None:
+    tasks = {name: real(name, "c") for name in ("task1_a", "task2_b", "task3_c")}
+    tasks["task2_b"] = Task("task2_b", tasks["task1_a"].definition.upper(), tasks["task2_b"].instances)
+    assert twins(tasks, {"task1_a"}) == ["task2_b"] and twins(tasks, {"task3_c"}) == []
 
 
 def test_the_store_keeps_variants_with_their_sources_and_refuses_test_tasks(tmp_path: Path, monkeypatch) -> None:

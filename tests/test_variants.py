@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from t2l.data.descriptions import DescriptionSet, read_description_files
-from t2l.data.label_variants import Relabelling, are_options, labels_of, mapped, relabellings, renamed
+from t2l.data.label_variants import Relabelling, are_options, labels_of, mapped, relabellings, renamed, speaks_of_form
 from t2l.data.sources import Instance, Task, open_source
 from t2l.data.style_variants import STYLES
 from t2l.data.variants import VariantConfig, source_of, variants_of, write_variants
@@ -75,6 +75,16 @@ def test_relabellings_are_different_and_complete() -> None:
         assert set(way.names) == {"positive", "negative"}
         assert len(set(way.names.values())) == 2
         assert dict(way.names) != {"positive": "positive", "negative": "negative"}
+
+
+def test_only_a_bare_switch_is_exchanged_wherever_it_stands() -> None:
+    bare = [way for way in relabellings(["yes", "no"], Random(0)) if way.kind == "switch"]
+    other = [way for way in relabellings(["valid", "invalid"], Random(0)) if way.kind == "switch"]
+    assert bare and all(way.keeps_sense for way in bare)
+    assert other and not any(way.keeps_sense for way in other)
+    assert (
+        speaks_of_form("Answer in lower case.") and speaks_of_form("Give one digit.") and not speaks_of_form("Say yes.")
+    )
 
 
 def test_label_variants_say_what_they_answer() -> None:

@@ -33,6 +33,8 @@ _SWITCHES = (
     "confirmed/denied", "indeed/never", "sure/nope", "+/-", "green/red", "thumbs up/thumbs down", "valid/invalid",
     "is so/is not so",
 )  # fmt: skip
+_BARE_SWITCHES = ({"yes", "no"}, {"true", "false"}, {"1", "0"}, {"y", "n"}, {"t", "f"})
+"""Those that say nothing but so or not so; any other switch says the same in their place."""
 _VALENCES = (
     "positive/negative", "good/bad", "favorable/unfavorable", "happy/unhappy", "pos/neg", "pleased/displeased",
     "like/dislike", "satisfied/dissatisfied", "up/down", "thumbs up/thumbs down", "recommend/avoid", "plus/minus",
@@ -89,6 +91,11 @@ _AMBIGUOUS = frozenset(
         no for other not in none against first second on off up down good bad right wrong user match left
         like i one two three high low long short present past can will may might is so if or and as
     """)
+)
+_FORM = re.compile(
+    r"\b(?:capital(?:s|ized|ised)?|(?:lower|upper)[- ]?cased?|digits?|numerals?|all caps|"
+    r"exact(?:ly)? (?:word|string)s?|(?:one|a single|single) (?:word|letter|digit|character))\b",
+    re.IGNORECASE,
 )
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019*"
 _LEADS = (
@@ -195,12 +202,13 @@ def relabellings(labels: Sequence[str], rng: Random) -> list[Relabelling]:
             found.setdefault(kind, []).append(Relabelling(kind, dict(zip(labels, names, strict=True)), keeps_sense))
 
     for pairs, kind in ((_SWITCHES, "switch"), (_VALENCES, "valence")):
+        bare = kind == "valence" or set(folded) in _BARE_SWITCHES
         if pair := next((pair for pair in pairs if set(pair.casefold().split("/")) == set(folded)), None):
             first = pair.casefold().split("/")[0]
             for other in pairs:
                 yes, no = other.split("/")
                 if {yes.casefold(), no.casefold()} != set(folded):
-                    add(kind, [yes if label == first else no for label in folded], keeps_sense=True)
+                    add(kind, [yes if label == first else no for label in folded], keeps_sense=bare)
     rows = [row.split("=") for row in " ".join(_SYNONYMS.split()).split("; ")]
     table = {row[0]: row[1:] for row in rows}
     if all(label in table for label in folded):
@@ -222,7 +230,8 @@ def relabellings(labels: Sequence[str], rng: Random) -> list[Relabelling]:
         add("series", names)
         phrase = rng.choice(_PHRASES)
         add("phrase", [phrase.format(label) for label in labels])
-        add("two words", [f"{rng.choice(COMMON_WORDS)} {name}" for name in rng.sample(COMMON_WORDS, len(labels))])
+        pairs = rng.sample(COMMON_WORDS, 2 * len(labels))
+        add("two words", [f"{first} {second}" for first, second in zip(pairs[::2], pairs[1::2], strict=True)])
         add("upper common", [name.upper() for name in rng.sample(COMMON_WORDS, len(labels))])
     for ways in found.values():
         rng.shuffle(ways)
@@ -278,6 +287,11 @@ def mapped(text: str, relabelling: Relabelling, rng: Random) -> str:
     )
     text = text.strip()
     return f"{text}{'' if text[-1:] in '.!?:' else '.'} {sentence}"
+
+
+def speaks_of_form(text: str) -> bool:
+    """Whether a description says how answers are written (in lower case, one digit), which new names may break."""
+    return bool(_FORM.search(text))
 
 
 def names_all(text: str, labels: Sequence[str]) -> bool:

@@ -26,6 +26,7 @@ from t2l.data.label_variants import (
     names_all,
     relabellings,
     renamed,
+    speaks_of_form,
 )
 from t2l.data.sources import Instance, Task, TaskSource
 from t2l.data.style_rules import AnswerStyle
@@ -222,7 +223,7 @@ def _relabelled(
     meaningless: bool,
 ) -> list[str]:
     """Descriptions with the new names in them, and descriptions with a sentence that gives the new names."""
-    short = [text for text in texts if len(text) <= config.max_description] or list(texts[:1])
+    short = _usable(texts, config)
     inside = [text for given in short if (text := renamed(given, relabelling)) is not None]
     naming = [text for text in short if names_all(text, labels)]
     others = [] if meaningless else [text for text in short if text not in naming]
@@ -236,6 +237,12 @@ def _relabelled(
     while beside and len(inside) + len(beside) < min(6, config.descriptions):
         beside.append(mapped(rng.choice(naming or short), relabelling, rng))
     return list(dict.fromkeys((*inside, *beside)))
+
+
+def _usable(texts: Sequence[str], config: VariantConfig) -> list[str]:
+    """Descriptions that are short enough and leave the form of the answer open; where there are none, the first."""
+    short = [text for text in texts if len(text) <= config.max_description]
+    return [text for text in short if not speaks_of_form(text)] or short or list(texts[:1])
 
 
 def _balanced(instances: Sequence[Instance], rng: Random, limit: int) -> list[Instance]:
@@ -257,7 +264,7 @@ def _style_variants(
 ) -> list[Variant]:
     rng = Random(f"{config.seed}/{task.name}/styles")
     wanted = int(config.styles) + (rng.random() < config.styles % 1)
-    short = [text for text in training if len(text) <= config.max_description] or list(training[:1])
+    short = _usable(training, config)
     if not short:
         return []
     found: list[Variant] = []
