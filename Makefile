@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm test-llama check docs docs-check format lab-data bench lock clean
+.PHONY: help demo test test-slow test-vllm test-llama check docs docs-check format lab-data bench lock lock-hashes clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,15 @@ lock: ## pin what pyproject.toml's ranges give today, from a fresh environment
 	{ sed '/^[^#]/,$$d' requirements.lock; .lock-venv/bin/python -m pip freeze --all --exclude-editable \
 	  | sed -E '/^(pip|wheel|triton|nvidia-|cuda-)/d; s/\+cpu$$//'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock && rm -rf .lock-venv
+	$(MAKE) lock-hashes
+
+lock-hashes: $(STAMP) ## the same pins with the hashes of their files, for this platform's build of torch
+	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check pip-tools
+	cp requirements.lock .lock-venv/pins.in
+	.lock-venv/bin/pip-compile --quiet --generate-hashes --no-strip-extras --allow-unsafe --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o .lock-venv/pins.txt .lock-venv/pins.in
+	$(BIN)/python tools/hashed_lock.py .lock-venv/pins.txt requirements-hashed.lock && rm -rf .lock-venv
 
 clean: ## remove the environment and all caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist src/*.egg-info

@@ -71,14 +71,10 @@ def change_tensors(folder: Path, change: Any) -> None:
 
 
 @pytest.mark.parametrize("variant", ["L", "M", "S"])
-def test_a_batch_gives_what_one_by_one_gives_whatever_the_chunks(variant: str) -> None:
+def test_a_batch_gives_what_one_by_one_gives(variant: str) -> None:
     t2l = tiny_t2l(variant)
     together = t2l.generate(TASKS)
-    assert_same(together, [t2l.generate([task])[0] for task in TASKS])
-    assert_same(together, t2l.generate(TASKS, memory=1))
-    two = int(2.5 * t2l.chunk_size(1 << 30) ** -1 * (1 << 30))  # bytes for two adapters, not for three
-    assert t2l.chunk_size(two) == 2
-    assert_same(together, t2l.generate(TASKS, memory=two))
+    assert_same(together, [t2l.generate([task])[0] for task in TASKS], tolerance=0)
     assert_same(together, list(t2l.stream(TASKS)), tolerance=0)
     assert_same(together, t2l.generate_from_embeddings(t2l.encoder.encode(TASKS)), tolerance=0)
 

@@ -10,8 +10,10 @@ import http.server
 import io
 import itertools
 import json
+import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -635,7 +637,10 @@ def test_the_routes_that_no_page_needs_are_shut(page: httpx.Client, path: str) -
     assert page.post(f"/workbench{path}", json={}).status_code in (403, 404, 405)
 
 
-def test_the_command_starts_says_where_and_stops(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_command_starts_says_where_stops_and_leaves_nothing_in_the_temporary_folder(
+    tmp_path: Path, stop: signal.Signals
+) -> None:
     pytest.importorskip("gradio", reason="needs the extra 'workbench'")
     program = """
 import socket, sys
@@ -661,7 +666,15 @@ Engine.from_pretrained = small
 cli.app(["workbench", "--port", "0"])
 """
     program = program.replace("TESTS", repr(str(Path(__file__).parent)))
-    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
     said = ""
     try:
         assert process.stderr is not None
@@ -679,13 +692,18 @@ cli.app(["workbench", "--port", "0"])
             except httpx.ConnectError:
                 time.sleep(0.05)
         assert answer.status_code == 200
-        process.send_signal(2)
+        large = {"files": ("x.csv", b"input\n" + b"x" * 900_000)}
+        for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/upload?upload_id=1"):
+            assert httpx.post(f"{found[0]}{path}", files=large, timeout=30).status_code in (400, 404)
+        assert [path for path in temporary.rglob("*") if path.is_file()] == []
+        process.send_signal(stop)
         said += process.stderr.read()
         process.wait(30)
     finally:
         process.kill()
         process.communicate()
     assert "LEAVES HOME" not in said and "Traceback" not in said, said
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []
 
 
 def test_without_gradio_the_command_names_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2l.adapter import Adapter, adapters_from_weights
-from t2l.encoders import DescriptionEncoder, encoder_from_config
+from t2l.encoders import DescriptionEncoder, encoder_from_config, prepare
 from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.prompting import TEMPLATE, recorded
 from t2l.storage import new_folder, read_json, read_tensors, tensors_digest, write_json, write_tensors
+from t2l.threads import SMALL, threads
 
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
@@ -39,6 +40,7 @@ _ASSETS = Path(str(resources.files("t2l"))) / "assets"
 KIND = "t2l-checkpoint"
 FORMAT = 1
 DEFAULT_MEMORY = 1 << 30
+_ALIGNED = 64  # bytes
 _REFERENCE_FILES = ("hypermod.pt", "*/hypermod.pt", "*/*/hypermod.pt")  # below its checkpoint folder or repository
 _COPIES_WHILE_GENERATING = 2.5  # the head's output, A and B from it, and what the allocator keeps
 
@@ -91,12 +93,11 @@ class TextToLora:
         self.hypernetwork.to(device=device, dtype=dtype)
         return self
 
-    def generate(self, descriptions: Sequence[str], *, memory: int = DEFAULT_MEMORY) -> list[Adapter]:
-        """One adapter for each description, in order.
+    def generate(self, descriptions: Sequence[str]) -> list[Adapter]:
+        """One adapter for each description, in order; bit for bit what its description gives alone.
 
-        Args:
-            memory: bytes that one forward pass may take for the weights it makes; more descriptions are taken in
-                several passes. The results do not depend on it.
+        Descriptions go through encoder and hypernetwork one at a time: in a batch, the products of a matrix library
+        round differently with the number of rows, and an adapter would have another digest with each company.
 
         Raises:
             DescriptionError: a description is empty, blank, over-long or not text; nothing is made then.
@@ -105,17 +106,17 @@ class TextToLora:
             >>> adapters = TextToLora.from_pretrained().generate(["add 3 to the number", "drop the first word"])
             >>> adapters[0].save("add-three")
         """
-        return list(self.stream(descriptions, memory=memory))
+        return list(self.stream(descriptions))
 
-    def stream(self, descriptions: Sequence[str], *, memory: int = DEFAULT_MEMORY) -> Iterator[Adapter]:
+    def stream(self, descriptions: Sequence[str]) -> Iterator[Adapter]:
         """As `generate`, one adapter at a time: for more adapters than fit into memory together."""
         if isinstance(descriptions, str):
             raise DescriptionError("generate takes a list of descriptions.", f"Write [{descriptions[:40]!r}].")
-        embedding_NE = self.encoder.encode(descriptions)
+        rows = self._embedded(descriptions)
         provenances = [{"description": d, "encoder": self.encoder.identity} for d in descriptions]
-        yield from self._stream(embedding_NE, provenances, memory)
+        yield from self._stream(rows, provenances)
 
-    def generate_from_embeddings(self, embedding_NE: Tensor, *, memory: int = DEFAULT_MEMORY) -> list[Adapter]:
+    def generate_from_embeddings(self, embedding_NE: Tensor) -> list[Adapter]:
         """One adapter for each row of embeddings that this checkpoint's encoder (or an average of such) has made.
 
         Args:
@@ -129,7 +130,7 @@ class TextToLora:
             raise DescriptionError(
                 f"The embeddings have shape {shape}; (N, {self.hypernetwork.embedding_dim}) is read."
             )
-        return list(self._stream(embedding_NE, [{} for _ in embedding_NE], memory))
+        return list(self._stream(_rows(embedding_NE), [{} for _ in embedding_NE]))
 
     def blend(self, descriptions: Sequence[str], weights: Sequence[float] | None = None) -> Adapter:
         """One adapter between several descriptions, or beyond them, in the hypernetwork's task features.
@@ -150,11 +151,11 @@ class TextToLora:
         """
         if isinstance(descriptions, str):
             raise DescriptionError("blend takes a list of descriptions.", f"Write [{descriptions[:40]!r}].")
-        embedding_NE = self.encoder.encode(descriptions)
+        embedding_NE = nn.utils.rnn.pad_sequence([row_1E[0] for row_1E in self._embedded(descriptions)], True)
         shares = [1 / len(descriptions) for _ in descriptions] if weights is None else [float(w) for w in weights]
         if len(shares) != len(descriptions) or not all(math.isfinite(share) for share in shares):
             raise DescriptionError(f"The weights {shares} are not one finite number for each of the descriptions.")
-        with torch.inference_mode():
+        with torch.inference_mode(), threads(self._threads):
             task_NK = self.hypernetwork.encode(embedding_NE)
             share_1N = torch.tensor([shares], device=task_NK.device, dtype=task_NK.dtype)
             made = self.hypernetwork.output_affine(self.hypernetwork.decode(share_1N @ task_NK))
@@ -173,17 +174,26 @@ class TextToLora:
         size = self.spec.num_parameters * self.hypernetwork.dtype.itemsize * _COPIES_WHILE_GENERATING
         return max(1, int(memory / size))
 
-    def _stream(self, embedding_NE: Tensor, provenances: list[dict[str, Any]], memory: int) -> Iterator[Adapter]:
-        if not bool(torch.isfinite(embedding_NE).all()):
+    def _embedded(self, descriptions: Sequence[str]) -> list[Tensor]:
+        """A row (1, E) for each description, which does not depend on the others."""
+        if self.encoder.exact:
+            return _rows(self.encoder.encode(descriptions))
+        prepare(descriptions)  # nothing is encoded where one of them cannot be
+        rows = {text: self.encoder.encode([text]) for text in dict.fromkeys(descriptions)}
+        return [rows[text] for text in descriptions]
+
+    def _stream(self, rows: Sequence[Tensor], provenances: Sequence[dict[str, Any]]) -> Iterator[Adapter]:
+        if not all(bool(torch.isfinite(row_1E).all()) for row_1E in rows):
             raise DescriptionError("A description embedding holds NaN or infinite values.")
         origin = self._origin()
-        step = self.chunk_size(memory)
-        for start in range(0, len(provenances), step):
-            with torch.inference_mode():
-                weights = self.hypernetwork(embedding_NE[start : start + step])
-            for row, provenance in enumerate(provenances[start : start + step]):
-                own = weights.select(row).map(torch.clone)  # a view would keep the whole chunk in memory
-                yield from adapters_from_weights(self.spec, own, [{**provenance, **origin}])
+        for row_1E, provenance in zip(rows, provenances, strict=True):
+            with torch.inference_mode(), threads(self._threads):
+                weights = self.hypernetwork(row_1E)
+            yield from adapters_from_weights(self.spec, weights.map(torch.clone), [{**provenance, **origin}])
+
+    @property
+    def _threads(self) -> int | None:
+        return 1 if self.hypernetwork.num_parameters < SMALL else None
 
     def _origin(self) -> dict[str, Any]:
         """What every adapter's provenance says of the checkpoint."""
@@ -257,11 +267,21 @@ class TextToLora:
         except (KeyError, TypeError, ValueError) as problem:
             reason = problem.message if isinstance(problem, T2LError) else f"{type(problem).__name__}: {problem}"
             raise CheckpointError(f"'{folder / CONFIG_FILE}' cannot be used: {reason}") from problem
-        tensors = read_tensors(folder / TENSOR_FILE, CheckpointError)
+        tensors = _aligned(read_tensors(folder / TENSOR_FILE, CheckpointError))
         hypernetwork = HyperNetwork.from_tensors(structure, tensors, source=folder / TENSOR_FILE)
         t2l = cls(encoder, hypernetwork, metadata)
         t2l.folder = folder
         return t2l.to(device=device, dtype=dtype)
+
+
+def _aligned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same at addresses as torch gives them: in a file they lie anywhere, and a product's last bits follow that."""
+    return {name: tensor.clone() if tensor.data_ptr() % _ALIGNED else tensor for name, tensor in tensors.items()}
+
+
+def _rows(embedding_NE: Tensor) -> list[Tensor]:
+    """Each row (1, E), as a tensor of its own: a view begins at any address, and with that bits can change."""
+    return [embedding_NE[index : index + 1].clone() for index in range(len(embedding_NE))]
 
 
 def default_checkpoint() -> str:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from t2l.model import TextToLora
 
 DEFAULT_FOLDER = Path("adapters")
-_MEMORY = 1 << 28  # bytes a forward pass may take: more adapters at a time are hardly faster to write
 
 
 def generate(
@@ -192,7 +191,7 @@ def _source(t2l: TextToLora, requests: Sequence[Request], together: bool) -> Ite
     """The generated adapters, one after the other."""
     texts = [request.description for request in requests]
     if not together:
-        return t2l.stream(texts, memory=_MEMORY)
+        return t2l.stream(texts)
     from t2l.guidance.ensemble import ensemble
 
     return (adapter for text in texts for adapter in ensemble(t2l, [text]))

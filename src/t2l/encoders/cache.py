@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from t2l.encoders.encoder import DescriptionEncoder
+from t2l.encoders.encoder import DescriptionEncoder, embed_alone
 from t2l.errors import EncoderError
 from t2l.storage import default_cache_folder
 
@@ -99,6 +99,9 @@ class EmbeddingCache:
 class CachedEncoder(DescriptionEncoder):
     """Another encoder that embeds only what the cache does not hold; same identity, same embeddings.
 
+    Texts are embedded one by one: a row that was made beside others would differ from it in its last bits, and with it
+    every adapter that is made from it.
+
     Args:
         encoder: the encoder that embeds.
         cache: where embeddings are kept; by default the cache of this account.
@@ -115,6 +118,10 @@ class CachedEncoder(DescriptionEncoder):
     @property
     def ragged(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.encoder.ragged
+
+    @property
+    def exact(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.encoder.exact or not self.encoder.ragged
 
     @property
     def token_dim(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -141,14 +148,14 @@ class CachedEncoder(DescriptionEncoder):
         rows = self.cache.get(self.identity, texts)
         missing = [text for text in texts if text not in rows]
         if missing:
-            new = dict(zip(missing, self.encoder.embed(missing), strict=True))
+            new = dict(zip(missing, embed_alone(self.encoder, missing), strict=True))
             self.cache.put(self.identity, new)
             rows |= new
         return torch.stack([rows[text] for text in texts])
 
 
 def _key(identity: str, text: str) -> bytes:
-    return hashlib.sha256(f"{identity}\0{text}".encode()).digest()
+    return hashlib.sha256(f"alone\0{identity}\0{text}".encode()).digest()
 
 
 def _means_damage(problem: sqlite3.DatabaseError) -> bool:

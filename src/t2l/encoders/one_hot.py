@@ -30,6 +30,7 @@ class OneHotEncoder(DescriptionEncoder):
     """
 
     full_stop: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
 
     def __init__(self, names: Sequence[str]) -> None:
         strange = [name for name in names if not isinstance(name, str)]

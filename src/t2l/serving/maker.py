@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import torch
+
 from t2l.adapter import Adapter
 from t2l.encoders.description import prepare
 from t2l.errors import DescriptionError, DescriptionWarning
@@ -84,6 +86,7 @@ class AdapterMaker:
         self._waiting = 0
         self._stopped = False
         self.made = self.batches = 0
+        self._threads = torch.get_num_threads()  # as any other process computes: a new thread would inherit anything
         self._thread = threading.Thread(target=self._run, name="t2l-adapters", daemon=True)
         self._thread.start()
 
@@ -130,6 +133,7 @@ class AdapterMaker:
         return order.future
 
     def _run(self) -> None:
+        torch.set_num_threads(self._threads)
         open_ = True
         while open_:
             first = self._orders.get()

@@ -12,8 +12,8 @@ requests nor sampling nor text.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from t2l.bases import Base
 from t2l.batched import BatchedLora
 from t2l.errors import BaseModelError
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.threads import SMALL, threads
 
 MAX_PIECE = 256
 _MIN_PIECE = 16
@@ -32,7 +33,6 @@ _PREFILL_ROWS = 4
 _ROWS = 4  # decoding has 4, 8, 16, ... rows: odd ones at the end of a product are computed in another order
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 _GROWING_ROPE = {"dynamic", "longrope"}  # their angles depend on the longest request of a batch
-_SMALL = 1 << 25  # parameters: a pass over fewer is over before a second thread has begun, and that one only waits
 _TOLERANCE = {torch.float32: 2e-3}
 _HALF_TOLERANCE = 0.06
 
@@ -94,7 +94,7 @@ class Passes:
         }
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self._all_columns = False
-        small = self.model.device.type == "cpu" and sum(part.numel() for part in self.model.parameters()) < _SMALL
+        small = self.model.device.type == "cpu" and sum(part.numel() for part in self.model.parameters()) < SMALL
         self._threads = 1 if small else None
         self.exact = True
         self._prove(base.name)
@@ -177,7 +177,7 @@ class Passes:
         }
         if self._keeps:  # the vocabulary is the widest of all products, and one position a row is enough
             inputs["logits_to_keep"] = 1 if last_S is None else last_S
-        with _threads(self._threads), lora or nullcontext():
+        with threads(self._threads), lora or nullcontext():
             logits_STV = self.model(**inputs).logits
         if last_S is None:
             return logits_STV[:, -1]
@@ -272,20 +272,6 @@ def _empty_bank(spec: LoraSpec, rows: int, device: torch.device, dtype: torch.dt
         a[group.key] = torch.zeros(rows, depth, spec.rank, group.in_features, device=device, dtype=dtype)
         b[group.key] = torch.zeros(rows, depth, group.out_features, spec.rank, device=device, dtype=dtype)
     return LoraWeights(a, b)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Computes in so many threads inside the block; None for torch's own choice."""
-    before = torch.get_num_threads()
-    if number is None or number == before:
-        yield
-        return
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _step(size: int, least: int) -> int:
