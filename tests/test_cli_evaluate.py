@@ -37,7 +37,7 @@ from t2l.training.sft import IGNORED, Batch
 pytest.importorskip("lm_eval")
 pytest.importorskip("accelerate")
 from t2l.evaluation.benchmarks import PAPER10
-from t2l.evaluation.runs import read_run
+from t2l.evaluation.run_files import read_run
 from t2l.evaluation.wording import GATE, _texts, paper_wording
 from test_cli import SOURCE, document, done, files_below, refused, t2l
 from test_evaluation import Drawn

@@ -150,7 +150,7 @@ def test_the_map_keeps_clusters_apart() -> None:
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
-    from t2l.evaluation.runs import read_run
+    from t2l.evaluation.run_files import read_run
 
     with pytest.raises(T2LError, match="does not exist"):
         read_run(tmp_path)

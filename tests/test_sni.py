@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -345,6 +346,13 @@ def test_every_row_of_one_run(place: SimpleNamespace, monkeypatch: pytest.Monkey
     assert str(place.folder) not in page and run["checkpoint"][:12] in page and "**paraphrase**" in page
     tables = [line.count("|") for line in page.splitlines() if line.startswith("|")]
     assert len(tables) == 2 + 11 + 2 + 3 and len(set(tables[:13])) == 1
+    done("report", "run", "--out", "page.html")
+    page, tables = Path("page.html").read_text(), Path("page.md").read_text()
+    for row, title in run["rows"].items():
+        gap = run["differences"].get(row)
+        assert escape(title) in page and title in tables
+        assert gap is None or f"{gap['rouge_l']['mean']:+.1f} ({gap['rouge_l']['low']:+.1f} to" in tables
+    assert "task003_gamma_answer" in page and "Kind gamma" in tables
     shown = done(*words).stdout
     assert "t2l minus it" in shown and "Kind beta" in shown
 

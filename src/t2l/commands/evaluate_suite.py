@@ -242,7 +242,7 @@ def _score(
         print_json(run | {"file": str(folder / RUN_FILE)})
         return
     show(run)
-    say(f"Run: {folder}", console=results())
+    say(f"Run: {folder}. Read it: t2l report {folder}", console=results())
 
 
 def _system(t2l: TextToLora | None, adapters: Iterable[Adapter]) -> str:
@@ -335,9 +335,9 @@ def show(run: Mapping[str, Any]) -> None:
     table = Table(
         title=f"Super-Natural-Instructions: {len(run['tasks'])} tasks, {items} instances (95% intervals over tasks)"
     )
-    names = ("", "ROUGE-L", "exact match", "t2l minus it, ROUGE-L", "in label set, %", "prompt tokens")
+    names = ("", "ROUGE-L", "exact match", "t2l minus it, ROUGE-L", "in labels, %", "prompt tokens")
     for name in names:
-        table.add_column(name, justify="right" if name else "left")
+        table.add_column(name, justify="right" if name else "left", no_wrap=not name)
     for row in run["rows"]:
         one, gap = summary[row], run["differences"].get(row)
         tokens = one["prompt_tokens"]

@@ -22,6 +22,8 @@ from t2l.evaluation.findings import (
     title_of,
     worst_tasks,
 )
+from t2l.evaluation.run_files import SUITE
+from t2l.evaluation.sni_report import suite_html, suite_markdown, suite_title
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1d2433; --dim: #5b6478; --line: #d9dee8; --accent: #2458a6; --bad: #a33a2c; }
@@ -61,8 +63,9 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
         f"<h1>{_text(_heading(runs))}</h1>",
     ]
     for run in runs:
-        parts += _run_html(run, several=len(runs) > 1)
-    curves = scaling(runs)
+        draw = suite_html if run["kind"] == SUITE else _run_html
+        parts += draw(run, several=len(runs) > 1)
+    curves = scaling([run for run in runs if run["kind"] != SUITE])
     if curves:
         parts.append("<h2>Scaling</h2>")
         for curve in curves:
@@ -74,6 +77,9 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     """The tables and the verdict of one run or several."""
     parts = [f"# {_heading(runs)}"]
     for run in runs:
+        if run["kind"] == SUITE:
+            parts += suite_markdown(run)
+            continue
         parts += [f"## {title_of(run)}", _provenance(run), *(f"Note: {note}" for note in run.get("notes", ()))]
         parts += ["Accuracy, %, with 95% intervals; n: questions.", _markdown_table(run)]
         parts.append("\n".join(f"- {line}" for line in run["findings"]["verdict"]))
@@ -84,7 +90,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
                 [one.name, f"{one.value:.1f}", f"{one.extra:+.1f}" if one.extra is not None else ""] for one in worst
             ]
             parts += ["### Worst tasks", _table(rows)]
-    for curve in scaling(runs):
+    for curve in scaling([run for run in runs if run["kind"] != SUITE]):
         rows = [
             [curve.x_name, curve.y_name],
             *([f"{x:g}", f"{y:.1f} ({low:.1f} to {high:.1f})"] for x, y, low, high in curve.points),
@@ -94,7 +100,9 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _heading(runs: Sequence[Mapping[str, Any]]) -> str:
-    return "t2l evaluation" if len(runs) != 1 else f"t2l evaluation: {title_of(runs[0])}"
+    if len(runs) != 1:
+        return "t2l evaluation"
+    return f"t2l evaluation: {suite_title(runs[0]) if runs[0]['kind'] == SUITE else title_of(runs[0])}"
 
 
 def _run_html(run: Mapping[str, Any], *, several: bool) -> list[str]:

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from t2l.bases import Base
-from t2l.errors import OutputError
-from t2l.storage import tensors_digest
+from t2l.errors import OutputError, T2LError
+from t2l.evaluation.answers import ANSWERS_FILE
+from t2l.storage import read_json, tensors_digest
 
 RUN_FILE = "run.json"
 SETTINGS_FILE = "settings.json"
+BENCHMARKS, SUITE = "t2l-evaluation", "t2l-suite"
+"""Kinds of documents: benchmarks of lm-evaluation-harness, and a suite of tasks with definitions."""
+_FORMAT = 1
 PACKAGES = ("t2l", "torch", "transformers", "peft", "lm_eval", "datasets", "numpy")
 
 
@@ -43,6 +47,23 @@ def head(*packages: str) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in (*PACKAGES, *packages)}},
     }
+
+
+def read_run(place: Path) -> dict[str, Any]:
+    """A run, of either kind, from its folder or its file.
+
+    Raises:
+        T2LError: there is none, or it is not a finished run.
+    """
+    file = place / RUN_FILE if place.is_dir() else place
+    if place.is_dir() and not file.is_file() and (place / ANSWERS_FILE).is_file():
+        raise T2LError(
+            f"The run in '{place}' was interrupted.", f"Give the same command again: t2l evaluate ... --out {place}"
+        )
+    run = read_json(file, T2LError)
+    if run.get("kind") not in (BENCHMARKS, SUITE) or run.get("format") != _FORMAT:
+        raise T2LError(f"'{file}' is not a run of t2l evaluate that this version reads.")
+    return run
 
 
 def _version(name: str) -> str | None:

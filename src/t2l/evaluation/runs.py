@@ -23,11 +23,10 @@ from t2l.evaluation.benchmarks import EvaluationTask
 from t2l.evaluation.decoding import Decoder
 from t2l.evaluation.harness import MAX_NEW_TOKENS, AdaptedLM
 from t2l.evaluation.rows import Variant
-from t2l.evaluation.run_files import RUN_FILE, SETTINGS_FILE, check_folder, head
+from t2l.evaluation.run_files import BENCHMARKS, RUN_FILE, SETTINGS_FILE, check_folder, head
 from t2l.lora import LoraSource
 from t2l.storage import read_json, write_json
 
-KIND = "t2l-evaluation"
 FORMAT = 1
 _SHOWN = 1500  # characters of a prompt or an answer that a run keeps
 
@@ -179,7 +178,7 @@ def document(
 ) -> dict[str, Any]:
     """The run as plain JSON values: command, versions, seeds, tasks, rows, what was asked of each, and every item."""
     return {
-        "kind": KIND,
+        "kind": BENCHMARKS,
         "format": FORMAT,
         **head(),
         "settings": dict(settings),
@@ -206,20 +205,3 @@ def save_run(folder: Path, run: Mapping[str, Any]) -> Path:
     """Writes ``run.json``, whole or not at all."""
     write_json(folder / RUN_FILE, run)
     return folder / RUN_FILE
-
-
-def read_run(place: Path) -> dict[str, Any]:
-    """A run from its folder or its file.
-
-    Raises:
-        T2LError: there is none, or it is not a run.
-    """
-    file = place / RUN_FILE if place.is_dir() else place
-    if place.is_dir() and not file.is_file() and (place / ANSWERS_FILE).is_file():
-        raise T2LError(
-            f"The run in '{place}' was interrupted.", f"Give the same command again: t2l evaluate ... --out {place}"
-        )
-    run = read_json(file, T2LError)
-    if run.get("kind") != KIND or run.get("format") != FORMAT:
-        raise T2LError(f"'{file}' is not a run of t2l evaluate that this version reads.")
-    return run

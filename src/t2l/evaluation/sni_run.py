@@ -21,13 +21,12 @@ from t2l.errors import OutputError, T2LError
 from t2l.evaluation.answers import ANSWERS_FILE, Answers
 from t2l.evaluation.gate import over_tasks
 from t2l.evaluation.grouped import GroupedDecoder, Question
-from t2l.evaluation.run_files import RUN_FILE, SETTINGS_FILE, check_folder, head
+from t2l.evaluation.run_files import RUN_FILE, SETTINGS_FILE, SUITE, check_folder, head
 from t2l.evaluation.sni import SUITE_ROWS, Asked, SuiteTask
 from t2l.evaluation.sni_scores import RougeL, exact_match, normalised
 from t2l.storage import read_json, write_json
 
 FACTS_FILE = "facts.json"
-KIND = "t2l-suite"
 FORMAT = 1
 FIRST = "t2l"
 """The row that differences are taken from."""
@@ -273,7 +272,7 @@ def document(
 ) -> dict[str, Any]:
     """The run as plain JSON values: command, versions, settings, tasks, and what `scored` found."""
     return {
-        "kind": KIND,
+        "kind": SUITE,
         "format": FORMAT,
         "suite": "sni",
         **head("rouge_score"),
