@@ -63,9 +63,9 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
         f"<h1>{_text(_heading(runs))}</h1>",
     ]
     for run in runs:
-        draw = suite_html if run["kind"] == SUITE else _run_html
+        draw = suite_html if run.get("kind") == SUITE else _run_html
         parts += draw(run, several=len(runs) > 1)
-    curves = scaling([run for run in runs if run["kind"] != SUITE])
+    curves = scaling([run for run in runs if run.get("kind") != SUITE])
     if curves:
         parts.append("<h2>Scaling</h2>")
         for curve in curves:
@@ -77,7 +77,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     """The tables and the verdict of one run or several."""
     parts = [f"# {_heading(runs)}"]
     for run in runs:
-        if run["kind"] == SUITE:
+        if run.get("kind") == SUITE:
             parts += suite_markdown(run)
             continue
         parts += [f"## {title_of(run)}", _provenance(run), *(f"Note: {note}" for note in run.get("notes", ()))]
@@ -90,7 +90,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
                 [one.name, f"{one.value:.1f}", f"{one.extra:+.1f}" if one.extra is not None else ""] for one in worst
             ]
             parts += ["### Worst tasks", _table(rows)]
-    for curve in scaling([run for run in runs if run["kind"] != SUITE]):
+    for curve in scaling([run for run in runs if run.get("kind") != SUITE]):
         rows = [
             [curve.x_name, curve.y_name],
             *([f"{x:g}", f"{y:.1f} ({low:.1f} to {high:.1f})"] for x, y, low, high in curve.points),
@@ -102,7 +102,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
 def _heading(runs: Sequence[Mapping[str, Any]]) -> str:
     if len(runs) != 1:
         return "t2l evaluation"
-    return f"t2l evaluation: {suite_title(runs[0]) if runs[0]['kind'] == SUITE else title_of(runs[0])}"
+    return f"t2l evaluation: {suite_title(runs[0]) if runs[0].get("kind") == SUITE else title_of(runs[0])}"
 
 
 def _run_html(run: Mapping[str, Any], *, several: bool) -> list[str]:

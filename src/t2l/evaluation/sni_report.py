@@ -104,8 +104,8 @@ def _provenance(run: Mapping[str, Any]) -> str:
     )
     return (
         f"Super-Natural-Instructions' protocol: {len(run['tasks'])} tasks, {items} instances, greedy answers of at "
-        f"most {settings['max_new_tokens']} tokens. Base {settings['base']}{weights}, {settings['dtype']}, {checkpoint}seed "
-        f"{settings['seed']}; {run['date']}. Answered by: {commands}."
+        f"most {settings['max_new_tokens']} tokens. Base {settings['base']}{weights}, {settings['dtype']}, {checkpoint}"
+        f"seed {settings['seed']}; {run['date']}. Answered by: {commands}."
     )
 
 
