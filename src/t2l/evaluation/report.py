@@ -102,7 +102,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
 def _heading(runs: Sequence[Mapping[str, Any]]) -> str:
     if len(runs) != 1:
         return "t2l evaluation"
-    return f"t2l evaluation: {suite_title(runs[0]) if runs[0].get("kind") == SUITE else title_of(runs[0])}"
+    return f"t2l evaluation: {suite_title(runs[0]) if runs[0].get('kind') == SUITE else title_of(runs[0])}"
 
 
 def _run_html(run: Mapping[str, Any], *, several: bool) -> list[str]:
