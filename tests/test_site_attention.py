@@ -142,7 +142,9 @@ def test_states_are_those_of_the_model_and_of_no_other_text(tmp_path: Path) -> N
         torch.testing.assert_close(state_TW[: len(expected_TW)], expected_TW, atol=1e-5, rtol=1e-4)
         assert not state_TW[len(expected_TW) :].any()
         assert torch.equal(encoder.encode([text])[0], embedding_NE[row, : expected_TW.numel()])
-    torch.testing.assert_close(encoder.step_conditions(prepare(TEXTS)), embedding_NE, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder.step_conditions(encoder.step_tokens(prepare(TEXTS))), embedding_NE, atol=1e-5, rtol=1e-4
+    )
     again = encoder_from_config(json.loads(json.dumps(encoder.to_config())))
     assert torch.equal(again.encode(TEXTS), embedding_NE)
 

@@ -140,8 +140,11 @@ class Lengths:
 
     full_stop = True
 
-    def step_conditions(self, texts: list[str]) -> torch.Tensor:
-        return torch.tensor([[float(len(text))] for text in texts])
+    def step_tokens(self, texts: list[str]) -> list[list[int]]:
+        return [[len(text)] for text in texts]
+
+    def step_conditions(self, tokens: list[list[int]]) -> torch.Tensor:
+        return torch.tensor(tokens, dtype=torch.float32)
 
 
 def test_an_encoder_of_steps_reads_the_texts_of_each_step() -> None:

@@ -109,6 +109,12 @@ class BatchedLora:
         self._kept_sites = {}
         return self
 
+    def rebind_rows(self, weights: LoraWeights, rows_S: Tensor) -> BatchedLora:
+        """As `rebind`, with an index on the device whose values may change while a recorded graph is replayed."""
+        self.rebind(weights)
+        self.samples = _Samples.by_rows(rows_S)
+        return self
+
     def __enter__(self) -> BatchedLora:
         sites = (self._kept_sites if torch.is_inference_mode_enabled() else {}) or self._make_sites()
         taken = next((path for path, site in sites.items() if _site_of(site.module) is not None), None)
@@ -247,6 +253,11 @@ class _Samples:
         if -1 in runs:
             plain = torch.tensor([run == -1 for run in runs], device=device).view(-1, 1, 1)
         return cls(len(samples), runs, rows, plain)
+
+    @classmethod
+    def by_rows(cls, rows_S: Tensor) -> _Samples:
+        """Sample i uses adapter ``rows_S[i]``, whatever that tensor holds when it is read (recorded graphs)."""
+        return cls(len(rows_S), tuple(range(len(rows_S))), rows_S, None)
 
     def gather(self, factor: Tensor) -> Tensor:
         """(N, ...) -> (G, ...), zero for the runs without an adapter."""

@@ -113,15 +113,21 @@ class TokenStatesEncoder(DescriptionEncoder):
         states = [self._read(text).squeeze(0).to("cpu", torch.float32) for text in texts]
         return torch.nn.utils.rnn.pad_sequence(states, batch_first=True).flatten(1)
 
+    def step_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts that `prepare` has been through, for `step_conditions`; cut to the window without a word.
+
+        Needs no device, so it can be done ahead.
+        """
+        return [ids[: self.window] for ids in self.reader.tokenizer(list(texts), verbose=False)["input_ids"]]
+
     @torch.no_grad()
-    def step_conditions(self, texts: Sequence[str]) -> Tensor:
+    def step_conditions(self, tokens: Sequence[list[int]]) -> Tensor:
         """As `embed`, for training: many texts in one pass, where the model runs and as it computes.
 
         Args:
-            texts: that `prepare` has been through.
+            tokens: what `step_tokens` gave.
         """
-        tokens = [self.reader.tokens(text, self.window) for text in texts]
-        order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
+        order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
         longest = len(tokens[order[-1]])
         condition_NTW: Tensor | None = None
         start = 0
@@ -132,7 +138,7 @@ class TokenStatesEncoder(DescriptionEncoder):
             rows = order[start:stop]
             part_NTW = self._states([tokens[row] for row in rows])
             if condition_NTW is None:
-                condition_NTW = part_NTW.new_zeros(len(texts), longest, part_NTW.shape[-1])
+                condition_NTW = part_NTW.new_zeros(len(tokens), longest, part_NTW.shape[-1])
             condition_NTW[rows, : part_NTW.shape[1]] = part_NTW
             start = stop
         assert condition_NTW is not None

@@ -21,7 +21,7 @@ from t2l.encoders import MAX_DESCRIPTION_CHARS, CachedEncoder, DescriptionEncode
 from t2l.errors import DataError
 from t2l.training.standardization import Standardization
 
-Gathered = Tensor | tuple[str, ...]
+Gathered = Tensor | tuple[str, ...] | tuple[list[int], ...]
 
 _ENCODED_AT_ONCE = 256
 _SAID_EVERY = 10.0  # seconds
@@ -51,8 +51,12 @@ class Conditions(ABC):
     def gather(self, wanted: Sequence[Wanted], generator: torch.Generator | None = None) -> Gathered:
         """What is wanted, on the CPU; with noise where a generator is given and the conditions have noise."""
 
+    def ahead(self, gathered: Gathered) -> Gathered:
+        """What of the rest can be done beside the step that runs."""
+        return gathered
+
     def on_device(self, gathered: Gathered, device: torch.device) -> Tensor:
-        """condition_CE of what `gather` gave."""
+        """condition_CE of what `gather` and `ahead` gave."""
         assert isinstance(gathered, Tensor)
         return gathered.to(device, non_blocking=True)
 
@@ -133,7 +137,8 @@ class StepConditions(Conditions):
     """Texts that the encoder reads anew at each step, on the device that trains: nothing of them is kept.
 
     Args:
-        encoder: has ``step_conditions(texts)``, which gives condition_CE of prepared texts, wherever it runs.
+        encoder: has ``step_tokens(texts)``, which gives the token ids of prepared texts, and
+            ``step_conditions(tokens)``, which gives condition_CE of those, wherever it runs.
         texts: task -> its descriptions.
         example: (task, sample) -> the sample's input and output as texts; needed where conditions show examples.
     """
@@ -156,6 +161,9 @@ class StepConditions(Conditions):
     def gather(self, wanted: Sequence[Wanted], generator: torch.Generator | None = None) -> tuple[str, ...]:
         return tuple(self._text(*own) for own in wanted)
 
+    def ahead(self, gathered: Gathered) -> Gathered:
+        return tuple(self.encoder.step_tokens(list(gathered)))
+
     def _text(self, task: int, description: int, examples: tuple[int, ...] = ()) -> str:
         text = self.texts[task][description]
         if examples and self.example is not None:
@@ -164,7 +172,8 @@ class StepConditions(Conditions):
 
     @torch.no_grad()
     def on_device(self, gathered: Gathered, device: torch.device) -> Tensor:
-        return self.encoder.step_conditions(list(gathered)).to(device)
+        tokens = self.ahead(gathered) if isinstance(gathered[0], str) else gathered
+        return self.encoder.step_conditions(list(tokens)).to(device)
 
 
 def described(store: DataStore, tasks: Sequence[int], limit: int | None) -> dict[int, tuple[str, ...]]:

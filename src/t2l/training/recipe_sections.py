@@ -155,6 +155,8 @@ class LoopSection:
             not. The step's samples are sorted by length and cut so that few tokens are padding; the processes share
             out the parts.
         micro_overhead: what starting a micro-batch costs, in tokens: more of it gives fewer, more padded ones.
+        graphs: record the base's forward and backward as CUDA graphs of a few fixed shapes: for small bases, whose
+            kernels take less time to run than to start. ``micro_tokens`` then goes for over-long samples alone.
         parts: the number of a step's micro-batches is a multiple of this, so that so many processes have equally much
             to do; any number of processes may run, and trains the same.
         warmup: share of the steps over which the learning rate rises.
@@ -178,6 +180,7 @@ class LoopSection:
     samples: int = 1
     micro_tokens: int = 8192
     micro_overhead: int = 64
+    graphs: bool = False
     parts: int = 1
     warmup: float = 0.1
     decay: float = 0.9

@@ -38,6 +38,7 @@ from t2l.training.conditions import (
 )
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.frozen_base import load_frozen_base, shard
+from t2l.training.graphs import GraphedBase, shapes_of
 from t2l.training.optimizers import muon_and_adamw
 from t2l.training.recipe_sections import BaseSection
 from t2l.training.recipes import Recipe
@@ -88,6 +89,9 @@ class SftJob(Job):
         sft = SftConfig(loss.label_smoothing, loss.weight_penalty, recipe.lora.dropout, loss.neftune)
         self.terms = Terms(sft, loss.contrast, loss.views, loss.distill)
         self.autocast = next(base.parameters()).dtype == torch.bfloat16
+        self._graphs: GraphedBase | None = None
+        if recipe.loop.graphs:
+            check_graphs(recipe, device)
         self._adapters: BatchedLora | None = None  # kept from step to step
         self._held_out = validation_tasks(store, recipe) if recipe.validation.every else ()
         self._plain: dict[int, float] = {}  # loss of the base alone, which does not change
@@ -124,8 +128,15 @@ class SftJob(Job):
             share=Share(rank, world, in_step=self.recipe.base.shard),
             seed=lambda number: seed_draws(self.recipe.loop.seed, step, number),
             autocast=self.autocast,
+            graphed=self._graphed(len(condition_CE)),
         )
         return Done(loss, batch.samples / world, batch.tokens / world, batch.computed / world)
+
+    def _graphed(self, conditions: int) -> GraphedBase | None:
+        """Recorded graphs, where the recipe asks for them."""
+        if self.recipe.loop.graphs and self._graphs is None:
+            self._graphs = GraphedBase(self.base, self.source.spec, conditions, shapes_of())
+        return self._graphs
 
     def identify(self, step: int) -> list[dict[str, Any]]:
         return [
@@ -156,6 +167,7 @@ class SftJob(Job):
 
     def _made(self, step: int) -> StepBatch:
         batch = self.batches.step(step)
+        batch = replace(batch, gathered=self.conditions.ahead(batch.gathered))
         return batch.pinned() if self.device.type == "cuda" else batch
 
     def _validation_loss(self, task: int, described_by: int | None) -> float:
@@ -199,6 +211,25 @@ class SftJob(Job):
             states.append(self.read(self.base, whole))
             first += count
         return found, torch.cat(states)
+
+
+def check_graphs(recipe: Recipe, device: torch.device) -> None:
+    """Refuses recorded graphs where they cannot be had.
+
+    Raises:
+        RecipeError: the device is no CUDA device, or the loss draws noise or reads a teacher.
+    """
+    if device.type != "cuda":
+        raise RecipeError(
+            "loop.graphs records CUDA graphs, and this device is not one of CUDA.", "Set loop.graphs=false."
+        )
+    loss = recipe.loss
+    if loss.neftune or loss.distill or loss.label_smoothing or recipe.lora.dropout or recipe.base.shard:
+        raise RecipeError(
+            "loop.graphs repeats one recorded computation: without NEFTune, distillation, label smoothing, LoRA "
+            "dropout and sharding.",
+            "Set those to 0, or loop.graphs=false.",
+        )
 
 
 def hidden_matrices(source: LoraSource) -> Callable[[str, nn.Parameter], bool]:

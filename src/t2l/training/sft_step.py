@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -54,16 +54,33 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """The size of a micro-batch that is recorded as a graph: S samples of T tokens, half of them labelled at most."""
+
+    samples: int
+    width: int
+
+    @property
+    def labelled(self) -> int:
+        """K, the most labelled positions."""
+        return max(1, self.samples * self.width // 2)
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """Samples that go through the base together.
 
     Args:
         batch: ids, labels, and for each sample which of the step's conditions its adapter is made from.
         teacher: the same answers after the teacher's prompts, in the same order; where there is distillation.
+        shape: of the recorded graph that computes it, where one does.
+        arrays: what that graph reads; see `t2l.training.graphs.arrays_of`.
     """
 
     batch: Batch
     teacher: Batch | None = None
+    shape: Shape | None = None
+    arrays: tuple[Tensor, ...] | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """Ids on another device; labels and index stay on the CPU, where they are read without waiting for it."""
@@ -71,10 +88,14 @@ class MicroBatch:
         def moved(batch: Batch) -> Batch:
             return replace(batch, ids_ST=batch.ids_ST.to(device, non_blocking=True))
 
+        if self.arrays is not None:  # copied into the graph's own memory when it runs
+            return self
         return MicroBatch(moved(self.batch), None if self.teacher is None else moved(self.teacher))
 
     def pinned(self) -> MicroBatch:
         """Ids in page-locked memory, from which a transfer to a CUDA device does not wait."""
+        if self.arrays is not None:
+            return replace(self, arrays=tuple(array.pin_memory() for array in self.arrays))
         teacher = None if self.teacher is None else replace(self.teacher, ids_ST=self.teacher.ids_ST.pin_memory())
         return MicroBatch(replace(self.batch, ids_ST=self.batch.ids_ST.pin_memory()), teacher)
 
@@ -102,6 +123,19 @@ class Share:
         return mine
 
 
+class Graphed(Protocol):
+    """Forward and backward of micro-batches by recorded graphs; see `t2l.training.graphs.GraphedBase`."""
+
+    def begin(self, weights: LoraWeights) -> None:
+        """Takes a step's adapters."""
+
+    def learn(self, micro: MicroBatch, part: float) -> Tensor:
+        """Adds ``part`` times the gradient of a micro-batch's mean loss; gives that much loss."""
+
+    def gradients(self, conditions: int) -> LoraWeights:
+        """The gradients of the adapters."""
+
+
 def learn_step(
     base: Any,
     source: LoraSource,
@@ -113,6 +147,7 @@ def learn_step(
     share: Share | None = None,
     seed: Callable[[int], None] | None = None,
     autocast: bool = False,
+    graphed: Graphed | None = None,
 ) -> Tensor:
     """Adds the gradient of a step's loss to the source's parameters; gives the loss, as a number on the device.
 
@@ -127,6 +162,7 @@ def learn_step(
         seed: called with a micro-batch's number (`ADAPTERS` before the adapters are generated), so that what is drawn
             does not depend on who computes it.
         autocast: the source computes in bfloat16; its parameters and their gradients stay what they are.
+        graphed: computes the micro-batches that have a shape.
 
     Raises:
         T2LError: a contrast is asked of a source without task features; a teacher scores other answers.
@@ -143,13 +179,24 @@ def learn_step(
             extra = penalty if extra is None else extra + penalty
     gradients = weights.map(lambda tensor: torch.zeros_like(tensor, dtype=torch.float32))
     loss = torch.zeros((), device=device)
+    if graphed is not None:
+        graphed.begin(weights)
     for number, counts in share.numbers(len(micros)):
+        if graphed is not None and micros[number].arrays is not None:
+            if counts:
+                loss = loss + graphed.learn(micros[number], len(micros[number].batch.ids_ST) / samples)
+            continue
         if seed is not None:
             seed(number)
         micro = micros[number].to(device)
         part = len(micro.batch.ids_ST) / samples if counts else 0.0
         own = _backward_to_adapters(base, source, weights, gradients, micro, terms, part, adapters)
         loss = loss + own if counts else loss
+    if graphed is not None:
+        recorded = graphed.gradients(len(condition_CE))
+        for sums, own in ((gradients.a, recorded.a), (gradients.b, recorded.b)):
+            for key, tensor in own.items():
+                sums[key] += tensor
     outputs, given = [], []
     for tensors, sums in ((weights.a, gradients.a), (weights.b, gradients.b)):
         for key, tensor in tensors.items():

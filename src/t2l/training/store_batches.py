@@ -24,10 +24,11 @@ from t2l.data.sampler import Pick
 from t2l.data.store import DataStore
 from t2l.errors import DataError, RecipeError
 from t2l.training.conditions import Conditions, Gathered, Wanted
+from t2l.training.graphs import arrays_of, cut_into_shapes, shapes_of
 from t2l.training.mixture import MixtureSampler
 from t2l.training.recipes import Recipe
 from t2l.training.sft import IGNORED, Batch
-from t2l.training.sft_step import MicroBatch
+from t2l.training.sft_step import MicroBatch, Shape
 
 EXAMPLES_SHOWN = 2
 """Examples in a condition that shows some."""
@@ -80,6 +81,7 @@ class StoreBatches:
                 "Use encoder.kind=token-states, or set condition.examples=0.",
             )
         self._lock = Lock()  # the sampler keeps what it made last, and steps are made in another thread
+        self._shapes = shapes_of()
         self._sampler = MixtureSampler(
             store,
             train_tasks(store, recipe),
@@ -115,17 +117,35 @@ class StoreBatches:
             index = [0] * len(picks)
         lengths = [len(ids) for ids, _ in samples]
         micros = []
-        for rows in cut_by_tokens(lengths, loop.micro_tokens, loop.micro_overhead, loop.parts):
+        for shape, rows in self._cut(lengths):
             rows = sorted(rows, key=lambda row: index[row])  # samples that share an adapter stand together
             chosen = [index[row] for row in rows]
             teacher = None
             if self.recipe.loss.distill:
                 teacher = collate([self._with_shots(picks[row], samples[row]) for row in rows], chosen)
-            micros.append(MicroBatch(collate([samples[row] for row in rows], chosen), teacher))
+            batch = collate([samples[row] for row in rows], chosen)
+            arrays = None if shape is None else arrays_of(batch, shape)
+            micros.append(MicroBatch(batch, teacher, shape, arrays))
         generator = torch.Generator().manual_seed(_seed_of_noise(loop.seed, number))
         gathered = self.conditions.gather(wanted, generator)
-        computed = sum(micro.batch.ids_ST.numel() for micro in micros)
+        computed = sum(
+            micro.batch.ids_ST.numel() if micro.arrays is None else micro.arrays[0].numel() for micro in micros
+        )
         return StepBatch(tuple(micros), gathered, len(picks), sum(lengths), computed)
+
+    def _cut(self, lengths: Sequence[int]) -> list[tuple[Shape | None, list[int]]]:
+        """Places of samples in micro-batches, those of recorded graphs with their shapes."""
+        loop = self.recipe.loop
+        if loop.graphs:
+            found = cut_into_shapes(lengths, self._shapes)
+            cut: list[tuple[Shape | None, list[int]]] = [(shape, rows) for shape, rows in found if shape is not None]
+            rest = [row for shape, rows in found if shape is None for row in rows]
+        else:
+            cut, rest = [], list(range(len(lengths)))
+        if rest:
+            parts = cut_by_tokens([lengths[row] for row in rest], loop.micro_tokens, loop.micro_overhead, loop.parts)
+            cut += [(None, [rest[place] for place in part]) for part in parts]
+        return cut
 
     def _wanted(self, drawn: Random, task: int, description: int, shown: tuple[int, ...]) -> Wanted:
         """A condition of a task; its examples are none of the samples that the step learns from."""
