@@ -26,6 +26,7 @@ from t2l.training.sft_step import MicroBatch, Terms, learn_step
 _LAYERS = 2
 _WORDS = 256  # of the vocabulary: the output layer is counted, not measured
 _SECONDS = 2.0
+_CPU_TOKENS, _CPU_CONDITIONS = 2048, 8  # as many keep a CPU busy; more would only take longer to measure
 
 
 class _Adapters(LoraSource):
@@ -76,7 +77,8 @@ def layers_rate(recipe: Recipe, config: Any, target_modules: Any, tokens: int, p
         enable_activation_checkpointing(base)
     spec = LoraSpec.from_base(small, target_modules=target_modules, rank=recipe.lora.rank)
     step = recipe.loop.tasks * recipe.loop.samples
-    samples = max(1, min(step, recipe.loop.micro_tokens // tokens))
+    most = recipe.loop.micro_tokens if device.type == "cuda" else min(_CPU_TOKENS, recipe.loop.micro_tokens)
+    samples = max(1, min(step, most // tokens))
     count = min(conditions, samples)
     ids_ST = torch.randint(0, _WORDS, (samples, tokens), generator=torch.Generator().manual_seed(0))
     labels_ST = ids_ST.clone()
@@ -96,7 +98,8 @@ def source_seconds(source: LoraSource, condition_CE: Tensor, autocast: bool) -> 
     """Of one step: what generating its adapters takes, forward and backward."""
     device = this_device()
     source.to(device).train()
-    condition_CE = condition_CE.to(device)
+    count = len(condition_CE) if device.type == "cuda" else min(_CPU_CONDITIONS, len(condition_CE))
+    scale, condition_CE = len(condition_CE) / count, condition_CE[:count].to(device)
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
@@ -104,7 +107,7 @@ def source_seconds(source: LoraSource, condition_CE: Tensor, autocast: bool) -> 
         tensors = [*weights.a.values(), *weights.b.values()]
         torch.autograd.backward(tensors, [torch.ones_like(tensor) for tensor in tensors])
 
-    return _typical(step, device)
+    return _typical(step, device) * scale
 
 
 def _typical(step: Callable[[], Any], device: torch.device) -> float:
