@@ -8,7 +8,7 @@ from random import Random
 
 def words(text: str, separator: str | None = None) -> tuple[str, ...]:
     """A table written as one string: separated by blanks, or by ``separator``."""
-    return tuple(part.strip() for part in text.split(separator) if part.strip())
+    return tuple(" ".join(part.split()) for part in text.split(separator) if part.strip())
 
 
 def rows(text: str) -> tuple[tuple[str, ...], ...]:

@@ -40,6 +40,7 @@ Written by `python -m lab.store` (seed {seed}); the same command writes the same
 - `tasks/*.json`: Super-Natural-Instructions files. A variant is called `TASK__label_N` or `TASK__style_N` and names its
   source in `Variant_of`.
 - `descriptions.jsonl`: descriptions of every task; `evaluation_descriptions` are wordings no training description uses.
+- `held_out/PART/*.json`: copies of what is not trained on, for `t2l evaluate --suite sni FOLDER --descriptions FILE`.
 - `splits/*.txt`: names, one a line; `splits.json`: the same for `t2l data prepare --split-file`.
 
 {table}
@@ -166,7 +167,7 @@ def _real_wordings(task: Task, described: DescriptionFile, seed: int) -> Descrip
 
 
 def _write_splits(folder: Path, splits: dict[str, str], variants: Sequence[Variant]) -> dict[str, int]:
-    """Lists of names and ``splits.json``; returns the number of tasks of each part."""
+    """Lists of names, copies of held-out tasks and ``splits.json``; returns the number of tasks of each part."""
     parts: dict[str, list[str]] = {}
     for name, part in splits.items():
         parts.setdefault(part, []).append(name)
@@ -176,6 +177,10 @@ def _write_splits(folder: Path, splits: dict[str, str], variants: Sequence[Varia
         parts.setdefault(f"{kept}_{variant.kind}" if part.startswith("train") else kept, []).append(variant.task.name)
     train = sorted(name for part, names in parts.items() if part.startswith("train") for name in names)
     for part, names in sorted(parts.items()):
+        if not part.startswith("train"):
+            (folder / "held_out" / part).mkdir(parents=True)
+            for name in names:
+                shutil.copyfile(folder / "tasks" / f"{name}.json", folder / "held_out" / part / f"{name}.json")
         (folder / "splits" / f"{part}.txt").write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
     (folder / "splits" / "train.txt").write_text("".join(f"{name}\n" for name in train), encoding="utf-8")
     named = {

@@ -176,6 +176,8 @@ def test_the_store_keeps_variants_with_their_sources_and_refuses_test_tasks(tmp_
     assert "task105_x" not in where and where["everyday_opinion_or_fact"] == "test"
     assert sum("__" in name for name in where) > 10
     assert all(where[name] == where[source_of(name)] for name in where)
+    exam = {source.name for source in open_source(tmp_path / "out" / "held_out" / "exam")}
+    assert exam == {"everyday_opinion_or_fact"}
     (tmp_path / "test.txt").write_text("task101_x\n")
     with pytest.raises(T2LError, match="'task101_x' is on a list of tasks that are never trained on"):
         build(tmp_path / "other", never=[tmp_path / "test.txt"], **given)

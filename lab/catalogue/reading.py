@@ -10,7 +10,9 @@ from lab.tasks import Catalogue
 CATALOGUE = Catalogue()
 task = CATALOGUE.task
 
-_CITIES, _JOBS, _ANIMALS, _COLORS = LISTS["city"], LISTS["job"], LISTS["animal"], LISTS["color"]
+_CITIES = LISTS["city"]
+# those that "a" stands before
+_JOBS, _ANIMALS, _COLORS = (tuple(w for w in LISTS[kind] if w[0] not in "aeiou") for kind in ("job", "animal", "color"))
 
 
 def _facts(rng: Random) -> tuple[str, dict[str, str]]:
@@ -428,7 +430,7 @@ def _(rng: Random):
         ("doctor", "helps you when you are ill"), ("baker", "makes bread early in the morning"), ("pilot", "flies a plane"), ("snow", "falls white and cold in winter"), ("map", "shows streets and countries on paper"),
         ("door", "you open it to enter a room"), ("hat", "you wear it on your head"), ("egg", "a hen lays it"), ("teacher", "explains things at school"), ("ladder", "you climb up on its steps"),
     ))  # fmt: skip
-    return rng.choice(("It {c}.", "This thing: {c}.", "{c}", "What {c}?", "Something that {c}")).format(c=clues), answer
+    return rng.choice(("{c}", "{c}. What is it?", "Riddle: {c}", "Clue: {c}")).format(c=clues), answer
 
 
 @task("fill_blank", "reading", """
