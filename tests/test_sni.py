@@ -209,6 +209,28 @@ def test_answers_are_those_of_each_prompt_alone(batch_tokens: int) -> None:
     assert numbers == list(range(len(questions)))
 
 
+def test_a_batch_too_large_for_the_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, _ = tiny_pair(["x"])
+    ids = tuple(base.tokenizer("abc", add_special_tokens=False)["input_ids"])
+    questions = [Question((*ids[:-1], ids[-1] + number)) for number in range(9)]
+    decoder = GroupedDecoder(base, Shelf(), max_new_tokens=3, batch_tokens=1000)
+    expected, own = decoder.answers(questions), decoder._batch
+    sizes: list[int] = []
+
+    def small(runs: Any, questions: Any) -> Any:
+        sizes.append(sum(len(run.numbers) for run in runs))
+        if sizes[-1] > 4:
+            raise torch.OutOfMemoryError("full")
+        return own(runs, questions)
+
+    monkeypatch.setattr(decoder, "_batch", small)
+    assert decoder.answers(questions) == expected
+    assert sizes[0] == 9 and sizes[-1] <= 4 and decoder.batch_tokens < 1000
+    monkeypatch.setattr(decoder, "_batch", lambda runs, questions: small([*runs] * 9, questions))
+    with pytest.raises(torch.OutOfMemoryError):  # nothing is small enough: said, not tried for ever
+        decoder.answers(questions)
+
+
 def test_conditions_are_encoded_once_and_adapters_are_those_of_generate() -> None:
     names = [f"Do {number}." for number in range(3)]
     _, t2l = tiny_pair(names)
@@ -217,7 +239,7 @@ def test_conditions_are_encoded_once_and_adapters_are_those_of_generate() -> Non
     made = t2l.generate([names[2], names[0]])
     for key, a_NLRI in weights.a.items():
         for row, adapter in enumerate((made[0], made[1], made[0])):
-            assert (a_NLRI[row] - adapter.weights.a[key][0]).abs().max() < 1e-6
+            assert (a_NLRI[row] - adapter.weights.a[key][0]).abs().max() < 1e-4
 
 
 class Letters(DescriptionEncoder):
@@ -372,6 +394,8 @@ def test_long_inputs_lose_their_end_in_every_row(place: SimpleNamespace) -> None
     words = ["--rows", "base,copy-input", "--input-tokens", "3", *FEW, "-o", "run"]
     run = document("evaluate", "--suite", "sni", place.tasks, "--base", place.base, *words)
     assert run["inputs_cut"] == 15 and "lost their end" in run["notes"][0]
+    again = document("evaluate", "--suite", "sni", place.tasks, "-o", "run", "--score-only")
+    assert again["notes"] == run["notes"] and again["scores"] == run["scores"]
     assert dict(read_answers("run"))["copy-input/task001_alpha_answer/0"] == {"answer": "osl"}
 
 

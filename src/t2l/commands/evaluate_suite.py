@@ -76,7 +76,14 @@ def evaluate_suite(options: SuiteOptions) -> None:
         limit = "" if options.limit is None else f" --limit {options.limit}"
         say(f"{len(answers)} answers are in '{folder}'. Scoring {why}; where it is installed: {again}{limit}")
         return
-    _score(options, folder, settings, tasks, answers, {**facts, "notes": notes.texts})
+    _score(
+        options,
+        folder,
+        settings,
+        tasks,
+        answers,
+        {**facts, "notes": list(dict.fromkeys([*facts.get("notes", ()), *notes.texts]))},
+    )
 
 
 def _kept(options: SuiteOptions, digest: str) -> tuple[Path, dict[str, Any], Answers, dict[str, Any]]:
@@ -174,6 +181,7 @@ def _answered(
         "checkpoint": None if t2l is None else t2l.digest,
         "training_tasks": None if t2l is None else t2l.metadata.get("training_tasks"),
         "inputs_cut": inputs_cut,
+        "notes": list(notes.texts),
         "answering": [
             *_facts(folder).get("answering", ()),
             {**head("rouge_score"), "device": _device_name(device), **seconds},
@@ -335,9 +343,11 @@ def show(run: Mapping[str, Any]) -> None:
     table = Table(
         title=f"Super-Natural-Instructions: {len(run['tasks'])} tasks, {items} instances (95% intervals over tasks)"
     )
-    names = ("", "ROUGE-L", "exact match", "t2l minus it, ROUGE-L", "in labels, %", "prompt tokens")
+    names = ("", "ROUGE-L", "exact match", "t2l minus it", "labels", "tokens")
     for name in names:
-        table.add_column(name, justify="right" if name else "left", no_wrap=not name)
+        table.add_column(
+            name, justify="right" if name else "left", no_wrap=not name, min_width=11 if name in names[1:3] else None
+        )
     for row in run["rows"]:
         one, gap = summary[row], run["differences"].get(row)
         tokens = one["prompt_tokens"]
@@ -346,7 +356,7 @@ def show(run: Mapping[str, Any]) -> None:
             cell(one["rouge_l"]),
             cell(one["exact_match"]),
             "" if gap is None else cell(gap["rouge_l"], signed=True),
-            "" if one["in_labels"] is None else cell(one["in_labels"]),
+            "" if one["in_labels"] is None else f"{one['in_labels']['mean']:.1f}",
             "" if tokens is None else f"{tokens:.0f}",
         )
     console.print(table)
@@ -359,6 +369,10 @@ def show(run: Mapping[str, Any]) -> None:
         cells = ["" if one is None else f"{one['rouge_l']:.1f} / {one['exact_match']:.1f}" for one in scores]
         table.add_row(Text(category or "(none)"), str(found["tasks"]), *cells)
     console.print(table)
+    say(
+        "t2l minus it: in ROUGE-L. labels: % of answers in the label set of classification tasks. tokens: of a prompt.",
+        console=console,
+    )
     bound = {row: one["not_ended"] for row, one in summary.items() if one["not_ended"]}
     if bound:
         counts = ", ".join(f"{row} {count}" for row, count in bound.items())
