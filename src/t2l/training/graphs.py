@@ -58,7 +58,7 @@ def cut_into_shapes(lengths: Sequence[int], shapes: Sequence[Shape]) -> list[tup
 class _Recorded:
     """One shape's graph with what it reads and gives."""
 
-    def __init__(self, shape: Shape, device: torch.device) -> None:
+    def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype) -> None:
         self.shape = shape
         self.ids_ST = torch.zeros(shape.samples, shape.width, dtype=torch.int64, device=device)
         self.index_S = torch.zeros(shape.samples, dtype=torch.int64, device=device)
@@ -66,6 +66,8 @@ class _Recorded:
         self.target_K = torch.zeros(shape.labelled, dtype=torch.int64, device=device)
         self.weight_K = torch.zeros(shape.labelled, device=device)
         self.loss = torch.zeros((), device=device)
+        lowest = torch.finfo(dtype).min
+        self.mask_11TT = torch.full((1, 1, shape.width, shape.width), lowest, dtype=dtype, device=device).triu(1)
         self.graph = torch.cuda.CUDAGraph() if device.type == "cuda" else None
 
 
@@ -88,10 +90,7 @@ class GraphedBase:
             a[group.key] = torch.zeros(conditions, depth, spec.rank, group.in_features, device=self.device)
             b[group.key] = torch.zeros(conditions, depth, group.out_features, spec.rank, device=self.device)
         self.weights = LoraWeights(a, b)
-        self.leaves = [*a.values(), *b.values()]
-        for leaf in self.leaves:
-            leaf.requires_grad_()
-            leaf.grad = torch.zeros_like(leaf)
+        self._sums = self.weights.map(torch.zeros_like)
         self._adapters = apply_batched(base, spec, self.weights.map(torch.Tensor.detach), [0])
         self._recorded: dict[Shape, _Recorded] = {}
         self._pool: Any = None
@@ -102,15 +101,16 @@ class GraphedBase:
             for key, tensor in weights.a.items():
                 self.weights.a[key][: len(tensor)].copy_(tensor)
                 self.weights.b[key][: len(tensor)].copy_(weights.b[key])
-            torch._foreach_zero_([leaf.grad for leaf in self.leaves])
+            torch._foreach_zero_(_tensors(self._sums))
 
     def gradients(self, conditions: int) -> LoraWeights:
         """The gradients of the adapters that `begin` took."""
-        grad = LoraWeights(
-            {key: _grad_of(tensor) for key, tensor in self.weights.a.items()},
-            {key: _grad_of(tensor) for key, tensor in self.weights.b.items()},
-        )
-        return grad.map(lambda tensor: tensor[:conditions])
+        return self._sums.map(lambda tensor: tensor[:conditions])
+
+    def record(self) -> None:
+        """Records every shape, before anything else runs on the device."""
+        for shape in self.shapes:
+            self._record(shape)
 
     def learn(self, micro: MicroBatch, part: float) -> Tensor:
         """Adds ``part`` times the gradient of a micro-batch's mean loss; gives that much loss, on the device.
@@ -131,31 +131,34 @@ class GraphedBase:
         return recorded.loss.clone()
 
     def _record(self, shape: Shape) -> _Recorded:
-        recorded = _Recorded(shape, self.device)
+        recorded = _Recorded(shape, self.device, self.base.get_input_embeddings().weight.dtype)
         self._recorded[shape] = recorded
         if recorded.graph is None:  # elsewhere the same is computed without a graph, for tests
             return recorded
-        kept = [_grad_of(leaf).clone() for leaf in self.leaves]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):
                 self._run(recorded)
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(recorded.graph, pool=self._pool):
+        with torch.cuda.graph(recorded.graph, pool=self._pool, capture_error_mode="thread_local"):
             self._run(recorded)
         self._pool = self._pool or recorded.graph.pool()
-        for leaf, gradient in zip(self.leaves, kept, strict=True):
-            _grad_of(leaf).copy_(gradient)
         return recorded
 
     def _run(self, recorded: _Recorded) -> None:
-        with self._adapters.rebind_rows(self.weights, recorded.index_S):
-            hidden_STW = self.base.base_model(input_ids=recorded.ids_ST, use_cache=False).last_hidden_state
+        # leaves of their own for each recording: a gradient then belongs to no stream but the recorded one
+        local = self.weights.map(lambda tensor: tensor.detach().requires_grad_())
+        with self._adapters.rebind_rows(local, recorded.index_S):
+            # the mask is given whole, as looking at it would wait for the device, which a recording cannot
+            hidden_STW = self.base.base_model(
+                input_ids=recorded.ids_ST, attention_mask=recorded.mask_11TT, use_cache=False
+            ).last_hidden_state
             hidden_KW = hidden_STW.flatten(0, 1).index_select(0, recorded.place_K)
             loss_K = F.cross_entropy(logits_of(self.base, hidden_KW).float(), recorded.target_K, reduction="none")
             loss = (loss_K * recorded.weight_K).sum()
-            loss.backward()
+            gradients = torch.autograd.grad(loss, _tensors(local))
+        torch._foreach_add_(_tensors(self._sums), list(gradients))
         recorded.loss.copy_(loss.detach())
 
 
@@ -183,6 +186,5 @@ def arrays_of(batch: Batch, shape: Shape) -> tuple[Tensor, ...] | None:
     return ids_ST, index_S, place_K, target_K, weight_K
 
 
-def _grad_of(leaf: Tensor) -> Tensor:
-    assert leaf.grad is not None
-    return leaf.grad
+def _tensors(weights: LoraWeights) -> list[Tensor]:
+    return [*weights.a.values(), *weights.b.values()]

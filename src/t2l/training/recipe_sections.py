@@ -159,6 +159,8 @@ class LoopSection:
             kernels take less time to run than to start. ``micro_tokens`` then goes for over-long samples alone.
         parts: the number of a step's micro-batches is a multiple of this, so that so many processes have equally much
             to do; any number of processes may run, and trains the same.
+        minutes: the run is over after so many, if it has not made its steps by then, and the learning rate follows
+            the clock; 0 for none. For a GPU that is lent for a time; one process.
         warmup: share of the steps over which the learning rate rises.
         decay: share of the steps, at the end, over which it falls to zero.
         schedule: in a straight line, or along a cosine.
@@ -182,6 +184,7 @@ class LoopSection:
     micro_overhead: int = 64
     graphs: bool = False
     parts: int = 1
+    minutes: float = 0.0
     warmup: float = 0.1
     decay: float = 0.9
     schedule: Literal["linear", "cosine"] = "linear"

@@ -128,15 +128,24 @@ class SftJob(Job):
             share=Share(rank, world, in_step=self.recipe.base.shard),
             seed=lambda number: seed_draws(self.recipe.loop.seed, step, number),
             autocast=self.autocast,
-            graphed=self._graphed(len(condition_CE)),
+            graphed=self._graphs,
         )
         return Done(loss, batch.samples / world, batch.tokens / world, batch.computed / world)
 
-    def _graphed(self, conditions: int) -> GraphedBase | None:
-        """Recorded graphs, where the recipe asks for them."""
-        if self.recipe.loop.graphs and self._graphs is None:
-            self._graphs = GraphedBase(self.base, self.source.spec, conditions, shapes_of())
-        return self._graphs
+    def record(self, say: Say) -> None:
+        """Records the base's graphs, where the recipe asks for them; without them where that fails."""
+        if not self.recipe.loop.graphs:
+            return
+        conditions = 1 if self.conditions.shared else self.recipe.loop.tasks * self.recipe.loss.views
+        graphs = GraphedBase(self.base, self.source.spec, conditions, shapes_of())
+        try:
+            graphs.record()
+        except RuntimeError as problem:  # what CUDA refuses to record depends on versions and kernels
+            say(f"Note: CUDA graphs cannot be recorded here, so steps are slower: {str(problem).splitlines()[0]}")
+            self.batches.shaped = False
+            torch.cuda.synchronize()
+            return
+        self._graphs = graphs
 
     def identify(self, step: int) -> list[dict[str, Any]]:
         return [
@@ -368,6 +377,7 @@ def train_from_store(
         read = _standardized(read, standardize)
     source.to(accelerator.device).train()
     job = SftJob(recipe, base.model, source, store, conditions, accelerator.device, read)
+    job.record(quiet)
     try:
         selected = run(job, recipe, folder, accelerator, say=quiet)
     finally:

@@ -82,6 +82,7 @@ class StoreBatches:
             )
         self._lock = Lock()  # the sampler keeps what it made last, and steps are made in another thread
         self._shapes = shapes_of()
+        self.shaped = recipe.loop.graphs
         self._sampler = MixtureSampler(
             store,
             train_tasks(store, recipe),
@@ -136,7 +137,7 @@ class StoreBatches:
     def _cut(self, lengths: Sequence[int]) -> list[tuple[Shape | None, list[int]]]:
         """Places of samples in micro-batches, those of recorded graphs with their shapes."""
         loop = self.recipe.loop
-        if loop.graphs:
+        if self.shaped:
             found = cut_into_shapes(lengths, self._shapes)
             cut: list[tuple[Shape | None, list[int]]] = [(shape, rows) for shape, rows in found if shape is not None]
             rest = [row for shape, rows in found if shape is None for row in rows]

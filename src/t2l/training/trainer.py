@@ -12,6 +12,7 @@ import math
 import random
 import signal
 import statistics
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from t2l.errors import CheckpointError, T2LError, TrainingStopped
+from t2l.errors import CheckpointError, RecipeError, T2LError, TrainingStopped
 from t2l.training.loop import LoopConfig
 from t2l.training.recipes import Recipe
 from t2l.training.run_folder import RunFolder
@@ -120,6 +121,9 @@ class _Run:
         self.best: tuple[float, int] | None = None
         self.failed = self.tokens = 0
         self.stop = StopRequest()
+        self.seconds = 0.0  # that the run has taken, where the clock ends it
+        if loop.minutes and accelerator.num_processes > 1:
+            raise RecipeError("loop.minutes goes with one process, whose clock counts.", "Set loop.minutes=0.")
 
     def go(self) -> int:
         start, steps = self._resume(), self.recipe.loop.steps
@@ -134,9 +138,12 @@ class _Run:
             progress = Progress(start, steps, self.recipe.loop.log_every, self.accelerator.device, self.say)
             if start == 0:
                 self._validate(0, trackers)
+            begun, before = time.monotonic(), self.seconds
             for step in range(start, steps):
                 numbers, stop = self._step(step)
                 done = step + 1
+                self.seconds = before + time.monotonic() - begun
+                last = done == steps or self._elapsed() >= 1
                 if main and trackers is not None:
                     samples, tokens = int(numbers["samples"]), int(numbers["tokens"])
                     rates = progress.step(done, numbers["loss"], samples, tokens, numbers["padding"])
@@ -144,16 +151,25 @@ class _Run:
                     shown = {name: numbers[name] for name in ("loss", "grad_norm", "learning_rate")}
                     trackers.log(done, {f"train/{name}": value for name, value in (shown | rates).items()})
                 every = self.recipe.validation.every
-                better = bool(every) and (done % every == 0 or done == steps) and self._validate(done, trackers)
-                if better or stop or done == steps or done % self.recipe.loop.save_every == 0:
+                better = bool(every) and (done % every == 0 or last) and self._validate(done, trackers)
+                if better or stop or last or done % self.recipe.loop.save_every == 0:
                     self._save(done)
-                if stop and done < steps:
+                if last:
+                    return self.best[1] if self.best is not None else done
+                if stop:
                     raise TrainingStopped(done, steps)
         return self.best[1] if self.best is not None else steps
 
+    def _elapsed(self) -> float:
+        """Which fraction of its minutes the run has taken; 0 where it has no such limit."""
+        minutes = self.recipe.loop.minutes
+        return self.seconds / (60 * minutes) if minutes else 0.0
+
     def _step(self, step: int) -> tuple[dict[str, float], bool]:
         """One optimiser step; its numbers, and whether any process was asked to stop."""
-        factor = self.schedule.factor(step)
+        factor = self.schedule.factor(
+            max(step, min(int(self._elapsed() * self.schedule.steps), self.schedule.steps - 1))
+        )
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
@@ -274,6 +290,7 @@ class _Run:
                 "failed": self.failed,
                 "tokens": self.tokens,
                 "processes": self.accelerator.num_processes,
+                "seconds": self.seconds,
             }
             try:
                 self.folder.save(done, self.job.module.state_dict(), training, state)
@@ -300,6 +317,7 @@ class _Run:
             self.losses = [float(loss) for loss in state["losses"]]
             self.best = None if state["best"] is None else (float(state["best"][0]), int(state["best"][1]))
             self.failed, self.tokens = int(state["failed"]), int(state["tokens"])
+            self.seconds = float(state.get("seconds", 0.0))
         except (KeyError, TypeError, ValueError, RuntimeError) as problem:  # as torch reports another structure
             raise CheckpointError(f"'{self.folder.place(step)}' is not of this run: {problem}") from problem
         if self.accelerator.is_main_process:
