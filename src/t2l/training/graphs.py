@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2l.batched import apply_batched
+from t2l.errors import RecipeError
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.training.recipes import Recipe
 from t2l.training.sft import IGNORED, Batch, logits_of
 from t2l.training.sft_step import MicroBatch, Shape
 
@@ -160,6 +162,25 @@ class GraphedBase:
             gradients = torch.autograd.grad(loss, _tensors(local))
         torch._foreach_add_(_tensors(self._sums), list(gradients))
         recorded.loss.copy_(loss.detach())
+
+
+def check_graphs(recipe: Recipe, device: str) -> None:
+    """Refuses recorded graphs where they cannot be had.
+
+    Raises:
+        RecipeError: the device is no CUDA device, or the loss draws noise or reads a teacher.
+    """
+    if device != "cuda":
+        raise RecipeError(
+            "loop.graphs records CUDA graphs, and this device is not one of CUDA.", "Set loop.graphs=false."
+        )
+    loss = recipe.loss
+    if loss.neftune or loss.distill or loss.label_smoothing or recipe.lora.dropout or recipe.base.shard:
+        raise RecipeError(
+            "loop.graphs repeats one recorded computation: without NEFTune, distillation, label smoothing, LoRA "
+            "dropout and sharding.",
+            "Set those to 0, or loop.graphs=false.",
+        )
 
 
 def arrays_of(batch: Batch, shape: Shape) -> tuple[Tensor, ...] | None:

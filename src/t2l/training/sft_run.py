@@ -25,23 +25,18 @@ from t2l.features import LinearTaskEncoder
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSource, LoraSpec
 from t2l.model import TextToLora
-from t2l.storage import read_tensors, tensors_digest, write_tensors
 from t2l.training.conditions import (
     Conditions,
     ConditionTable,
     NoConditions,
-    StepConditions,
     Wanted,
-    described,
-    encode_table,
-    table_of,
 )
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.frozen_base import load_frozen_base, shard
-from t2l.training.graphs import GraphedBase, shapes_of
+from t2l.training.graphs import GraphedBase, check_graphs, shapes_of
 from t2l.training.optimizers import muon_and_adamw
-from t2l.training.recipe_sections import BaseSection
 from t2l.training.recipes import Recipe
+from t2l.training.run_conditions import run_conditions, standardise_tokens
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import Batch, SftConfig
 from t2l.training.sft_step import MicroBatch, Share, Terms, answers_loss, learn_step
@@ -54,7 +49,6 @@ if TYPE_CHECKING:
 
 _HIDDEN = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")  # parameters by name: hidden matrices for Muon
 _SMALL = 8  # samples that validation takes through a base together that is spread over processes
-_TEXTS_FOR_SCALE = 512  # descriptions from which that of token states is taken
 _STATES_FOR_SCALE = 2048  # samples from which the standardisation of what a base says of its inputs is taken
 Read = Callable[[Any, Batch], Tensor]
 """(base, batch) -> condition_SE: a condition for each sample, from the sample's own prompt."""
@@ -91,7 +85,7 @@ class SftJob(Job):
         self.autocast = next(base.parameters()).dtype == torch.bfloat16
         self._graphs: GraphedBase | None = None
         if recipe.loop.graphs:
-            check_graphs(recipe, device)
+            check_graphs(recipe, device.type)
         self._adapters: BatchedLora | None = None  # kept from step to step
         self._held_out = validation_tasks(store, recipe) if recipe.validation.every else ()
         self._plain: dict[int, float] = {}  # loss of the base alone, which does not change
@@ -222,25 +216,6 @@ class SftJob(Job):
         return found, torch.cat(states)
 
 
-def check_graphs(recipe: Recipe, device: torch.device) -> None:
-    """Refuses recorded graphs where they cannot be had.
-
-    Raises:
-        RecipeError: the device is no CUDA device, or the loss draws noise or reads a teacher.
-    """
-    if device.type != "cuda":
-        raise RecipeError(
-            "loop.graphs records CUDA graphs, and this device is not one of CUDA.", "Set loop.graphs=false."
-        )
-    loss = recipe.loss
-    if loss.neftune or loss.distill or loss.label_smoothing or recipe.lora.dropout or recipe.base.shard:
-        raise RecipeError(
-            "loop.graphs repeats one recorded computation: without NEFTune, distillation, label smoothing, LoRA "
-            "dropout and sharding.",
-            "Set those to 0, or loop.graphs=false.",
-        )
-
-
 def hidden_matrices(source: LoraSource) -> Callable[[str, nn.Parameter], bool]:
     """Which matrices Muon updates: those that the source names (``muon_parameters()``), else those of the trunk."""
     named = getattr(source, "muon_parameters", None)
@@ -357,12 +332,12 @@ def train_from_store(
     tasks = [*train_tasks(store, recipe), *(validation_tasks(store, recipe) if recipe.validation.every else ())]
     standardize = None
     if make_source is None:
-        conditions = _conditions(store, encoder, tasks, recipe, folder, accelerator, quiet)
+        conditions = run_conditions(store, encoder, tasks, recipe, folder, accelerator, quiet)
         source: LoraSource = build_source(recipe, spec, encoder)
         if isinstance(conditions, ConditionTable):
             standardize = _standardization(conditions, source, train_tasks(store, recipe), recipe)
         elif recipe.hypernetwork.start is None and recipe.hypernetwork.standardize:
-            _standardise_tokens(conditions, source, train_tasks(store, recipe), accelerator.device)
+            standardise_tokens(conditions, source, train_tasks(store, recipe), accelerator.device)
     else:
         conditions, source = NoConditions(), make_source(spec)
     if accelerator.device.type == "cuda":
@@ -407,58 +382,6 @@ def train_from_store(
     return TextToLora(encoder_from_config(recipe.encoder), finished, metadata)
 
 
-def _conditions(
-    store: DataStore,
-    encoder: DescriptionEncoder,
-    tasks: list[int],
-    recipe: Recipe,
-    folder: RunFolder,
-    accelerator: Accelerator,
-    say: Say,
-) -> Conditions:
-    """The embeddings of the descriptions: made once by the main process, then read from the run's folder.
-
-    An encoder that offers it encodes each step's texts anew instead.
-    """
-    texts = described(store, tasks, recipe.data.descriptions_per_task)
-    if hasattr(encoder, "step_conditions"):
-        example = ExampleTexts(store, recipe.base) if recipe.condition.examples else None
-        return StepConditions(encoder, texts, example)
-    path = folder.folder / "conditions.safetensors"
-    mark = f"mark.{_texts_digest(texts, encoder.identity)}"
-    if accelerator.is_main_process and not (path.is_file() and mark in read_tensors(path, CheckpointError)):
-        say(f"Encoding the descriptions of {len(tasks)} tasks with {encoder.identity}.")
-        temporary = path.with_suffix(".tmp")
-        write_tensors(temporary, {mark: torch.zeros(1), **encode_table(encoder, texts, say)})
-        temporary.replace(path)
-    accelerator.wait_for_everyone()
-    table = table_of(read_tensors(path, CheckpointError), texts, encoder.dim)
-    table.noise = recipe.condition.noise
-    return table
-
-
-class ExampleTexts:
-    """Input and output of a sample as texts, from its tokens and the frame that the store records."""
-
-    def __init__(self, store: DataStore, base: BaseSection) -> None:
-        from t2l.bases import load_tokenizer
-
-        self._store = store
-        self._tokenizer = load_tokenizer(base.model, revision=base.revision)
-        frame = store.manifest["frame"]
-        self._around = [frame[name] for name in ("before", "after", "opening", "closing")]
-
-    def __call__(self, task: int, sample: int) -> tuple[str, str]:
-        found = self._store.sample(task, sample)
-        prompt = self._tokenizer.decode(found.input_ids[: found.prompt_length])
-        response = self._tokenizer.decode(found.input_ids[found.prompt_length :])
-        before, after, opening, closing = self._around
-        return (
-            prompt.removeprefix(before).removesuffix(after),
-            response.removeprefix(opening).removesuffix(closing),
-        )
-
-
 def _standardization(
     table: ConditionTable, source: LoraSource, tasks: tuple[int, ...], recipe: Recipe
 ) -> Standardization | None:
@@ -470,26 +393,6 @@ def _standardization(
         raise RecipeError("hypernetwork.start reads plain embeddings.", "Set hypernetwork.standardize=false with it.")
     table.standardize = Standardization.of(table.rows_KE(tasks))
     return table.standardize
-
-
-def _standardise_tokens(
-    conditions: Conditions, source: LoraSource, tasks: tuple[int, ...], device: torch.device
-) -> None:
-    """Tells a source that standardises token states itself their mean and spread, over some descriptions of each task.
-
-    The first token of a text is left out, as its few huge states would hide the spread of the rest.
-    """
-    encoder = getattr(source, "task_encoder", None)
-    standardise = getattr(encoder, "standardise", None)
-    if encoder is None or standardise is None:
-        return
-    wanted = [Wanted(task, number) for number in range(4) for task in tasks if number < conditions.count(task)]
-    states, kept = [], wanted[:_TEXTS_FOR_SCALE]
-    for start in range(0, len(kept), _SMALL):
-        condition_CE = conditions.on_device(conditions.gather(kept[start : start + _SMALL]), device)
-        state_KW = condition_CE.unflatten(1, (-1, encoder.token_dim))[:, 1:].flatten(0, 1)
-        states.append(state_KW[(state_KW != 0).any(dim=-1)].float().cpu())
-    standardise(torch.cat(states))
 
 
 def _scale_of_states(read: Read, base: Any, store: DataStore, recipe: Recipe, device: torch.device) -> Standardization:
@@ -519,11 +422,6 @@ def _standardized(read: Read, standardize: Standardization) -> Read:
         return standardize(state_SW.cpu()).to(state_SW.device)
 
     return both
-
-
-def _texts_digest(texts: dict[int, tuple[str, ...]], identity: str) -> str:
-    whole = "\0".join([identity, *(text for own in texts.values() for text in own)])
-    return tensors_digest({"texts": torch.frombuffer(bytearray(whole.encode()), dtype=torch.uint8)})[:16]
 
 
 def _nothing(text: str) -> None:
