@@ -25,7 +25,7 @@ from t2l.training.sft_step import MicroBatch, Shape
 
 WIDTHS = (24, 40, 64, 104, 168, 272, 432)
 """Tokens of the samples of each shape; longer samples are computed without a graph."""
-TOKENS = 6144
+TOKENS = 4096
 """Tokens of a shape, padding included."""
 _WARM_UP = 2
 
