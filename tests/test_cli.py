@@ -511,7 +511,7 @@ def test_run_puts_both_answers_side_by_side(assets: Path, checkpoint: Path) -> N
     assert plain != adapted and plain != prompted
     assert report["confidence"] is None  # not calibrated
     shown = done(*words, "--base", assets / "base").stdout
-    for words_shown in ("with the adapter", "base, told the task", "base alone", "add three"):
+    for words_shown in ("with the adapter", "base told the task", "base alone", "add three", "its chat template"):
         assert words_shown in shown
     assert "confidence" not in shown
 

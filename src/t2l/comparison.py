@@ -17,7 +17,7 @@ from t2l.lora import LoraWeights
 
 ROWS = {
     "base": "base alone",
-    "description-in-prompt": "base, told the task",
+    "description-in-prompt": "base told the task",
     "adapter": "with the adapter",
 }
 """Who answers, and how a person is told."""

@@ -12,9 +12,8 @@ import typer
 
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.terminal import Notes, messages, print_json, results, say
+from t2l.demo import TITLE
 from t2l.errors import BaseModelError, T2LError
-
-_TITLE = "Text-to-LoRA: a sentence becomes a LoRA adapter for a frozen language model."
 
 
 def demo(
@@ -37,7 +36,7 @@ def demo(
     if not as_json:
         sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     if not as_json:
-        say(_TITLE, "bold cyan", console=results())
+        say(TITLE, "bold cyan", console=results())
     session = _session(checkpoint, base, checked_device(device))
     if session is None:
         from t2l.world.demo import demo as show
@@ -67,24 +66,16 @@ def _session(checkpoint: str | None, base: str | None, device: str) -> Any:
 
 def _some(session: Any, seed: int, count: int, *, interactive: bool, as_json: bool) -> None:
     from t2l.demo import show
-    from t2l.demo.measure import kept, record
+    from t2l.demo.measure import record
     from t2l.demo.tasks import chosen
 
-    tasks, outcomes, console = chosen(seed, count), [], results()
-    if not as_json:
-        show.show_facts(console, session, tasks, seed)
-    for task in tasks:
-        with messages().status(f"{task.name} ..."):
-            outcomes += session.try_tasks([task])
-        if not as_json:
-            show.show_outcome(console, outcomes[-1])
     if as_json:
-        print_json({**record(session, outcomes), "seed": seed})
+        print_json({**record(session, session.try_tasks(chosen(seed, count))), "seed": seed})
         return
-    show.show_counts(console, outcomes, kept(session))
+    show.show_demo(results(), session, seed, count, waiting=messages())
     if interactive:
-        show.ask(console, session)
-    show.show_next(console)
+        show.ask(results(), session)
+    show.show_next(results())
 
 
 def _all(session: Any, *, keep: bool, as_json: bool) -> None:

@@ -16,6 +16,7 @@ import typer
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Strength, checked_device, checked_strength
 from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.errors import BaseModelError, CheckpointError, T2LError
+from t2l.prompting import NONE, TEMPLATE
 
 if TYPE_CHECKING:
     from t2l.adapter import Adapter
@@ -79,6 +80,7 @@ def run(
         "description": description.strip(),
         "checkpoint": checkpoint,
         "base": name,
+        "system": t2l.system,
         "strength": strength,
         "confidence": None if confidence is None else confidence.to_dict(),
         "answers": [
@@ -161,16 +163,15 @@ def _show(report: dict[str, Any]) -> None:
             answer = row[key].strip() or "(nothing)"
             hanging = answer.replace("\n", "\n" + " " * _LABEL)
             out.print(Text.assemble((f"{label:<{_LABEL}}", "dim"), (hanging, style)), soft_wrap=True)
-    say(
-        f"\nBase: {report['base']}. The adapter took {times['adapter']:.0f} ms, the answers {times['answers']:.0f} ms.",
-        "dim",
-        console=out,
-    )
+    system = _SYSTEM.get(report["system"], "a system message of its own")
+    took = f"The adapter took {times['adapter']:.0f} ms, the answers {times['answers']:.0f} ms."
+    say(f"\nBase: {report['base']}, prompted with {system}. {took}", "dim", console=out)
 
 
+_SYSTEM = {NONE: "no system message", TEMPLATE: "its chat template"}
 _LABEL = 22
 _ROWS = (
     ("  base alone", "base", "dim"),
-    ("  base, told the task", "prompted", "dim"),
+    ("  base told the task", "prompted", "dim"),
     ("  with the adapter", "adapted", "green"),
 )

@@ -1,6 +1,6 @@
 """Puts the demo's tasks to a base with and without adapters, counts right answers, and keeps the counts of all tasks.
 
-Level 6. Counts of all tasks take a minute or two, so they are measured once (``t2l demo --all --keep``) and lie beside
+Level 6. All tasks together take minutes, so they are measured once (``t2l demo --all --keep``) and lie beside
 the checkpoint, with digests of what they were measured on: for another checkpoint or other tasks they do not count.
 """
 

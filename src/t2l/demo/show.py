@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from t2l.comparison import ROWS, Compared
-from t2l.demo.measure import Outcome, Session
-from t2l.demo.tasks import DemoTask, demo_tasks
+from t2l.demo.measure import Outcome, Session, kept
+from t2l.demo.tasks import DemoTask, chosen, demo_tasks
 from t2l.errors import T2LError
 from t2l.guidance.calibration import THRESHOLD
 from t2l.guidance.guide import Confidence
@@ -26,6 +26,21 @@ NEXT = (
     ("t2l workbench", "all of it in the browser"),
     ("t2l demo --all", "every task of the demo, and the counts"),
 )
+
+
+def show_demo(console: Console, session: Session, seed: int, count: int, *, waiting: Console) -> None:
+    """Tasks drawn by a seed, one after the other, and the counts.
+
+    Args:
+        waiting: where is said what is being done.
+    """
+    tasks, outcomes = chosen(seed, count), []
+    show_facts(console, session, tasks, seed)
+    for task in tasks:
+        with waiting.status(f"{task.name} ..."):
+            outcomes += session.try_tasks([task])
+        show_outcome(console, outcomes[-1])
+    show_counts(console, outcomes, kept(session))
 
 
 def show_facts(console: Console, session: Session, tasks: Sequence[DemoTask], seed: int) -> None:
@@ -66,7 +81,7 @@ def show_counts(console: Console, outcomes: Sequence[Outcome], measured: dict[st
     if measured is not None:
         console.print(_counts(f"Right of all {measured['inputs']} ({len(demo_tasks())} tasks)", measured["right"]))
     else:
-        console.print(Text(f"All {len(demo_tasks())} tasks, a minute or two: t2l demo --all", "dim"))
+        console.print(Text(f"All {len(demo_tasks())} tasks and their counts: t2l demo --all", "dim"))
 
 
 def show_table(console: Console, outcomes: Sequence[Outcome], measured: dict[str, Any]) -> None:
