@@ -235,6 +235,38 @@ def test_malformed_requests_get_an_answer_and_harm_nobody(raw: httpx.Client) -> 
     assert raw.get("/healthz").json() == {"status": "ok"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"max_completion_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 0, "max_tokens": 5}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_tokens"),
+        ({"max_completion_tokens": True}, "max_completion_tokens"),
+        ({"n": True}, "n"),
+        ({"n": False}, "n"),
+        ({"top_logprobs": False}, "top_logprobs"),
+        ({"presence_penalty": False}, "presence_penalty"),
+        ({"logprobs": 0}, "logprobs"),
+    ],
+)
+def test_zero_is_not_nothing_and_true_is_not_one(raw: httpx.Client, changes: dict[str, Any], field: str) -> None:
+    body = {"messages": user("red"), **changes}
+    assert refused(raw.post("/v1/chat/completions", json=body), 400)["param"] == field
+
+
+def test_the_newer_name_of_the_longest_answer_counts_first(raw: httpx.Client) -> None:
+    body = {"messages": user("red"), "temperature": 0, "max_completion_tokens": 2, "max_tokens": 50, "n": 1}
+    assert raw.post("/v1/chat/completions", json=body).json()["usage"]["completion_tokens"] <= 2
+
+
+@pytest.mark.parametrize("data", [b"{", b"", b'{"a": 1,}', b"\xff\xfe", b'{"prompt": "x"', b"[" * 50_000])
+def test_what_is_not_json_is_called_so(raw: httpx.Client, data: bytes) -> None:
+    error = refused(raw.post("/v1/completions", content=data, headers={"content-type": "application/json"}), 400)
+    assert "JSON" in error["message"] or "body" in error["message"]
+    assert not re.match(r"\d", error["message"]) and error["param"] is None
+
+
 def test_a_body_counts_as_json_only_where_it_says_so(raw: httpx.Client) -> None:
     """A page of another origin can post text without asking first, but no JSON; FastAPI keeps to that since 0.132."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", None):

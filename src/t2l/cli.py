@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 a bug of ours; 2 wrong words or input that cannot be used;
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -35,9 +36,10 @@ from t2l.commands.train import recipes, train
 from t2l.commands.train_adapters import library, recon
 from t2l.commands.workbench import workbench
 from t2l.commands.world import world
-from t2l.errors import T2LError, TrainingStopped
+from t2l.errors import OutputError, T2LError, TrainingStopped
 
 _DEBUG = "T2L_DEBUG"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # of the machine, wherever a library meets them
 
 
 class Verbs(TyperGroup):
@@ -54,6 +56,14 @@ class Verbs(TyperGroup):
                 traceback.print_exc()
             say_error(error)
             raise typer.Exit(2) from error
+        except OSError as problem:
+            if problem.errno not in _NO_ROOM:
+                raise
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            where = f" '{problem.filename}'" if problem.filename else ""
+            say_error(OutputError(f"Cannot write{where}: {problem.strerror}.", "Free some space, then run it again."))
+            raise typer.Exit(2) from problem
         except KeyboardInterrupt as stop:
             say("\nStopped. Nothing was left half-written.", "red")
             raise typer.Exit(130) from stop

@@ -266,7 +266,7 @@ class Engine:
             raise RequestError("The adapter is of another shape than those of this engine's checkpoint.")
         if not math.isfinite(strength):
             raise RequestError(f"The strength is {strength}; it must be a finite number.", field="strength")
-        seconds = min(timeout_s or self.limits.timeout_s, self.limits.timeout_s)
+        seconds = self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
         weights = None if adapter is None else adapter.weights
         job = Job(tokens, max_tokens, sampling, weights, deadline=time.monotonic() + seconds, strength=strength)
         with self._changed:

@@ -175,7 +175,7 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
     @app.post("/v1/chat/completions", tags=["completions"], responses=_STREAM)
     async def chat(body: ChatRequest, request: Request) -> Any:
         """A conversation's next message."""
-        sampling = body.sampling(body.max_completion_tokens or body.max_tokens)
+        sampling = body.sampling(body.longest)
         messages = [message.plain() for message in body.messages]
         prompt = chat_tokens(engine.base, messages)  # what cannot be read is refused before an adapter is made
         chosen = await _choose(engine, body.model, body.task_description, request)
@@ -461,7 +461,12 @@ def _add_errors(app: FastAPI) -> None:
     async def misshapen(_: Request, problem: Exception) -> JSONResponse:
         assert isinstance(problem, RequestValidationError)
         first = problem.errors()[0]
+        if first["type"] == "json_invalid":
+            why, at = first.get("ctx", {}).get("error", "it cannot be read"), first["loc"][-1]
+            return JSONResponse(error_body(f"The body is not JSON: {why} (character {at}).", code="invalid_json"), 400)
         place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+        if first["type"] == "missing" and not place:
+            return JSONResponse(error_body("The request has no body; it must be a JSON object."), 400)
         message = str(first["msg"]) if not place else f"{place[:200]}: {first['msg']}"
         return JSONResponse(error_body(message, field=place[:200] or None), 400)
 

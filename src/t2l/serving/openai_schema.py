@@ -97,7 +97,7 @@ class _SamplingRequest(BaseModel):
         """
         for name, value in (self.model_extra or {}).items():
             if name in _NEUTRAL:
-                if not any(value == neutral for neutral in _NEUTRAL[name]):
+                if not any(_same(value, neutral) for neutral in _NEUTRAL[name]):
                     raise RequestError(f"This server does not do '{name}'.", f"Leave {name} away.", field=name)
             elif name not in _IGNORED:
                 known = [*type(self).model_fields, *_NEUTRAL]
@@ -145,6 +145,11 @@ class ChatRequest(_SamplingRequest):
 
     messages: list[Message] = Field(min_length=1, max_length=1024)
     max_completion_tokens: int | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """The longest answer that is asked for; ``max_completion_tokens`` is the newer name and counts first."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 class CompletionRequest(_SamplingRequest):
@@ -262,6 +267,11 @@ class Reply:
         """The piece with the usage."""
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         return {**self._head, "object": kind, "choices": [], "usage": usage(completions)}
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Equal, and no boolean where a number stands: in Python ``True == 1``."""
+    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
 
 
 def usage(completions: list[Completion]) -> dict[str, int]:

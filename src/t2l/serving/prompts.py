@@ -70,7 +70,7 @@ def room(prompt_tokens: int, max_tokens: int | None, context: int, limit: int) -
         raise RequestError("The prompt is empty.", "Give it some text.", field="prompt")
     if max_tokens is not None and max_tokens > limit:
         raise RequestError(f"max_tokens is {max_tokens}; this server allows {limit}.", field="max_tokens")
-    wanted = max_tokens or min(limit, max(1, context - prompt_tokens))
+    wanted = min(limit, max(1, context - prompt_tokens)) if max_tokens is None else max_tokens
     if prompt_tokens + wanted > context:
         raise PromptTooLongError(
             f"The prompt has {prompt_tokens} tokens and {wanted} may follow; there is room for {context} together.",

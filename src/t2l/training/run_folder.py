@@ -8,8 +8,10 @@ tensors mean.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2l.errors import CheckpointError, OutputError, RecipeError
+from t2l.errors import CheckpointError, OutputError, RecipeError, T2LError
 from t2l.storage import new_folder, read_json, read_tensors, write_bytes, write_json, write_tensors
 from t2l.training.recipes import Recipe, load_recipe, recipe_differences
 
 STATE_FILE = "state.json"
+_FILES = ("model.safetensors", "training.pt")  # of a checkpoint, besides the state that holds their digests
+_STEP = re.compile(r"[0-9]{8,}")
 _FORMAT = 1
 # what changes nothing of what is computed, so a resume may change it unasked
 _FREE = ("about:", "loop.save_every:", "loop.keep:", "loop.log_every:", "loop.trackers:", "hardware.")
@@ -114,7 +118,7 @@ class RunFolder:
         """The steps of the whole checkpoints, ascending."""
         if not self.steps.is_dir():
             return []
-        return sorted(int(p.name) for p in self.steps.iterdir() if p.name.isdigit() and (p / STATE_FILE).is_file())
+        return sorted(int(p.name) for p in self.steps.iterdir() if _STEP.fullmatch(p.name) and (p / STATE_FILE).is_file())
 
     def last(self) -> int | None:
         """The step of the newest checkpoint; None where there is none."""
@@ -141,7 +145,9 @@ class RunFolder:
             with new_folder(self.place(step), marker=STATE_FILE, force=True) as inside:
                 write_tensors(inside / "model.safetensors", tensors)
                 torch.save(dict(training), inside / "training.pt")
-                write_json(inside / STATE_FILE, {"kind": "t2l-training-state", "format": _FORMAT, **state})
+                digests = {name: _digest(inside / name) for name in _FILES}
+                written = {"kind": "t2l-training-state", "format": _FORMAT, "digests": digests}
+                write_json(inside / STATE_FILE, {**written, **state})
                 for file in inside.iterdir():
                     _to_disk(file)
         except (RuntimeError, OutputError) as problem:  # a full disk is a RuntimeError to torch
@@ -154,16 +160,24 @@ class RunFolder:
         """The tensors, the training state and the plain values of a checkpoint.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: one of its files is missing, damaged or not the one that was saved; says how to go on from
+                the checkpoint before it.
         """
         place = self.place(step)
-        state = read_json(place / STATE_FILE, CheckpointError)
-        tensors = read_tensors(place / "model.safetensors", CheckpointError)
         try:
+            state = read_json(place / STATE_FILE, CheckpointError)
+            digests = state.get("digests", {})  # checkpoints of before have none
+            for name in _FILES:
+                if isinstance(digests, dict) and name in digests and digests[name] != _digest(place / name):
+                    raise CheckpointError(f"'{place / name}' is not what was saved: the digests differ.")
+            tensors = read_tensors(place / "model.safetensors", CheckpointError)
             training = torch.load(place / "training.pt", weights_only=True, map_location="cpu")
-        except Exception as problem:  # torch and zipfile each raise their own kinds
+        except Exception as problem:  # torch, zipfile and the disk each raise their own kinds
+            reason = problem.message if isinstance(problem, T2LError) else str(problem) or type(problem).__name__
+            older = max((other for other in self.saved() if other < step), default=None)
+            way = "To begin anew" if older is None else f"To go on from step {older}"
             raise CheckpointError(
-                f"'{place}' cannot be read: {problem}", f"Delete it; the run then goes on from an older one: {place}"
+                f"The checkpoint of step {step} is damaged: {' '.join(reason.split())[:400]}", f"{way}: rm -r '{place}'"
             ) from problem
         return tensors, training, state
 
@@ -181,9 +195,18 @@ class RunFolder:
                 write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
 
     def note(self, path: Path, record: Mapping[str, Any]) -> None:
-        """Adds a line to the metrics or the incidents."""
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        """Adds a line to the metrics or the incidents.
+
+        Raises:
+            OutputError: it cannot be written (a full disk); half a line is cut off when the run goes on.
+        """
+        try:
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(record) + "\n")
+        except OSError as problem:
+            reason = problem.strerror or problem
+            fix = "Free some space, then run the same command again: it goes on from its newest checkpoint."
+            raise OutputError(f"Cannot write '{path}': {reason}.", fix) from problem
 
 
 def _step_of(line: str) -> float:
@@ -191,6 +214,14 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")  # half a line, or none
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _to_disk(path: Path) -> None:
