@@ -112,7 +112,7 @@ def test_a_wrong_file_says_what_is_right(tmp_path: Path) -> None:
         ("loop: {stepps: 3}", "loop.steps"),
         ("lop: {steps: 3}", "Did you mean"),
         ("- 1", "not sections"),
-        ("a: [", "not YAML"),
+        ("a: [", "as YAML"),
         ("loop: 3", "not a section"),
         ("like: nothing-like-it", "no recipe"),
     ]:

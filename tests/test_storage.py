@@ -159,7 +159,7 @@ def test_one_file_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monkey
         (b"", "cannot be read as JSON"),
         (b"{", "line 1 column 2"),
         (b"[1]", "holds list, not a JSON object"),
-        (b"\xff\xfe", "cannot be read as JSON"),
+        (b"\xff\xfe", "cannot be read as text"),
         (b"[" * 100_000, "cannot be read as JSON"),
         (b'{"n": ' + b"1" * 5000 + b"}", "cannot be read as JSON"),
     ],

@@ -25,7 +25,16 @@ from t2l.bases import EMBEDDED_BASE
 from t2l.errors import AdapterError, T2LError, did_you_mean
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.peft_format import CONFIG_FILE, DTYPES, TENSOR_FILE, peft_tensors
-from t2l.storage import new_folder, read_json, read_tensors, tensors_digest, write_bytes, write_json, write_tensors
+from t2l.storage import (
+    MOST_FOREIGN,
+    new_folder,
+    read_json,
+    read_tensors,
+    tensors_digest,
+    write_bytes,
+    write_json,
+    write_tensors,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -189,7 +198,7 @@ class Adapter:
         if not (folder / PROVENANCE_FILE).exists():
             spec = peft_format.spec_from_tensors(tensors, config, folder)
             return cls(spec, peft_format.weights_from_tensors(spec, tensors, folder))
-        record = read_json(folder / PROVENANCE_FILE, AdapterError)
+        record = read_json(folder / PROVENANCE_FILE, AdapterError, most=MOST_FOREIGN)
         spec = _recorded_spec(record, config, folder / PROVENANCE_FILE)
         adapter = cls(spec, peft_format.weights_from_tensors(spec, tensors, folder), record["provenance"])
         if adapter.digest != record.get("digest"):

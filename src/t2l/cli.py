@@ -57,6 +57,9 @@ class Verbs(TyperGroup):
             say_error(error)
             raise typer.Exit(2) from error
         except OSError as problem:
+            if problem.errno == errno.ENAMETOOLONG:
+                say_error(T2LError(f"'{str(problem.filename)[:60]}...' is too long for a path."))
+                raise typer.Exit(2) from problem
             if problem.errno not in _NO_ROOM:
                 raise
             if ctx.params.get("debug"):

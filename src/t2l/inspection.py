@@ -24,7 +24,7 @@ from t2l.model import TextToLora
 from t2l.peft_format import CONFIG_FILE as ADAPTER_CONFIG
 from t2l.sakana import import_checkpoint
 from t2l.sakana_files import STATE_FILE
-from t2l.storage import read_json, write_bytes
+from t2l.storage import MOST_FOREIGN, read_json, write_bytes
 
 if TYPE_CHECKING:
     from t2l.hypernet import HyperNetwork
@@ -197,7 +197,7 @@ def cosine(first: Adapter, second: Adapter) -> float:
 def _of_adapter(folder: Path) -> Report:
     adapter = Adapter.load(folder)
     ours = (folder / PROVENANCE_FILE).is_file()
-    record = read_json(folder / PROVENANCE_FILE, T2LError) if ours else {}
+    record = read_json(folder / PROVENANCE_FILE, T2LError, most=MOST_FOREIGN) if ours else {}
     facts = {
         "path": str(folder),
         "written_by": "t2l" if ours else "PEFT",
@@ -238,7 +238,7 @@ def _parts(hypernetwork: HyperNetwork) -> list[dict[str, Any]]:
         depth = 3 if name.startswith("head.linears.") else 1
         part = ".".join(name.split(".")[:depth])
         sizes[part] = sizes.get(part, 0) + parameter.numel()
-        squares[part] = squares.get(part, 0.0) + float(parameter.detach().float().square().sum())
+        squares[part] = squares.get(part, 0.0) + float(parameter.detach().double().square().sum())
     return [{"part": part, "parameters": size, "norm": math.sqrt(squares[part])} for part, size in sizes.items()]
 
 

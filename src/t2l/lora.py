@@ -28,6 +28,8 @@ ALL_LINEAR = "all-linear"
 _DEFAULT_TARGETS = ("q_proj", "v_proj")
 _FUSED_ATTENTION = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "in_proj")
 
+_MOST_NAME = 4096  # characters of a base's name, as of a path
+
 
 @dataclass(frozen=True)
 class ModuleGroup:
@@ -101,6 +103,8 @@ class LoraSpec:
             raise T2LError(f"dropout is {self.dropout!r}; it must be at least 0 and below 1.")
         if not self.groups:
             raise T2LError("No module is adapted: a LoraSpec needs at least one group.")
+        if self.base_model is not None and not _can_name(self.base_model):
+            raise T2LError(f"The base's name {str(self.base_model)[:40]!r} cannot be one: it is a hub id or a path.")
         keys = [group.key for group in self.groups]
         if len(set(keys)) != len(keys):
             raise T2LError(f"Group keys repeat: {keys}.")
@@ -326,7 +330,7 @@ class LoraWeights:
         """
         norms = {}
         for key, a_NLRI in self.a.items():
-            a_NLRI, b_NLOR = a_NLRI.float(), self.b[key].float()
+            a_NLRI, b_NLOR = a_NLRI.double(), self.b[key].double()  # squares of what float32 holds are beyond it
             square_NL = ((b_NLOR.mT @ b_NLOR) * (a_NLRI @ a_NLRI.mT)).sum(dim=(-2, -1))
             norms[key] = square_NL.clamp_min(0).sqrt()
         return norms
@@ -461,6 +465,11 @@ def _group(sites: Iterable[_LinearSite], all_sites: Iterable[_LinearSite]) -> tu
             name = key if len(by_shape) == 1 else f"{key}@{in_features}x{out_features}"
             groups.append(ModuleGroup(name, path, layers, in_features, out_features))
     return tuple(groups)
+
+
+def _can_name(name: object) -> bool:
+    """Whether this can be a hub id or a path: text that ends, without a null character."""
+    return isinstance(name, str) and len(name) <= _MOST_NAME and "\0" not in name
 
 
 def _is_positive_int(value: object) -> bool:

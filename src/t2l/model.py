@@ -26,7 +26,7 @@ from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.prompting import TEMPLATE, recorded
-from t2l.storage import new_folder, read_json, read_tensors, tensors_digest, write_json, write_tensors
+from t2l.storage import MOST_FOREIGN, new_folder, read_json, read_tensors, tensors_digest, write_json, write_tensors
 from t2l.threads import SMALL, threads
 
 CONFIG_FILE = "config.json"
@@ -253,7 +253,7 @@ class TextToLora:
                 reference implementation is named as such, with the command that imports it).
         """
         folder = _find(default_checkpoint() if source is None else source, revision)
-        config = read_json(folder / CONFIG_FILE, CheckpointError)
+        config = read_json(folder / CONFIG_FILE, CheckpointError, most=MOST_FOREIGN)
         if config.get("kind") != KIND:
             raise CheckpointError(f"'{folder / CONFIG_FILE}' is not the config of a t2l checkpoint.")
         if config.get("format") != FORMAT:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from t2l.errors import AdapterError
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
-from t2l.storage import check_tensors, read_json
+from t2l.storage import MOST_FOREIGN, check_tensors, read_json
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -153,7 +153,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "If you trust where it comes from, convert it once with PEFT: "
             f"PeftModel.from_pretrained(base, '{folder}').save_pretrained('NEW_FOLDER').",
         )
-    config = read_json(folder / CONFIG_FILE, AdapterError)
+    config = read_json(folder / CONFIG_FILE, AdapterError, most=MOST_FOREIGN)
     where = folder / CONFIG_FILE
 
     def check(name: str, rule: str, fits: Callable[[Any], bool], default: Any = None) -> None:

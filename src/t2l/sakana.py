@@ -29,7 +29,7 @@ from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, ModuleGroup
 from t2l.model import TextToLora
 from t2l.sakana_files import CheckpointFiles, find_files, first_line, read_adapter, read_state
-from t2l.storage import check_tensors
+from t2l.storage import check_tensors, read_yaml
 
 _STD_FLOOR = 1e-10  # what the reference adds to a standard deviation before it multiplies by it
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
@@ -98,12 +98,7 @@ class _Settings:
     @classmethod
     def read(cls, path: Path) -> _Settings:
         """Reads and checks ``args.yaml``; what this import does not need is passed over."""
-        import yaml
-
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except Exception as problem:  # the parser's own errors, and those of the dates, numbers and tags it meets
-            raise CheckpointError(f"'{path}' cannot be read as YAML: {first_line(problem)}.") from problem
+        found = read_yaml(path, CheckpointError)
         if not isinstance(found, dict):
             raise CheckpointError(f"'{path}' holds {type(found).__name__}, not settings.")
         values = {}

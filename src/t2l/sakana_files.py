@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from t2l.errors import CheckpointError
-from t2l.storage import read_json
+from t2l.storage import MOST_FOREIGN, read_json, read_pickled
 
 STATE_FILE = "hypermod.pt"
 ARGS_FILE = "args.yaml"
@@ -141,7 +141,7 @@ def _choose(found: list[str], wanted: str | None, where: str) -> str:
 
 def read_adapter(path: Path) -> dict[str, Any]:
     """PEFT's config, refused where it asks for what no hypernetwork of the reference gives."""
-    config = read_json(path, CheckpointError)
+    config = read_json(path, CheckpointError, most=MOST_FOREIGN)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(f"'{path}' is of type {kind!r}; only LORA checkpoints can be imported.")
@@ -162,7 +162,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():  # about pickle protocols; what matters becomes an error below
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = read_pickled(path, CheckpointError)
+    except CheckpointError:
+        raise
     except Exception as problem:  # a damaged archive may fail anywhere in torch's reader
         reason = _torch_reason(problem)
         if "GLOBAL" in reason:

@@ -10,6 +10,8 @@ import json
 import os
 import secrets
 import shutil
+import stat
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +33,16 @@ def default_cache_folder() -> Path:
     if chosen := os.environ.get("T2L_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "t2l"
+
+
+MOST_OWN = 1 << 30
+"""Bytes of a text file that a run of ours wrote."""
+
+MOST_FOREIGN = 8 << 20
+"""Bytes of a config that came with somebody's checkpoint or adapter."""
+
+MOST_NAMES = 4 << 20
+"""Bytes of names and shapes in a safetensors file: some 40,000 tensors."""
 
 
 @contextmanager
@@ -145,14 +157,64 @@ def write_json(target: str | Path, value: Any) -> None:
     write_bytes(target, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: str | Path, error: type[T2LError]) -> dict[str, Any]:
-    """The JSON object in ``path``; anything else is ``error``, which names the file and the place."""
+def read_text(path: str | Path, error: type[T2LError], *, most: int = MOST_OWN) -> str:
+    """The text of a regular file of at most so many bytes; anything else is ``error``.
+
+    A pipe without a writer or a device without an end would never be read to the end, so neither is begun.
+    """
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        with open(handle, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise error(f"'{path}' is not a regular file.")
+            data = stream.read(most + 1)
+        if len(data) > most:
+            raise error(f"'{path}' has more than the {most:,} bytes that are read of such a file.")
+        return data.decode("utf-8")
     except FileNotFoundError:
         raise error(f"'{path}' does not exist.") from None
-    except (OSError, ValueError, RecursionError) as problem:  # a number of 5,000 digits is a plain ValueError
+    except OSError as problem:
+        raise error(f"'{path}' cannot be read: {problem.strerror or problem}.") from problem
+    except ValueError as problem:  # not UTF-8, or a name with a null character
+        raise error(f"'{path}' cannot be read as text: {problem}.") from problem
+
+
+def read_yaml(path: str | Path, error: type[T2LError]) -> Any:
+    """What a small YAML file holds, as plain values; see `parse_yaml`."""
+    return parse_yaml(read_text(path, error, most=MOST_FOREIGN), f"'{path}'", error)
+
+
+def parse_yaml(text: str, name: str, error: type[T2LError]) -> Any:
+    """YAML as plain values. Aliases are refused: a few lines of them stand for billions of values."""
+    import yaml
+
+    class Plain(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it uses aliases (*name), which are not read")
+            return super().compose_node(parent, index)
+
+    try:
+        return yaml.load(text, Plain)  # a SafeLoader
+    except RecursionError:
+        raise error(f"{name} cannot be read as YAML: it is nested too deeply.") from None
+    except Exception as problem:  # the parser's own errors, and those of the dates, numbers and tags it meets
+        told = " ".join(str(problem).split())[:300] or type(problem).__name__
+        raise error(f"{name} cannot be read as YAML: {told}.") from problem
+
+
+def read_json(path: str | Path, error: type[T2LError], *, most: int = MOST_OWN) -> dict[str, Any]:
+    """The JSON object in ``path``; anything else is ``error``, which names the file and the place.
+
+    Args:
+        most: bytes.
+    """
+    path = Path(path)
+    text = read_text(path, error, most=most)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as problem:  # a number of 5,000 digits is a plain ValueError
         raise error(f"'{path}' cannot be read as JSON: {problem}.") from problem
     if not isinstance(value, dict):
         raise error(f"'{path}' holds {type(value).__name__}, not a JSON object.")
@@ -169,14 +231,61 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 def read_tensors(path: str | Path, error: type[T2LError]) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU; a missing, truncated or foreign file is ``error``."""
     path = Path(path)
-    if not path.is_file():
+    if not _is_regular(path):
         raise error(f"'{path}' does not exist.")
     try:
+        with path.open("rb") as stream:
+            names = int.from_bytes(stream.read(8), "little")
+        if MOST_NAMES < names < path.stat().st_size:
+            raise error(f"'{path}' has {names:,} bytes of tensors' names; at most {MOST_NAMES:,} are read.")
         return load_file(str(path))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as problem:
+    except T2LError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as problem:
         raise error(
             f"'{path}' is not a whole safetensors file: {problem}.", "It may be truncated; copy or download it again."
         ) from problem
+
+
+def read_pickled(path: str | Path, error: type[T2LError]) -> Any:
+    """What ``torch.save`` wrote, as tensors and plain values; no code of the file is run.
+
+    Raises:
+        error: it is not a regular file, is packed (some kilobytes may then stand for gigabytes), or holds a tensor with
+            more elements than bytes.
+        Exception: what torch's reader raises for a damaged file.
+    """
+    path = Path(path)
+    if not _is_regular(path):
+        raise error(f"'{path}' is not a regular file.")
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise error(f"'{path}' is a compressed archive; torch.save writes none.", "Save it anew with torch.save.")
+    value = torch.load(path, map_location="cpu", weights_only=True)
+    _check_dense(value, path, error)
+    return value
+
+
+def _check_dense(value: Any, path: Path, error: type[T2LError]) -> None:
+    """Every strided tensor stands for no more bytes than the file has."""
+    if isinstance(value, Mapping):
+        for part in value.values():
+            _check_dense(part, path, error)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _check_dense(part, path, error)
+    elif isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
+        bytes_ = value.numel() * value.element_size()
+        if bytes_ > value.untyped_storage().nbytes():
+            raise error(f"'{path}' has a tensor of shape {tuple(value.shape)} that stands for bytes it does not hold.")
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether there is a plain file; False for a name that can be none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def check_tensors(

@@ -24,7 +24,7 @@ from t2l.encoders.cache import default_cache_folder
 from t2l.errors import T2LError, did_you_mean
 from t2l.evaluation.paper_protocol import code_config, configs
 from t2l.evaluation.wording import Wording, paper_wording
-from t2l.storage import read_json
+from t2l.storage import read_json, read_yaml
 
 Protocol = Literal["loglikelihood", "paper"]
 """``loglikelihood``: the harness's own way. ``paper``: greedy generation, first matching choice. Never in one table."""
@@ -298,16 +298,14 @@ def read_wordings(file: Path) -> dict[str, Wording]:
     Raises:
         T2LError: it cannot be read or has another form.
     """
-    import yaml
-
     if file.suffix == ".jsonl":
         sets = read_description_files([file]).sets
         return {one.name: Wording(one.name, one.descriptions, one.evaluation) for one in sets}
     try:
-        texts = yaml.safe_load(file.read_text(encoding="utf-8"))
+        texts = read_yaml(file, T2LError)
         matched = {str(name): tuple(map(str, some)) for name, some in texts["matched"].items()}
         other = {str(name): tuple(map(str, some)) for name, some in (texts.get("paraphrase") or {}).items()}
-    except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as problem:
+    except (KeyError, TypeError, AttributeError) as problem:
         raise T2LError(
             f"'{file}' cannot be read as descriptions: {str(problem).splitlines()[0]}",
             "It is YAML: matched: {TASK: [TEXT, ...]}",

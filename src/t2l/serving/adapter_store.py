@@ -23,7 +23,7 @@ from t2l.adapter import PROVENANCE_FILE, Adapter
 from t2l.errors import AdapterError, OutputError, T2LError
 from t2l.peft_format import TENSOR_FILE
 from t2l.serving.errors import UnknownModelError
-from t2l.storage import read_json
+from t2l.storage import MOST_FOREIGN, read_json
 
 ID_PREFIX = "t2l-"
 _ID_DIGITS = 24
@@ -257,7 +257,7 @@ class AdapterStore:
             raise OutputError(f"The adapter store '{folder}' cannot be used: {problem.strerror}.") from problem
         for path in found:
             try:
-                record = read_json(path / PROVENANCE_FILE, AdapterError)
+                record = read_json(path / PROVENANCE_FILE, AdapterError, most=MOST_FOREIGN)
                 told, rank = _told(record["provenance"]), int(record["spec"]["rank"])
                 size = (path / TENSOR_FILE).stat().st_size
                 created = (path / PROVENANCE_FILE).stat().st_mtime  # the folder's says when it was last used

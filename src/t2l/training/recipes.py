@@ -20,6 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from t2l.errors import RecipeError, did_you_mean
+from t2l.storage import MOST_FOREIGN, parse_yaml, read_text
 from t2l.training.recipe_sections import (
     BaseSection,
     ConditionSection,
@@ -174,17 +175,9 @@ def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
     if name in trail:
         raise RecipeError(f"The recipe '{name}' begins from itself: {' -> '.join([*trail, name])}.")
     path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as problem:
-            raise RecipeError(f"The recipe '{name}' cannot be read: {problem}.") from problem
-    else:
-        text = recipe_text(name)
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as problem:
-        raise RecipeError(f"The recipe '{name}' is not YAML: {problem}.") from problem
+    in_file = path.suffix in (".yaml", ".yml")
+    text = read_text(path, RecipeError, most=MOST_FOREIGN) if in_file else recipe_text(name)
+    values = parse_yaml(text, f"The recipe '{name}'", RecipeError) or {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise RecipeError(f"The recipe '{name}' holds {type(values).__name__}, not sections.")
     parent = values.pop(_LIKE, None)
@@ -213,10 +206,7 @@ def _override(values: dict[str, Any], text: str) -> None:
     if not separator or not all(path):
         raise RecipeError(f"'{text}' is not key=value.", "Such as: loop.steps=500")
     _check_key(path)
-    try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError as problem:
-        raise RecipeError(f"The value of '{text}' cannot be read: {problem}.") from problem
+    read = parse_yaml(value, f"The value of '{text}'", RecipeError)
     here = values
     for part in path[:-1]:
         section = here.get(part)

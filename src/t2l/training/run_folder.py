@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from t2l.errors import CheckpointError, OutputError, RecipeError, T2LError
-from t2l.storage import new_folder, read_json, read_tensors, write_bytes, write_json, write_tensors
+from t2l.storage import new_folder, read_json, read_pickled, read_tensors, write_bytes, write_json, write_tensors
 from t2l.training.recipes import Recipe, load_recipe, recipe_differences
 
 STATE_FILE = "state.json"
@@ -118,7 +118,9 @@ class RunFolder:
         """The steps of the whole checkpoints, ascending."""
         if not self.steps.is_dir():
             return []
-        return sorted(int(p.name) for p in self.steps.iterdir() if _STEP.fullmatch(p.name) and (p / STATE_FILE).is_file())
+        return sorted(
+            int(p.name) for p in self.steps.iterdir() if _STEP.fullmatch(p.name) and (p / STATE_FILE).is_file()
+        )
 
     def last(self) -> int | None:
         """The step of the newest checkpoint; None where there is none."""
@@ -171,7 +173,7 @@ class RunFolder:
                 if isinstance(digests, dict) and name in digests and digests[name] != _digest(place / name):
                     raise CheckpointError(f"'{place / name}' is not what was saved: the digests differ.")
             tensors = read_tensors(place / "model.safetensors", CheckpointError)
-            training = torch.load(place / "training.pt", weights_only=True, map_location="cpu")
+            training = read_pickled(place / "training.pt", CheckpointError)
         except Exception as problem:  # torch, zipfile and the disk each raise their own kinds
             reason = problem.message if isinstance(problem, T2LError) else str(problem) or type(problem).__name__
             older = max((other for other in self.saved() if other < step), default=None)
