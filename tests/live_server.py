@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
+from t2l.serving.connections import Bounds, server
 from t2l.serving.engine import Engine
 from t2l.serving.http import HttpOptions, create_app
 
@@ -25,6 +25,7 @@ def live(
     extend: Callable[[FastAPI], object] | None = None,
     send_buffer: int | None = None,
     graceful_s: int = 5,
+    bounds: Bounds | None = None,
 ) -> Iterator[str]:
     """A server in a thread, on a port of its own; its address. ``extend`` adds to the application.
 
@@ -37,16 +38,16 @@ def live(
     app = create_app(engine, options or HttpOptions(drain_s=1))
     if extend is not None:
         extend(app)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=graceful_s))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+    running = server(app, bounds=bounds, graceful_s=graceful_s)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [door]})
     thread.start()
     try:
-        while not server.started:
+        while not running.started:
             assert thread.is_alive()
             time.sleep(0.005)
         yield f"http://127.0.0.1:{door.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        running.should_exit = True
         thread.join(30)
         door.close()
         engine.close()

@@ -71,8 +71,7 @@ def serve(
 ) -> None:
     """Serve the base and adapters made on request over HTTP, as OpenAI's API."""
     try:
-        import uvicorn
-
+        from t2l.serving.connections import server
         from t2l.serving.http import HttpOptions, create_app
     except ImportError as problem:
         raise T2LError(
@@ -90,18 +89,11 @@ def serve(
         options = HttpOptions(
             keys, allowed_hosts(host, allow_host), rate_limit, max_body * 1024, drain_s=min(timeout, 20.0)
         )
-        config = uvicorn.Config(
-            create_app(engine, options),
-            log_level="warning",
-            access_log=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=int(options.drain_s) + 5,
-            server_header=False,
-        )
+        ready = server(create_app(engine, options), graceful_s=int(options.drain_s) + 5)
         warn_of_openness(engine, door, host, bool(keys), notes)
         where = f"http://{shown_address(door)}/v1"
         say(f"Serving {engine.name} on {where} (docs: /docs; Ctrl-C stops).", "bold green")
-        uvicorn.Server(config).run(sockets=[door])
+        ready.run(sockets=[door])
     finally:
         door.close()
 

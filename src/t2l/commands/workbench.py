@@ -44,8 +44,8 @@ def workbench(
     os.environ.update(_OFFLINE)  # before Gradio is imported
     try:
         import gradio  # noqa: F401 - the package that is most often missing
-        import uvicorn
 
+        from t2l.serving.connections import server
         from t2l.serving.http import HttpOptions, create_app
         from t2l.workbench.app import PATH, add_workbench
     except ImportError as problem:
@@ -65,18 +65,11 @@ def workbench(
             engine = Engine.from_pretrained(checkpoint, base, device=checked_device(device), limits=limits, store=store)
         app = create_app(engine, HttpOptions(keys, allowed_hosts(host, allow_host)))
         add_workbench(app, Workbench(engine, Guidance()))
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=3,
-            server_header=False,
-        )
+        ready = server(app, graceful_s=3)
         warn_of_openness(engine, door, host, bool(keys), notes)
         say(f"The workbench is on http://{shown_address(door)}{PATH} (Ctrl-C stops).", "bold green")
         if keys:
             say("The browser asks for a name and a password: any name, and an API key.")
-        uvicorn.Server(config).run(sockets=[door])
+        ready.run(sockets=[door])
     finally:
         door.close()

@@ -318,8 +318,7 @@ async def _while_there(request: Request, work: Any) -> Any:
     finally:
         for task in (working, left):
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await left
+        await asyncio.gather(working, left, return_exceptions=True)  # what nobody fetches is a traceback in the log
 
 
 # --- adapters and models ------------------------------------------------------------------------------------------
