@@ -494,6 +494,37 @@ def test_removals_and_overlaps_by_name() -> None:
     assert near_benchmark("task022_cosmosqa_passage_inappropriate_binary") is None
 
 
+def test_two_tasks_of_one_number_are_two_tasks(tmp_path: Path) -> None:
+    assert near_benchmark("task868_cfq_mcd1_explanation_to_sql") is None
+    assert near_benchmark("task861_prost_mcq_answers_generation") == "PROST: physical commonsense like that of PIQA"
+    for word_problem in ("task868_mawps_singleop_question_answering", "task861_asdiv_addsub_question_answering"):
+        assert near_benchmark(word_problem) == "word problems like those of GSM8K"
+    assert near_benchmark("lol_868") == near_benchmark("task868") == "word problems like those of GSM8K"
+    assert removed_by_paper("lol_033") and removed_by_paper("task033_my_own_task") is None
+    splits = SplitRule(validation=0).assign(
+        {"task304_numeric_fused_head_resolution": [], "lol_304": [], "task304_x": []}
+    )
+    assert list(splits.values()) == ["validation", "validation", "train"]
+    lines = [
+        {"name": "lol_861", "hub_dataset": "Lots-of-LoRAs/task861_asdiv_addsub", "descriptions": ["Add up."]},
+        {"name": "task184_snli_neutral", "descriptions": ["Change the sentence."]},
+        {"name": "task868_cfq", "descriptions": ["Write SQL."]},
+        {"name": "task868_mawps", "descriptions": ["Solve."]},
+    ]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = read_description_files([tmp_path / "d.jsonl"])
+    told = {
+        name: found.of(name) for name in ("task861_asdiv_addsub", "task861_prost", "task184_break", "task868_mawps")
+    }
+    assert {name: given and given.descriptions[0] for name, given in told.items()} == {
+        "task861_asdiv_addsub": "Add up.",
+        "task861_prost": None,
+        "task184_break": None,
+        "task868_mawps": "Solve.",
+    }
+    assert found.of("lol_184") == found.of("task184_snli_neutral")
+
+
 def test_splits_are_of_tasks_and_adding_one_moves_no_other() -> None:
     tasks = {f"task{number:04}_x": [f"set{number % 5}"] for number in range(1000, 1040)}
     splits = SplitRule(validation=6, test=4).assign(tasks)
@@ -504,8 +535,8 @@ def test_splits_are_of_tasks_and_adding_one_moves_no_other() -> None:
     sets = {name: grouped[name] for name in tasks}
     for dataset in {value[0] for value in tasks.values()}:
         assert len({sets[name] for name in tasks if tasks[name][0] == dataset}) == 1
-    named = SplitRule(named={"task1000_x": "test"}, validation=1).assign({"task1000_x": [], "task035_y": [], "b": []})
-    assert named == {"task1000_x": "test", "task035_y": "validation", "b": "train"}
+    named = SplitRule(named={"task1000_x": "test"}, validation=1).assign({"task1000_x": [], "lol_035": [], "b": []})
+    assert named == {"task1000_x": "test", "lol_035": "validation", "b": "train"}
     assert set(SplitRule(validation=50).assign({"a": [], "b": [], "c": []}).values()) == {"train", "validation"}
 
 

@@ -1,8 +1,8 @@
 """Descriptions of tasks in JSON Lines: one line a task, found by its name, its number or its data set.
 
 Level 3. A line holds ``name`` (``task022_...`` or ``lol_022``), ``descriptions``, and where there are some
-``hub_dataset``, ``evaluation_descriptions`` and ``split``. This file does not write descriptions; `t2l.data.describe`
-does.
+``hub_dataset``, ``evaluation_descriptions`` and ``split``. Two tasks may have one number: where both names say more
+than it, they have to agree. This file does not write descriptions; `t2l.data.describe` does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2l.data.splits import task_number
+from t2l.data.splits import task_number, task_title
 from t2l.errors import DataError
 
 
@@ -37,7 +37,7 @@ class DescriptionFile:
 
     def __init__(self, sets: Iterable[DescriptionSet]) -> None:
         self._by_name: dict[str, DescriptionSet] = {}
-        self._by_number: dict[int, str] = {}
+        self._by_number: dict[int, dict[str, str]] = {}  # number -> title -> name
         for given in sets:
             if (known := self._by_name.get(given.name)) is not None:
                 given = DescriptionSet(
@@ -48,11 +48,13 @@ class DescriptionFile:
                     known.split or given.split,
                 )
             self._by_name[given.name] = given
-            number = task_number(given.name)
-            if number is None and given.hub_dataset:
-                number = task_number(given.hub_dataset.rpartition("/")[2])
-            if number is not None:
-                self._by_number.setdefault(number, given.name)
+            names = (given.name, (given.hub_dataset or "").rpartition("/")[2])
+            numbered = sorted(
+                (name for name in names if task_number(name) is not None), key=lambda n: not task_title(n)
+            )
+            if numbered:
+                titles = self._by_number.setdefault(task_number(numbered[0]) or 0, {})
+                titles.setdefault(task_title(numbered[0]), given.name)
 
     @property
     def sets(self) -> tuple[DescriptionSet, ...]:
@@ -60,11 +62,12 @@ class DescriptionFile:
         return tuple(self._by_name.values())
 
     def of(self, task: str) -> DescriptionSet | None:
-        """The descriptions of a task by its name, else by its number."""
+        """The descriptions of a task by its name, else by its number and what the names say beyond it."""
         if task in self._by_name:
             return self._by_name[task]
-        number = task_number(task)
-        name = self._by_number.get(number) if number is not None else None
+        number, title = task_number(task), task_title(task)
+        found = self._by_number.get(number, {}) if number is not None else {}
+        name = next(iter(found.values()), None) if not title else found.get(title, found.get(""))
         return self._by_name[name] if name is not None else None
 
 

@@ -18,41 +18,68 @@ from t2l.errors import DataError
 from t2l.storage import read_json
 
 PAPER_REMOVED = {
-    33: "WinoGrande",
-    34: "WinoGrande",
-    80: "PIQA",
-    81: "PIQA",
-    228: "ARC-easy",
-    380: "BoolQ",
-    381: "BoolQ",
-    1286: "OpenBookQA",
-    1389: "HellaSwag",
-    1391: "WinoGrande",
+    (33, "winogrande"): "WinoGrande",
+    (34, "winogrande"): "WinoGrande",
+    (80, "piqa"): "PIQA",
+    (81, "piqa"): "PIQA",
+    (228, "arc"): "ARC-easy",
+    (380, "boolq"): "BoolQ",
+    (381, "boolq"): "BoolQ",
+    (1286, "openbookqa"): "OpenBookQA",
+    (1389, "hellaswag"): "HellaSwag",
+    (1391, "winogrande"): "WinoGrande",
 }
-"""Number of a task -> the benchmark it was made from: the ten that the paper removed."""
+"""A task's number, and the data set in its name -> the benchmark it was made from: the ten that the paper removed.
 
-PAPER_VALIDATION = frozenset({35, 39, 202, 304, 362, 614, 701, 706, 710, 726, 1557})
-"""Numbers of the paper's eleven validation tasks."""
+The collection gives four numbers to two tasks each (184, 672, 861, 868), so a number alone names a task only where a
+name says no more (``lol_033``).
+"""
 
+PAPER_VALIDATION = frozenset(
+    {
+        (35, "winogrande"),
+        (39, "qasc"),
+        (202, "mnli"),
+        (304, "numeric_fused_head"),
+        (362, "spolin"),
+        (614, "glucose"),
+        *((number, "mmmlu") for number in (701, 706, 710, 726)),
+        (1557, "jfleg"),
+    }
+)
+"""The paper's eleven validation tasks: number, and the data set in the name."""
+
+_WORD_PROBLEMS = {
+    "aqua": [750],
+    "ai2_arithmetic": [745],
+    "asdiv": [861, 862, 863],
+    "mathqa": [1419, 1420, 1421],
+    "mawps": [865, 866, 867, 868],
+    "svamp": [751, 753, 754],
+}
 LEFT_IN = {
-    **dict.fromkeys([1398, 1400, 1401], "made from OpenBookQA"),
-    47: "science questions like those of ARC",
-    35: "rewrites WinoGrande",
-    **dict.fromkeys([453, 454, 455], "made from SWAG, the parent of HellaSwag"),
-    **dict.fromkeys([591, 592, 593, 594], "SciQ: science questions like those of ARC"),
-    **dict.fromkeys([1529, 1530, 1552], "SciTail: built from science exam questions, as ARC is"),
-    **dict.fromkeys([38, 39, 40], "QASC: science facts and questions by the makers of OpenBookQA"),
-    **dict.fromkeys([1580, 1581], "eQASC: explanations of QASC's science questions"),
-    **dict.fromkeys(
-        [751, 753, 754, 865, 866, 867, 868, 861, 862, 863, 750, 745, *range(1419, 1422)],
-        "word problems like those of GSM8K",
-    ),
-    **dict.fromkeys([79, 93, 94, 95, 122, 123, 124], "made from CoNaLa: programming like HumanEval and MBPP"),
-    956: "LeetCode: programming like HumanEval and MBPP",
-    859: "PROST: physical commonsense like that of PIQA",
-    1660: "made from SuperGLUE, of which BoolQ is a part",
+    **{(number, "obqa"): "made from OpenBookQA" for number in (1398, 1400, 1401)},
+    (47, "science_questions"): "science questions like those of ARC",
+    (35, "winogrande"): "rewrites WinoGrande",
+    **{(number, "swag"): "made from SWAG, the parent of HellaSwag" for number in (453, 454, 455)},
+    **{(number, "sciq"): "SciQ: science questions like those of ARC" for number in (591, 592, 593, 594)},
+    **{(number, "scitail"): "SciTail: built from science exam questions, as ARC is" for number in (1529, 1530, 1552)},
+    **{(number, "qasc"): "QASC: science facts and questions by the makers of OpenBookQA" for number in (38, 39, 40)},
+    **{(number, "eqasc"): "eQASC: explanations of QASC's science questions" for number in (1580, 1581)},
+    **{
+        (number, source): "word problems like those of GSM8K"
+        for source, numbers in _WORD_PROBLEMS.items()
+        for number in numbers
+    },
+    **{
+        (number, "conala"): "made from CoNaLa: programming like HumanEval and MBPP"
+        for number in (79, 93, 94, 95, 122, 123, 124)
+    },
+    (956, "leetcode"): "LeetCode: programming like HumanEval and MBPP",
+    **{(number, "prost"): "PROST: physical commonsense like that of PIQA" for number in (859, 860, 861)},
+    (1660, "super_glue"): "made from SuperGLUE, of which BoolQ is a part",
 }
-"""Number of a task -> how it is near a benchmark though the paper trained on it (or near one that it did)."""
+"""Number and data set of a task -> how it is near a benchmark though the paper trained on it, or on one like it."""
 
 _NUMBER = re.compile(r"(?:task|lol_)0*(\d+)(?:_|$)")
 _NAMES = {
@@ -74,19 +101,30 @@ def task_number(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def task_title(name: str) -> str:
+    """What a name says beyond its number, in lower case; empty for ``lol_022``."""
+    match = _NUMBER.match(name)
+    return name[match.end() if match else 0 :].lower()
+
+
+def _listed(name: str, table: Iterable[tuple[int, str]]) -> tuple[int, str] | None:
+    """The entry of a table that means this task: its number, and its data set where the name says more than that."""
+    number, title = task_number(name), task_title(name)
+    return next((entry for entry in table if entry[0] == number and (not title or entry[1] in title)), None)
+
+
 def removed_by_paper(name: str) -> str | None:
     """Why the paper trained without this task; None where it did not leave it out."""
-    number = task_number(name)
-    return f"the paper removed it: made from {PAPER_REMOVED[number]}" if number in PAPER_REMOVED else None
+    entry = _listed(name, PAPER_REMOVED)
+    return f"the paper removed it: made from {PAPER_REMOVED[entry]}" if entry else None
 
 
 def near_benchmark(name: str) -> str | None:
     """How a task is near a benchmark, by its number or its name; None where nothing is known."""
-    number = task_number(name)
-    if number in PAPER_REMOVED:
-        return f"made from {PAPER_REMOVED[number]}"
-    if number in LEFT_IN:
-        return LEFT_IN[number]
+    if entry := _listed(name, PAPER_REMOVED):
+        return f"made from {PAPER_REMOVED[entry]}"
+    if entry := _listed(name, LEFT_IN):
+        return LEFT_IN[entry]
     return next((f"its name speaks of {title}" for title, pattern in _NAMES.items() if pattern.search(name)), None)
 
 
@@ -119,7 +157,7 @@ class SplitRule:
         for name in tasks:
             if self.named and name in self.named:
                 splits[name] = self.named[name]
-            elif self.paper and task_number(name) in PAPER_VALIDATION:
+            elif self.paper and _listed(name, PAPER_VALIDATION):
                 splits[name] = "validation"
         free = [name for name in tasks if name not in splits]
         # never more than half of what could be trained on
