@@ -305,12 +305,58 @@ def test_bad_descriptions(words: list[str], problem: str, checkpoint: Path, tmp_
         ("a.jsonl", b'{"description": "a\\ud800"}', "not valid UTF-8"),
         ("a.jsonl", b"[" * 100_000, "not JSON"),
         ("a.txt", b'{"description": "add three"}\nadd three', "Line 2 of a.txt is not JSON"),
+        ("a.json", b'[{"description": "add three"}', "'a.json' is not JSON"),
+        ("a.txt", b'[\n {"description": "add three"},\n]', "'a.txt' is not JSON"),
+        ("a.json", b'{"sort": "Sort the words."}', "an object without 'description'"),
+        ("a.json", b'[{"description": "add three"}, 3]', "Item 2 of a.json holds int"),
+        ("a.csv", b"task,text\nsort,Sort the words.\n", "names no column 'description'"),
+        ("a.csv", b"description,name\nSort, then join.,sort\n", "Row 2 of a.csv has 3 columns"),
+        ("a.csv", b'description,name\n"Sort', "'a.csv' is not CSV"),
+        ("a.yaml", b"- description: [", "cannot be read as YAML"),
     ],
 )
 def test_bad_files(name: str, data: bytes, problem: str, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     assert problem in refused("generate", "--file", name, "--checkpoint", checkpoint)
     assert files_below(tmp_path) == [name]
+
+
+TWO = [("Sort the words.", "sort"), ("Say it, briefly.", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", json.dumps([{"description": one, "name": other} for one, other in TWO])),
+        ("a.json", json.dumps([{"description": one, "name": other} for one, other in TWO], indent=2)),
+        ("a.txt", json.dumps([{"description": one, "name": other} for one, other in TWO], indent=2)),
+        ("a.json", "".join(json.dumps({"description": one, "name": other}) + "\n" for one, other in TWO)),
+        ("a.csv", 'description,name\nSort the words.,sort\n"Say it, briefly.",\n'),
+        ("a.csv", "Name;Description;score\r\nsort;Sort the words.;1\r\n;Say it, briefly.;2\r\n"),
+        ("a.txt", 'name,description\nsort,Sort the words.\n,"Say it, briefly."\n'),
+        ("a.tsv", "description\tname\nSort the words.\tsort\nSay it, briefly.\t\n"),
+        ("a.yaml", "- {description: Sort the words., name: sort}\n- 'Say it, briefly.'\n"),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_files_of_records_are_told_from_plain_text(name: str, text: str, mark: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(mark + text.encode())
+    found = read_requests([], str(tmp_path / name), pytest.fail)
+    assert [(request.description, request.name) for request in found] == TWO
+
+
+def test_lists_of_texts_and_plain_text_that_begins_as_json_does(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text('["Sort the words.", "Add three."]')
+    assert [request.place for request in read_requests([], str(file), pytest.fail)] == [
+        f"item {number} of {file}" for number in (1, 2)
+    ]
+    file.write_text('{\n  "description": "Sort the words."\n}\n')
+    assert [request.description for request in read_requests([], str(file), pytest.fail)] == ["Sort the words."]
+    plain = ["[Formal] Rewrite the text.", "{input} is a word, give its plural.", "Description, in short"]
+    (tmp_path / "a.txt").write_text("\n".join(plain))
+    found = read_requests([], str(tmp_path / "a.txt"), pytest.fail)
+    assert [request.description for request in found] == plain
 
 
 JSON_LINE = st.recursive(
@@ -324,7 +370,7 @@ JSON_LINE = st.recursive(
     data=st.binary()
     | st.text().map(str.encode)
     | st.lists(JSON_LINE.map(json.dumps)).map(lambda x: "\n".join(x).encode()),
-    ending=st.sampled_from(["txt", "jsonl"]),
+    ending=st.sampled_from(["txt", "jsonl", "json", "csv", "yaml"]),
 )
 def test_any_file_is_read_or_refused(data: bytes, ending: str, tmp_path: Path) -> None:
     file = tmp_path / f"a.{ending}"

@@ -441,6 +441,62 @@ def test_repeated_few_and_many_samples(tmp_path: Path) -> None:
     assert places == sorted(places) and places != list(range(20))
 
 
+def test_numbers_and_truth_values_are_texts(tmp_path: Path) -> None:
+    given: list[Any] = [
+        (7, [3]),
+        ("half of 1", 0.5),
+        ("is it?", True),
+        ("none", None),
+        ("gap", float("nan")),
+        ("mixed", ["2", 2]),
+    ]
+    task = native("sum", Instances=[{"input": asked, "output": said} for asked, said in given])
+    read = read_native(folder(tmp_path / "in", ("task001_sum", task)) / "task001_sum.json")
+    pairs = [("7", ("3",)), ("half of 1", ("0.5",)), ("is it?", ("true",)), ("mixed", ("2", "2"))]
+    assert [(each.input, each.outputs) for each in read.instances] == pairs
+    assert read.dropped == {"without an output": 2}
+    lines = [{"task": "sum", "prompt": asked, "response": said} for asked, said in given]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    sources = open_source(tmp_path / "a.jsonl")
+    assert [(each.input, each.outputs) for each in sources[0].read().instances] == pairs
+    with pytest.raises(DataError, match="Line 4 of .* has no text 'response', and 1 more"):
+        sources[1].read()
+    row = parse_row({"input": "1 + 2", "output": 3})
+    assert not isinstance(row, str) and row[1].outputs == ("3",)
+    assert parse_row({"input": "1 + 2", "output": None}) == "without an output"
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
+    """Every file that a person writes may begin with one: editors and spreadsheets put it there."""
+    from t2l.commands.data import _lines_of
+    from t2l.commands.guidance import read_tasks
+    from t2l.commands.serve import api_keys
+    from t2l.data.benchmarks import read_benchmark
+    from t2l.evaluation.benchmarks import read_wordings
+    from t2l.storage import read_json, read_yaml
+
+    line = '{"task": "task001_a", "prompt": "1", "response": "2"}\n'
+    readers: list[tuple[str, str, Any]] = [
+        ("a.json", json.dumps(native("a")), lambda file: read_native(file).definition),
+        ("b.jsonl", line, lambda file: open_source(file)[0].read()),
+        ("c.jsonl", '{"name": "a", "descriptions": ["A."]}\n', lambda file: read_description_files([file]).sets),
+        ("d.jsonl", '{"name": "a", "descriptions": ["A."]}\n', read_wordings),
+        ("e.yaml", "matched: {a: [A.]}\n", read_wordings),
+        ("f.json", '{"test": ["a"]}', read_split_file),
+        ("g.json", '{"descriptions": ["a"]}', lambda file: read_json(file, DataError)),
+        ("h.yaml", "a: 1", lambda file: read_yaml(file, DataError)),
+        ("i.jsonl", '{"question": "What is one and one?"}\n', lambda file: read_benchmark("gsm8k", file)),
+        ("j.jsonl", '{"task": "a", "descriptions": ["A."]}\n', read_tasks),
+        ("k.txt", "a\nb\n", _lines_of),
+        ("l.txt", "a\nb\n", api_keys),
+    ]
+    for name, text, read in readers:
+        (tmp_path / name).write_bytes(text.encode())
+        plain = read(tmp_path / name)
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert read(tmp_path / name) == plain, name
+
+
 # --- descriptions and splits ---------------------------------------------------------------------------------------
 
 

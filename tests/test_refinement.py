@@ -199,6 +199,13 @@ def test_candidates_begin_with_the_description() -> None:
         ("a.jsonl", '{"input": "b a"}\n', ("b a",), None),
         ("a.csv", 'input,output\n"b, a",a b\n', ("b, a",), ("a b",)),
         ("a.csv", "\ufeffinput\nb a\n", ("b a",), None),
+        ("a.csv", "input;output;note\nb a;a, b;x\n", ("b a",), ("a, b",)),
+        (
+            "a.json",
+            '\ufeff[\n  {"input": "1 + 2", "output": 3},\n  {"input": 7, "output": 0.5}]',
+            ("1 + 2", "7"),
+            ("3", "0.5"),
+        ),
     ],
 )
 def test_examples_are_read(name: str, text: str, inputs: Any, outputs: Any, tmp_path: Path) -> None:
@@ -216,7 +223,9 @@ def test_examples_are_read(name: str, text: str, inputs: Any, outputs: Any, tmp_
         ("a.jsonl", "[1]", "not a JSON object"),
         ("a.jsonl", '{"input": "a", "outputs": "b"}', "Did you mean 'output'"),
         ("a.jsonl", '{"input": " "}', "has no input"),
-        ("a.jsonl", '{"input": "a", "output": 3}', "not text"),
+        ("a.jsonl", '{"input": "a", "output": [3]}', "not text"),
+        ("a.jsonl", '{"input": "a", "output": NaN}', "not text"),
+        ("a.txt", "b a\na b\n", "plain text, not examples"),
         ("a.jsonl", '{"input": "a", "output": "b"}\n{"input": "c"}', "has no output"),
         ("a.csv", "question,answer\na,b\n", "no column 'input'"),
         ("a.csv", "input,output\na\n", "Row 2"),

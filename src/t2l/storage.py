@@ -158,7 +158,7 @@ def write_json(target: str | Path, value: Any) -> None:
 
 
 def read_text(path: str | Path, error: type[T2LError], *, most: int = MOST_OWN) -> str:
-    """The text of a regular file of at most so many bytes; anything else is ``error``.
+    """The text of a regular file of at most so many bytes, without a byte-order mark; anything else is ``error``.
 
     A pipe without a writer or a device without an end would never be read to the end, so neither is begun.
     """
@@ -171,7 +171,7 @@ def read_text(path: str | Path, error: type[T2LError], *, most: int = MOST_OWN) 
             data = stream.read(most + 1)
         if len(data) > most:
             raise error(f"'{path}' has more than the {most:,} bytes that are read of such a file.")
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise error(f"'{path}' does not exist.") from None
     except OSError as problem:

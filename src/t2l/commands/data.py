@@ -233,7 +233,7 @@ def _lines_of(file: Path) -> set[str]:
         DataError: it cannot be read.
     """
     try:
-        return set(file.read_text(encoding="utf-8").split())
+        return set(file.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as problem:
         raise DataError(f"'{file}' cannot be read: {getattr(problem, 'strerror', None) or problem}.") from problem
 

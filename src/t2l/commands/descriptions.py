@@ -15,9 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t2l.commands.records import Record, parse_records
 from t2l.encoders.description import prepare
 from t2l.errors import DescriptionError, did_you_mean
 
+_FORM = (
+    'Give one description a line, or records such as {"description": "Sort the words.", "name": "sort"}: JSON Lines, '
+    "a JSON list, or CSV with the columns description and name."
+)
 _SLUG_CHARS = 40
 _DIGEST_CHARS = 8
 
@@ -58,13 +63,12 @@ def read_requests(arguments: Sequence[str], file: str | None, note: Callable[[st
     """All descriptions, arguments first, each once; ``note`` is told of those that repeat.
 
     Args:
-        file: path of a text file with a description a line, or of JSON Lines with ``description`` and optional
-            ``name``; ``"-"`` reads stdin. It is JSON Lines where its name ends in .jsonl or its first line begins
-            with ``{"``.
+        file: path of a text file with a description a line, or of records with ``description`` and optional ``name``
+            in a form of `t2l.commands.records`; ``"-"`` reads stdin.
 
     Raises:
         DescriptionError: no description at all, or one that cannot be used; the file is missing, not UTF-8 or not
-            JSON Lines where it should be.
+            of the form that its name or its beginning promises.
     """
     requests = [Request(text, None, f"argument {number}") for number, text in enumerate(arguments, start=1)]
     if file is not None:
@@ -98,10 +102,13 @@ def _read_file(file: str) -> list[Request]:
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise DescriptionError(f"'{file}' cannot be read: {reason}.") from problem
-    lines = [(number, line) for number, line in _lines(data, name) if line.strip()]
-    if file.lower().endswith((".jsonl", ".ndjson")) or (lines and re.match(r'\s*\{\s*"', lines[0][1])):
-        return [_from_json(line, f"line {number} of {name}") for number, line in lines]
-    return [Request(line, None, f"line {number} of {name}") for number, line in lines]
+    lines = list(_lines(data, name))
+    records = parse_records(
+        "\n".join(line for _, line in lines), name, ("description", "name"), _FORM, DescriptionError
+    )
+    if records is not None:
+        return [_from_record(record) for record in records]
+    return [Request(line, None, f"line {number} of {name}") for number, line in lines if line.strip()]
 
 
 def _lines(data: bytes, name: str) -> Iterator[tuple[int, str]]:
@@ -116,16 +123,10 @@ def _lines(data: bytes, name: str) -> Iterator[tuple[int, str]]:
             ) from problem
 
 
-def _from_json(line: str, place: str) -> Request:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as problem:
-        raise DescriptionError(
-            f"{_capital(place)} is not JSON: {problem}.",
-            'Each line is an object such as {"description": "Sort the words.", "name": "sort"}.',
-        ) from problem
+def _from_record(given: Record) -> Request:
+    record, place = given.value, given.place
     if not isinstance(record, dict):
-        raise DescriptionError(f"{_capital(place)} holds {type(record).__name__}, not a JSON object.")
+        raise DescriptionError(f"{_capital(place)} holds {type(record).__name__}, not a JSON object.", _FORM)
     if "description" not in record:
         near = did_you_mean("description", record) if record else ""
         raise DescriptionError(f"{_capital(place)} has no 'description'.", near or None)

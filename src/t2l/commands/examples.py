@@ -1,18 +1,18 @@
-"""Examples as a user gives them: inputs, or inputs with outputs, as JSON Lines or CSV; and what they are used for.
+"""Examples as a user gives them: inputs, or inputs with outputs, as records of any form; and what they are used for.
 
 Level 6. Every complaint says where the example stands.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from t2l.commands.records import Record, parse_records
+from t2l.data.sources import as_text
 from t2l.errors import T2LError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from t2l.model import TextToLora
 
 _FIELDS = ("input", "output")
-_FORM = 'JSON Lines such as {"input": "b a", "output": "a b"}, or CSV with the columns input and output'
+_FORM = 'JSON Lines such as {"input": "b a", "output": "a b"}, a list of such, or CSV with the columns input and output'
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Examples:
 
 
 def read_examples(path: Path) -> Examples:
-    """The examples in a file: CSV where its name ends in .csv, else JSON Lines.
+    """The examples in a file of any form of `t2l.commands.records`; a number stands for its text.
 
     Raises:
         T2LError: the file cannot be read, holds no example, or one that is not whole; some with an output and some
@@ -62,7 +62,12 @@ def read_examples(path: Path) -> Examples:
         text = path.expanduser().read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as problem:
         raise T2LError(f"The examples in '{path}' cannot be read: {problem}.", f"They are {_FORM}.") from problem
-    records = _from_csv(text, path) if path.suffix.lower() == ".csv" else _from_lines(text, path)
+    if not text.strip():
+        raise T2LError(f"'{path}' holds no example.", f"Give {_FORM}.")
+    found = parse_records(text, str(path), _FIELDS, f"Give {_FORM}.", T2LError)
+    if found is None:
+        raise T2LError(f"'{path}' holds plain text, not examples.", f"Give {_FORM}.")
+    records = [_checked(record) for record in found]
     if not records:
         raise T2LError(f"'{path}' holds no example.", f"Give {_FORM}.")
     with_output = [output is not None for _, output, _ in records]
@@ -111,48 +116,16 @@ def _weights(t2l: TextToLora, embedding_NE: Tensor) -> LoraWeights:
         return t2l.hypernetwork(embedding_NE).detach()
 
 
-def _from_csv(text: str, path: Path) -> list[tuple[str, str | None, str]]:
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as problem:
-        raise T2LError(f"'{path}' is not CSV: {problem}.", f"Give {_FORM}.") from problem
-    rows = [row for row in rows if row]
-    names = [name.strip().lower() for name in rows[0]] if rows else []
-    if "input" not in names:
-        raise T2LError(f"The first line of '{path}' names no column 'input'.", f"Give {_FORM}.")
-    found = []
-    for number, row in enumerate(rows[1:], start=2):
-        place = f"Row {number} of {path}"
-        if len(row) != len(names):
-            raise T2LError(f"{place} has {len(row)} columns; the first has {len(names)}.")
-        record = dict(zip(names, row, strict=True))
-        found.append(_checked(record, place))
-    return found
-
-
-def _from_lines(text: str, path: Path) -> list[tuple[str, str | None, str]]:
-    found = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"Line {number} of {path}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as problem:
-            raise T2LError(f"{place} is not JSON: {problem}.", f"Give {_FORM}.") from problem
-        if not isinstance(record, dict):
-            raise T2LError(f"{place} is not a JSON object.", f"Give {_FORM}.")
-        unknown = next((name for name in record if name not in _FIELDS), None)
-        if unknown is not None:
-            raise T2LError(f"{place}: there is no field '{str(unknown)[:40]}'.", did_you_mean(str(unknown), _FIELDS))
-        found.append(_checked(record, place))
-    return found
-
-
-def _checked(record: dict[str, Any], place: str) -> tuple[str, str | None, str]:
-    question, answer = record.get("input"), record.get("output")
-    if not isinstance(question, str) or not question.strip():
+def _checked(given: Record) -> tuple[str, str | None, str]:
+    record, place = given.value, f"{given.place[:1].upper()}{given.place[1:]}"
+    if not isinstance(record, dict):
+        raise T2LError(f"{place} is not a JSON object.", f"Give {_FORM}.")
+    unknown = next((name for name in record if name not in _FIELDS), None)
+    if unknown is not None:
+        raise T2LError(f"{place}: there is no field '{str(unknown)[:40]}'.", did_you_mean(str(unknown), _FIELDS))
+    question, answer = as_text(record.get("input")), record.get("output")
+    if question is None or not question.strip():
         raise T2LError(f"{place} has no input.", f"Give {_FORM}.")
-    if answer is not None and not isinstance(answer, str):
+    if answer is not None and as_text(answer) is None:
         raise T2LError(f"{place}: the output is {json.dumps(answer)[:40]}, not text.")
-    return question, answer, place
+    return question, as_text(answer), place

@@ -49,7 +49,7 @@ def generate(
             "--file",
             "-f",
             metavar="FILE|-",
-            help="Descriptions, one a line, or JSON Lines with description and optional name; - reads stdin.",
+            help="Descriptions: one a line, or JSON or CSV with description and optional name; - reads stdin.",
         ),
     ] = None,
     checkpoint: Checkpoint = None,

@@ -13,6 +13,7 @@ import typer
 
 from t2l.commands.options import AsJson, Checkpoint, Device, checked_device
 from t2l.commands.terminal import Notes, messages, print_json, results, say
+from t2l.data.sources import as_text
 from t2l.errors import T2LError, did_you_mean
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def read_tasks(path: Path) -> tuple[dict[str, list[str]], list[ValidationTask]]:
     from t2l.guidance.calibrate import ValidationTask
 
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+        lines = path.expanduser().read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as problem:
         raise T2LError(f"The tasks in '{path}' cannot be read: {problem}.") from problem
     training: dict[str, list[str]] = {}
@@ -164,10 +165,11 @@ def _task(line: str, place: str) -> tuple[str, list[str], list[tuple[str, str]]]
         raise T2LError(f"{place}: 'descriptions' is not a list of texts.", f"Each line is a task such as {_FORM}")
     pairs = []
     for example in examples if isinstance(examples, list) else [None]:
-        pair = (example.get("input"), example.get("output")) if isinstance(example, dict) else (None, None)
-        if not isinstance(pair[0], str) or not isinstance(pair[1], str):
-            raise T2LError(f"{place}: an example has not an 'input' and an 'output'.", f"Such as {_FORM}")
-        pairs.append((pair[0], pair[1]))
+        pair = example if isinstance(example, dict) else {}
+        asked, said = as_text(pair.get("input")), as_text(pair.get("output"))
+        if asked is None or said is None:
+            raise T2LError(f"{place}: an example lacks an 'input' or an 'output'.", f"Such as {_FORM}")
+        pairs.append((asked, said))
     return name, texts, pairs
 
 

@@ -109,7 +109,7 @@ def api_keys(file: Path | None) -> list[str]:
         raise T2LError(f"{KEY} is set, but empty.", f"Give it a key, or, for a server without one: unset {KEY}")
     if file is not None:
         try:
-            lines = file.expanduser().read_text(encoding="utf-8").splitlines()
+            lines = file.expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as problem:
             raise T2LError(f"The API keys in '{file}' cannot be read: {problem}.") from problem
         keys += [line.strip() for line in lines if line.strip() and not line.startswith("#")]

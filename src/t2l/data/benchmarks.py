@@ -167,7 +167,7 @@ def _rows(path: Path) -> list[Row]:
             except ImportError as problem:
                 raise DataError("Parquet needs pyarrow.", "Install it: pip install 't2l[data]'") from problem
             return parquet.read_table(path).to_pylist()
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
             return json.loads(text)
         return [json.loads(line) for line in text.split("\n") if line.strip()]

@@ -90,7 +90,7 @@ def read_description_files(paths: Iterable[str | Path]) -> DescriptionFile:
 
 def _read(file: Path) -> list[DescriptionSet]:
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise DataError(f"The descriptions '{file}' cannot be read: {reason}.") from problem

@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import Any
 
 from t2l.data.endpoint import retry_after
-from t2l.data.sources import Instance, Task, TaskSource
+from t2l.data.sources import Instance, Task, TaskSource, instance_of
 from t2l.errors import DataError
 
 ORGANISATION = "Lots-of-LoRAs"
@@ -169,11 +169,10 @@ def parse_row(row: Mapping[str, Any]) -> tuple[str, Instance] | str:
     a prompt may withhold the definition. A text without these marks is the input itself.
     """
     asked, said = row.get("input", row.get("prompt")), row.get("output", row.get("response"))
-    outputs = [said] if isinstance(said, str) else said
-    if not isinstance(asked, str):
-        return "without an input"
-    if not isinstance(outputs, list) or not outputs or not all(isinstance(output, str) for output in outputs):
-        return "without an output"
+    instance = instance_of(asked, said)
+    if isinstance(instance, str):
+        return instance
+    asked = instance.input
     definition = row.get("definition") if isinstance(row.get("definition"), str) else ""
     marks = list(_MARK.finditer(asked))
     if marks and asked.lstrip().startswith("Definition:"):
@@ -182,7 +181,7 @@ def parse_row(row: Mapping[str, Any]) -> tuple[str, Instance] | str:
         first = _EXAMPLES.search(head)
         definition = (head[: first.start()] if first else head).strip()
         asked = re.sub(r"\s*\n\s*Output:\s*$", "", asked[last.end() :])
-    return definition or "", Instance(asked, tuple(outputs))
+    return definition or "", Instance(asked, instance.outputs)
 
 
 def _load(name: str, revision: str | None) -> Rows:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -202,17 +203,31 @@ def read_native(file: Path) -> Task:
     )
 
 
-def _instance(record: Any) -> Instance | str:
-    """An instance, or the reason why there is none."""
-    if not isinstance(record, dict):
-        return "not an object"
-    asked, said = record.get("input"), record.get("output")
-    outputs = [said] if isinstance(said, str) else said
-    if not isinstance(asked, str):
+def as_text(value: Any) -> str | None:
+    """A text as it is, and a number or truth value as JSON writes it (``3``, ``0.5``, ``true``); None for all else.
+
+    NaN, which a table's writer leaves where a cell is empty, is no value.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and isfinite(value)):
+        return json.dumps(value)
+    return None
+
+
+def instance_of(asked: Any, said: Any) -> Instance | str:
+    """An instance of an input and of one output or several, or the reason why there is none."""
+    question = as_text(asked)
+    if question is None:
         return "without an input"
-    if not isinstance(outputs, list) or not outputs or not all(isinstance(output, str) for output in outputs):
+    outputs = [text for text in map(as_text, said if isinstance(said, list) else [said]) if text is not None]
+    if not outputs or (isinstance(said, list) and len(outputs) < len(said)):
         return "without an output"
-    return Instance(asked, tuple(outputs))
+    return Instance(question, tuple(outputs))
+
+
+def _instance(record: Any) -> Instance | str:
+    return instance_of(record.get("input"), record.get("output")) if isinstance(record, dict) else "not an object"
 
 
 def _texts(value: Any) -> list[str]:
@@ -297,8 +312,9 @@ def _read_lines(file: Path, name: str, offsets: Sequence[int]) -> Task:
             record = _line(stream.readline())
             if isinstance(record, str):
                 raise DataError(f"'{file}' was changed while it was read.", "Run the same command again.")
-            response = record["response"]
-            instances.append(Instance(record["prompt"], (response,) if isinstance(response, str) else tuple(response)))
+            instance = instance_of(record["prompt"], record["response"])
+            assert isinstance(instance, Instance)  # _line has seen to it
+            instances.append(instance)
             definition = definition or "\n".join(_texts(record.get("definition")))
             licences += _texts(record.get("licence", record.get("license")))
     return Task(name, definition, tuple(instances), licences=tuple(dict.fromkeys(licences)))
@@ -312,11 +328,11 @@ def _line(line: bytes) -> dict[str, Any] | str:
         return f"is not JSON: {problem}"
     if not isinstance(record, dict):
         return f"holds {type(record).__name__}, not a JSON object"
-    for name in ("task", "prompt", "response"):
-        value = record.get(name)
-        several = value if name == "response" and isinstance(value, list) else []
-        if not (isinstance(value, str) or (several and all(isinstance(text, str) for text in several))):
-            return f"has no text '{name}'"
+    if not isinstance(record.get("task"), str):
+        return "has no text 'task'"
+    instance = instance_of(record.get("prompt"), record.get("response"))
+    if isinstance(instance, str):
+        return "has no text 'prompt'" if instance == "without an input" else "has no text 'response'"
     return record if record["task"].strip() else "has an empty 'task'"
 
 
