@@ -563,6 +563,16 @@ os.kill(os.getpid(), 9)
     assert inner.asked == ["new."]
 
 
+def test_the_cache_is_bounded_and_keeps_the_latest(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, most=300_000)
+    for start in range(0, 4000, 50):
+        cache.put("wide", {f"text {number}": torch.full((384,), float(number)) for number in range(start, start + 50)})
+        assert cache.path.stat().st_size < 500_000  # the bound, and what one call puts in before it makes room
+    found = cache.get("wide", [f"text {number}" for number in range(4000)])
+    assert 100 < len(found) < 200 and "text 3999" in found and "text 0" not in found
+    assert float(found["text 3999"][0]) == 3999
+
+
 def test_the_cache_holds_no_text(tmp_path: Path) -> None:
     CachedEncoder(Counting(), EmbeddingCache(tmp_path)).encode(["a secret wish"])
     assert b"secret" not in EmbeddingCache(tmp_path).path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -374,7 +375,9 @@ def test_a_stored_adapter_survives_a_restart_bit_by_bit(spec: LoraSpec, tmp_path
 
 def test_the_folder_has_a_budget_and_damage_is_survived(spec: LoraSpec, tmp_path: Path) -> None:
     size = 4 * spec.num_parameters
-    store = AdapterStore(memory=size, folder=tmp_path, disk=2 * size)
+    one = AdapterStore(folder=tmp_path / "one").add(adapter(spec, 0)).disk
+    tmp_path = tmp_path / "store"
+    store = AdapterStore(memory=size, folder=tmp_path, disk=2 * one)
     names = [store.add(adapter(spec, number)).id for number in range(4)]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
     weights = tmp_path / names[2] / "adapter_model.safetensors"
@@ -385,6 +388,113 @@ def test_the_folder_has_a_budget_and_damage_is_survived(spec: LoraSpec, tmp_path
     (tmp_path / names[3] / "t2l.json").write_text("{")
     (tmp_path / "notes").mkdir()
     assert AdapterStore(folder=tmp_path).entries() == [] and (tmp_path / "notes").exists()
+
+
+def files_of(folder: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_budget_counts_files_and_not_weights(spec: LoraSpec, tmp_path: Path) -> None:
+    budget = 5 * AdapterStore(folder=tmp_path / "one").add(adapter(spec, 0)).disk + 100
+    store = AdapterStore(folder=tmp_path / "store", disk=budget)
+    for number in range(12):
+        kept = store.add(adapter(spec, number))
+        assert kept.disk > kept.size and files_of(tmp_path / "store") <= budget
+    assert len(store.entries()) == 5 and files_of(tmp_path / "store") > budget // 2
+    again = AdapterStore(folder=tmp_path / "store", disk=budget // 2)
+    assert len(again.entries()) == 2 and files_of(tmp_path / "store") <= budget // 2
+
+
+def test_two_stores_on_one_folder_keep_one_budget(
+    spec: LoraSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t2l.serving.adapter_store._LOOK_S", 0.0)
+    budget = 4 * AdapterStore(folder=tmp_path / "one").add(adapter(spec, 0)).disk + 100
+    folder = tmp_path / "store"
+    stores = [AdapterStore(folder=folder, disk=budget) for _ in range(2)]
+    for number in range(10):
+        stores[number % 2].add(adapter(spec, number))
+        assert files_of(folder) <= budget
+    there = {path.name for path in folder.iterdir()}
+    assert len(there) == 4
+    for store in stores:
+        store._look()
+        assert {kept.id for kept in store.entries()} == there
+        for name in there:
+            assert store.get(name)
+
+
+def test_what_is_told_of_adapters_is_bounded_in_memory(spec: LoraSpec, tmp_path: Path) -> None:
+    long = "x" * 8000
+    store = AdapterStore(folder=tmp_path, told=100_000)
+    for number in range(40):
+        made = adapter(spec, number)
+        store.add(
+            Adapter(made.spec, made.weights, {"description": f"{number} {long}", "composition": {"parts": [long]}})
+        )
+    told = sum(len(kept.description) + len(str(kept.composition)) for kept in store.entries())
+    assert told <= 100_000 and 4 <= len(store.entries()) < 10
+    reopened = AdapterStore(folder=tmp_path, told=40_000)
+    assert 1 <= len(reopened.entries()) <= 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "empty folder",
+        "file",
+        "dangling link",
+        "link to elsewhere",
+        "record cut",
+        "record of another form",
+        "no weights",
+        "record is a pipe",
+        "record is a folder",
+    ],
+)
+def test_damage_in_a_store_never_blocks_its_own_id_or_the_start(spec: LoraSpec, tmp_path: Path, damage: str) -> None:
+    folder, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("mine")
+    kept = AdapterStore(folder=folder).add(adapter(spec, 0))
+    place = folder / kept.id
+    record = place / "t2l.json"
+    if damage in ("empty folder", "file", "dangling link", "link to elsewhere"):
+        shutil.rmtree(place)
+    if damage == "empty folder":
+        place.mkdir()
+    elif damage == "file":
+        place.write_text("no folder")
+    elif damage == "dangling link":
+        place.symlink_to(tmp_path / "nowhere")
+    elif damage == "link to elsewhere":
+        place.symlink_to(elsewhere)
+    elif damage == "record cut":
+        record.write_text(record.read_text()[:50])
+    elif damage == "record of another form":
+        record.write_text('{"provenance": [], "spec": 7}')
+    elif damage == "no weights":
+        (place / "adapter_model.safetensors").unlink()
+    else:
+        record.unlink()
+        os.mkfifo(record) if "pipe" in damage else record.mkdir()
+    running = AdapterStore(folder=folder)
+    assert running.store_errors == 1 and running.entries() == []
+    assert (elsewhere / "precious").read_text() == "mine"
+    again = running.add(adapter(spec, 0))
+    assert again.id == kept.id and again.stored
+    assert AdapterStore(folder=folder).get(kept.id).digest == adapter(spec, 0).digest
+
+
+def test_damage_that_comes_later_does_not_block_its_id_either(spec: LoraSpec, tmp_path: Path) -> None:
+    store = AdapterStore(folder=tmp_path)
+    for number, spoil in enumerate((shutil.rmtree, lambda place: (shutil.rmtree(place), place.symlink_to("/nowhere")))):
+        kept = store.add(adapter(spec, number))
+        store._adapters.clear()
+        spoil(tmp_path / kept.id)
+        with pytest.raises(UnknownModelError, match="damaged"):
+            store.get(kept.id)
+        assert store.add(adapter(spec, number)).stored and store.get(kept.id)
 
 
 def test_a_full_disk_only_means_memory(spec: LoraSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from t2l.errors import OutputError, T2LError
 from t2l.serving.access import Gate, RateLimit
 from t2l.serving.api_page import api_page
 from t2l.serving.engine import Engine, Limits
+from t2l.serving.errors import RequestError
 from t2l.serving.http import HttpOptions
 from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Scheduler
@@ -265,6 +266,100 @@ def test_what_is_not_json_is_called_so(raw: httpx.Client, data: bytes) -> None:
     error = refused(raw.post("/v1/completions", content=data, headers={"content-type": "application/json"}), 400)
     assert "JSON" in error["message"] or "body" in error["message"]
     assert not re.match(r"\d", error["message"]) and error["param"] is None
+
+
+def test_a_long_text_is_tokenised_while_others_are_served(
+    raw: httpx.Client, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever takes long before an answer begins does so in a thread: the loop goes on serving streams."""
+    begun, done = threading.Event(), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> Any:
+        begun.set()
+        assert done.wait(30)
+        raise RequestError("slow", field="messages")
+
+    from t2l.serving import http as module
+
+    for name, path, body in (
+        ("chat_tokens", "/v1/chat/completions", {"messages": user("red")}),
+        ("text_tokens", "/v1/completions", {"prompt": "red"}),
+    ):
+        begun.clear(), done.clear()
+        monkeypatch.setattr(module, name, slow)
+        asking = threading.Thread(target=lambda path=path, body=body: httpx.post(f"{raw.base_url}{path}", json=body))
+        asking.start()
+        assert begun.wait(30)
+        assert raw.get("/healthz", timeout=20).status_code == 200
+        done.set()
+        asking.join(30)
+
+
+def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(
+    raw: httpx.Client, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = server[1]
+    most = engine.most_characters
+    assert most >= engine.context
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("tokenised")
+
+    monkeypatch.setattr(type(engine.base.tokenizer), "__call__", never)
+    long = "x" * (most + 1)
+    for path, body in (
+        ("/v1/chat/completions", {"messages": user(long)}),
+        ("/v1/completions", {"prompt": long}),
+        ("/v1/completions", {"prompt": ["a", long][1:]}),
+        ("/v1/completions", {"prompt": [5] * 100_000}),
+    ):
+        assert refused(raw.post(path, json=body), 400)["code"] == "context_length_exceeded"
+    engine.base.has_chat_template  # noqa: B018
+    halves = [{"role": "user", "content": "x" * (most // 2 + 1)}] * 2
+    assert refused(raw.post("/v1/chat/completions", json={"messages": halves}), 400)["code"]
+
+
+@pytest.mark.parametrize(
+    "body", [{"prompt": [True] * 200_000}, {"prompt": [[True]] * 100_000}, {"prompt": [{}] * 100_000}]
+)
+def test_a_million_wrong_elements_are_one_error(raw: httpx.Client, body: Any) -> None:
+    from pydantic import ValidationError
+
+    from t2l.serving.openai_schema import CompletionRequest
+
+    with pytest.raises(ValidationError) as told:
+        CompletionRequest.model_validate(body)
+    assert len(told.value.errors()) <= 5
+    assert len(refused(raw.post("/v1/completions", json=body), 400)["message"]) < 500
+
+
+def test_the_descriptions_of_one_request_are_bounded_together(raw: httpx.Client) -> None:
+    body = {"descriptions": ["x" * 7800] * 64}
+    assert "32768" in refused(raw.post("/v1/adapters", json=body), 400)["message"]
+    assert "32768" in refused(raw.post("/v1/adapters/combine", json={"parts": ["x" * 7800] * 5}), 400)["message"]
+
+
+def test_who_asks_for_what_is_kept_does_not_wait_behind_what_is_made(
+    raw: httpx.Client, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = server[1]
+    (kept,) = engine.make([NAMES[10]]).result(30)
+    free, begun = threading.Event(), threading.Event()
+    generate = engine.t2l.generate
+
+    def slow(descriptions: Any) -> Any:
+        begun.set()
+        assert free.wait(30)
+        return generate(descriptions)
+
+    monkeypatch.setattr(engine.t2l, "generate", slow)
+    waiting = engine.make([NAMES[11]])
+    assert begun.wait(30)
+    made = raw.post("/v1/adapters", json={"descriptions": [NAMES[10], NAMES[10]]}, timeout=20).json()["data"]
+    assert [one["id"] for one in made] == [kept.kept.id] * 2 and made[0]["cached"]
+    assert not waiting.done()
+    free.set()
+    assert waiting.result(30)
 
 
 def test_a_body_counts_as_json_only_where_it_says_so(raw: httpx.Client) -> None:

@@ -34,9 +34,11 @@ class EmbeddingCache:
 
     Args:
         folder: where the file lies; `default_cache_folder` by default.
+        most: bytes of the file; the rows that were put in first make room.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, *, most: int = 512 << 20) -> None:
+        self._most = most
         self.path = (default_cache_folder() if folder is None else Path(folder).expanduser()) / _FILE
 
     def get(self, identity: str, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -65,8 +67,23 @@ class EmbeddingCache:
             connection.execute("BEGIN IMMEDIATE")
             records = ((key, zlib.crc32(value), value) for key, value in values)
             connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", records)
+            self._make_room(connection)
 
         self._use(write, otherwise=None)
+
+    def _make_room(self, connection: sqlite3.Connection) -> None:
+        """Deletes a tenth of the rows, the oldest, while more is used than allowed; later rows fill their pages."""
+
+        def number(query: str) -> int:
+            return int(connection.execute(query).fetchone()[0])
+
+        page = number("PRAGMA page_size")
+        while (number("PRAGMA page_count") - number("PRAGMA freelist_count")) * page > self._most:
+            rows = number("SELECT count(*) FROM embeddings")
+            if rows == 0:
+                return
+            oldest = "SELECT rowid FROM embeddings ORDER BY rowid LIMIT ?"
+            connection.execute(f"DELETE FROM embeddings WHERE rowid IN ({oldest})", (max(1, rows // 10),))
 
     def _use(self, action: Callable[[sqlite3.Connection], _Result], otherwise: _Result) -> _Result:
         try:

@@ -33,7 +33,7 @@ from t2l.serving.composer import Combination, Composer
 from t2l.serving.errors import BusyError, RequestError, StoppedError
 from t2l.serving.maker import AdapterMaker, Made
 from t2l.serving.passes import Passes
-from t2l.serving.prompts import chat_tokens, check_tokens, room
+from t2l.serving.prompts import chat_tokens, check_tokens, longest_token, room
 from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Job, Scheduler
 from t2l.serving.stream import Completion, Stream
@@ -109,6 +109,7 @@ class Engine:
             key=lambda text: prepare([text], full_stop=full_stop)[0],
         )
         self._passes = Passes(base, t2l.spec, slots=self.limits.slots, context=self.limits.context)
+        self.most_characters = self.context * longest_token(base)
         self._scheduler = Scheduler(self._passes, ends=base.ends(), decode=self._decode)
         self._changed = threading.Condition()
         self._inbox: deque[Job] = deque()
@@ -254,8 +255,8 @@ class Engine:
             StoppedError: the engine is closed.
         """
         sampling = sampling or Sampling()
-        tokens = check_tokens(self.base, prompt)
-        max_tokens = room(len(tokens), sampling.max_tokens, self.context, self.limits.max_tokens)
+        max_tokens = room(len(prompt), sampling.max_tokens, self.context, self.limits.max_tokens)
+        tokens = check_tokens(self.base, prompt)  # of a prompt that is short enough to be looked through
         if adapter is not None and _rank_only(adapter.spec, self.t2l.spec):
             raise RequestError(
                 f"The adapter has rank {adapter.spec.rank}; up to {self.t2l.spec.rank} is served here.",

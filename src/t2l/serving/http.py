@@ -64,6 +64,7 @@ class HttpOptions:
         requests_per_minute: of one key or, without keys, of one address; 0 for no limit.
         max_body: bytes of a request.
         max_descriptions: in one request.
+        max_description_chars: of them together, where there are several.
         max_prompts: in one request.
         max_parts: of one combined adapter.
         body_timeout_s: in which a request must have arrived.
@@ -75,6 +76,7 @@ class HttpOptions:
     requests_per_minute: int = 0
     max_body: int = 1 << 20
     max_descriptions: int = 64
+    max_description_chars: int = 32768
     max_prompts: int = 32
     max_parts: int = 16
     body_timeout_s: float = 30.0
@@ -177,10 +179,11 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
         """A conversation's next message."""
         sampling = body.sampling(body.longest)
         messages = [message.plain() for message in body.messages]
-        prompt = chat_tokens(engine.base, messages)  # what cannot be read is refused before an adapter is made
+        most = engine.most_characters  # tokenising takes long enough to be kept off the loop on which all streams run
+        prompt = await asyncio.to_thread(chat_tokens, engine.base, messages, most)  # refused before an adapter is made
         chosen = await _choose(engine, body.model, body.task_description, request)
         if (base := engine.base_for(chosen.adapter)) is not engine.base:
-            prompt = chat_tokens(base, messages)
+            prompt = await asyncio.to_thread(chat_tokens, base, messages, most)
         strength = _strength(body.strength, chosen)
         streams = [engine.submit(prompt, sampling, adapter=chosen.adapter, strength=strength)]
         return await _reply(body, request, streams, Reply(chosen.name, chat=True, extra=chosen.extra))
@@ -191,7 +194,7 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
         sampling, prompts = body.sampling(body.max_tokens), body.prompts()
         if len(prompts) > options.max_prompts:
             raise RequestError(f"There are {len(prompts)} prompts; {options.max_prompts} may be sent.", field="prompt")
-        tokens = [text_tokens(engine.base, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        tokens = await asyncio.to_thread(_tokens, engine, prompts)
         chosen = await _choose(engine, body.model, body.task_description, request)
         strength = _strength(body.strength, chosen)
         streams: list[Stream] = []
@@ -203,6 +206,12 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
                 stream.cancel()
             raise
         return await _reply(body, request, streams, Reply(chosen.name, chat=False, extra=chosen.extra))
+
+
+def _tokens(engine: Engine, prompts: Sequence[str] | Sequence[list[int]]) -> list[list[int]]:
+    """Each prompt as tokens."""
+    most = engine.most_characters
+    return [text_tokens(engine.base, prompt, most) if isinstance(prompt, str) else prompt for prompt in prompts]
 
 
 async def _choose(engine: Engine, model: str, description: str | None, request: Request) -> _Chosen:
@@ -245,7 +254,7 @@ def _named(engine: Engine, model: str) -> Adapter:
 
 
 async def _await(engine: Engine, descriptions: Sequence[str]) -> list[Made]:
-    return await _in_time(engine, engine.make(descriptions))
+    return await _in_time(engine, await asyncio.to_thread(engine.make, descriptions))
 
 
 async def _in_time(engine: Engine, ordered: Future[_Result]) -> _Result:
@@ -350,6 +359,7 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
             raise DescriptionError(
                 f"There are {len(descriptions)} descriptions; {options.max_descriptions} may be sent at a time."
             )
+        _check_length(descriptions, options)
         begun = time.perf_counter()
         made = await _while_there(request, _await(engine, descriptions))
         milliseconds = round(1000 * (time.perf_counter() - begun), 3)
@@ -360,6 +370,7 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
         """One adapter from several adapters or descriptions: stronger, weaker, added, subtracted or blended."""
         if len(body.parts) > options.max_parts:
             raise RequestError(f"There are {len(body.parts)} parts; {options.max_parts} may be sent.", field="parts")
+        _check_length(body.parts, options)
         ordered = await asyncio.to_thread(engine.combine, body.wanted())
         return _made(await _while_there(request, _in_time(engine, ordered)))
 
@@ -396,6 +407,16 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
         return {"id": adapter, "object": "adapter", "deleted": True}
 
     started = time.time()
+
+
+def _check_length(texts: Sequence[str], options: HttpOptions) -> None:
+    """One request may not hold up those who wait behind it: every 256 tokens are a pass of the encoder."""
+    length = sum(len(text) for text in texts)
+    if len(texts) > 1 and length > options.max_description_chars:
+        raise DescriptionError(
+            f"The descriptions have {length} characters together; {options.max_description_chars} may be sent at once.",
+            "Send them in several requests.",
+        )
 
 
 def _kept(kept: Kept) -> dict[str, Any]:

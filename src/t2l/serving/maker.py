@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -27,6 +28,7 @@ from t2l.serving.adapter_store import AdapterStore, Kept
 from t2l.serving.errors import BusyError, StoppedError, UnknownModelError
 
 _T = TypeVar("_T")
+_REMEMBERED = 4096  # descriptions, 8 KB of text each at most
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class _Order:
         return max(1, len(self.descriptions))
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What is said of a description whose adapter is kept."""
+
+    warnings: tuple[str, ...]
+    confidence: Confidence | None
+
+
 class AdapterMaker:
     """Makes adapters in a thread of its own.
 
@@ -86,6 +96,7 @@ class AdapterMaker:
         self._waiting = 0
         self._stopped = False
         self.made = self.batches = 0
+        self._told: OrderedDict[str, _Told] = OrderedDict()
         self._threads = torch.get_num_threads()  # as any other process computes: a new thread would inherit anything
         self._thread = threading.Thread(target=self._run, name="t2l-adapters", daemon=True)
         self._thread.start()
@@ -106,7 +117,12 @@ class AdapterMaker:
         if not descriptions:
             raise DescriptionError("There is no description.", "Give at least one.")
         prepare(descriptions)
-        return self._put(_Order(list(descriptions), Future()))
+        order = _Order(list(descriptions), Future())
+        kept = None if self._stopped else self._all_kept(order.descriptions)
+        if kept is not None:  # nothing has to be made, so nobody has to be waited for
+            order.future.set_result(kept)
+            return order.future
+        return self._put(order)
 
     def order_and(self, descriptions: Sequence[str], finish: Callable[[list[Made]], _T]) -> Future[_T]:
         """As `order`, then what ``finish`` makes of the adapters, in this thread; there may be no descriptions."""
@@ -173,6 +189,36 @@ class AdapterMaker:
             else:
                 order.future.set_result(result)
 
+    def _all_kept(self, texts: Sequence[str]) -> list[Made] | None:
+        """The adapters of all texts, where every one is kept and assessed already."""
+        found: dict[str, Made] = {}
+        for text in dict.fromkeys(texts):
+            begun = time.perf_counter()
+            with self._lock:
+                told = self._told.get(text)
+            kept = None if told is None else self._store.find(text, count=False)
+            if told is None or kept is None:
+                return None
+            try:
+                adapter = self._store.get(kept.id)
+            except UnknownModelError:
+                return None
+            milliseconds = 1000 * (time.perf_counter() - begun)
+            found[text] = Made(kept, adapter, True, milliseconds, told.warnings, told.confidence)
+        for text in texts:
+            self._store.find(text)
+        return [found[text] for text in texts]
+
+    def _remember(self, known: dict[str, Made]) -> None:
+        """What is said of the latest descriptions besides their adapters."""
+        with self._lock:
+            for text, made in known.items():
+                said = () if made.confidence is None else (made.confidence.warning(text),)
+                self._told[text] = _Told(tuple(one for one in said if one is not None), made.confidence)
+                self._told.move_to_end(text)
+            while len(self._told) > _REMEMBERED:
+                self._told.popitem(last=False)
+
     def _make(self, orders: list[_Order]) -> list[list[Made]]:
         known: dict[str, Made] = {}
         asked = dict.fromkeys(text for order in orders for text in order.descriptions)
@@ -198,6 +244,7 @@ class AdapterMaker:
             self.batches += 1
         if self._guide is not None:
             known = self._assessed(self._guide, known)
+        self._remember(known)
         return [[known[text] for text in order.descriptions] for order in orders]
 
     @staticmethod

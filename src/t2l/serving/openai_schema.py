@@ -9,9 +9,9 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from t2l.errors import DescriptionError, T2LError, did_you_mean
 from t2l.serving.composer import Combination
@@ -61,6 +61,19 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+_Item = TypeVar("_Item")
+
+
+class _First(FailFast):
+    """Of a list, one wrong element is told, not each of a million. Can be hashed, as a part of a union must."""
+
+    def __hash__(self) -> int:
+        return hash(self.fail_fast)
+
+
+_List = Annotated[list[_Item], _First()]
+
+
 class StreamOptions(BaseModel):
     """What a stream holds besides text."""
 
@@ -85,7 +98,7 @@ class _SamplingRequest(BaseModel):
     temperature: float | None = Field(None, description="1 where it is left out, as in OpenAI's API; 0 is greedy.")
     top_p: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | _List[str] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
 
@@ -132,7 +145,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     role: str = Field(max_length=64)
-    content: str | list[TextPart]
+    content: str | _List[TextPart]
 
     def plain(self) -> dict[str, str]:
         """Role and text."""
@@ -143,7 +156,7 @@ class Message(BaseModel):
 class ChatRequest(_SamplingRequest):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=1024)
+    messages: _List[Message] = Field(min_length=1, max_length=1024)
     max_completion_tokens: int | None = None
 
     @property
@@ -155,7 +168,7 @@ class ChatRequest(_SamplingRequest):
 class CompletionRequest(_SamplingRequest):
     """POST /v1/completions: one prompt or several, as text or as tokens."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: str | _List[int] | _List[str] | _List[_List[int]]
 
     def prompts(self) -> list[str] | list[list[int]]:
         """The prompts one by one.
@@ -178,7 +191,7 @@ class AdapterRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     description: str | None = None
-    descriptions: list[str] | None = None
+    descriptions: _List[str] | None = None
 
 
 class ErrorDetail(BaseModel):
@@ -201,8 +214,8 @@ class CombineRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    parts: list[str] = Field(description="Ids of adapters that are kept, or descriptions.")
-    weights: list[float] | None = Field(
+    parts: _List[str] = Field(description="Ids of adapters that are kept, or descriptions.")
+    weights: _List[float] | None = Field(
         None, description="One for each part, negative ones subtract; 1 each by default, with 'features' 1/n each."
     )
     method: str = Field(

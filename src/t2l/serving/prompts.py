@@ -11,17 +11,25 @@ from t2l.bases import Base
 from t2l.serving.errors import PromptTooLongError, RequestError
 
 
-def chat_tokens(base: Base, messages: Sequence[Mapping[str, str]]) -> list[int]:
+def longest_token(base: Base) -> int:
+    """Characters of the longest token: a text of more than so many for each token of a context cannot fit."""
+    return max((len(token) for token in base.tokenizer.get_vocab()), default=1)
+
+
+def chat_tokens(base: Base, messages: Sequence[Mapping[str, str]], most: int | None = None) -> list[int]:
     """Messages (``role``, ``content``) in the base's chat template, up to where the answer begins.
 
     A base without a template reads one user message as plain text.
+
+    Args:
+        most: characters in all; more are refused before anything is tokenised, which takes long.
 
     Raises:
         RequestError: there are none, the template refuses them, or there is no template for several.
     """
     if not messages:
         raise RequestError("There are no messages.", field="messages")
-    _check_text("".join(message["content"] for message in messages), "messages")
+    _check_text("".join(message["content"] for message in messages), "messages", most)
     if not base.has_chat_template:
         if len(messages) > 1 or messages[0]["role"] != "user":
             raise RequestError(
@@ -37,13 +45,16 @@ def chat_tokens(base: Base, messages: Sequence[Mapping[str, str]]) -> list[int]:
     return _tokens(base, text, special=False)
 
 
-def text_tokens(base: Base, text: str) -> list[int]:
+def text_tokens(base: Base, text: str, most: int | None = None) -> list[int]:
     """Plain text as the tokenizer reads it by default.
 
+    Args:
+        most: characters; more are refused before anything is tokenised.
+
     Raises:
-        RequestError: the text is not valid Unicode.
+        RequestError: the text is not valid Unicode, or too long.
     """
-    _check_text(text, "prompt")
+    _check_text(text, "prompt", most)
     return _tokens(base, text, special=True)
 
 
@@ -84,6 +95,14 @@ def _tokens(base: Base, text: str, *, special: bool) -> list[int]:
     return list(base.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
 
-def _check_text(text: str, field: str) -> None:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise RequestError("The text is not valid UTF-8.", field=field)
+def _check_text(text: str, field: str, most: int | None) -> None:
+    if most is not None and len(text) > most:
+        raise PromptTooLongError(
+            f"The text has {len(text)} characters; {most} are more than any prompt has that fits.",
+            "Shorten the prompt.",
+            field=field,
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RequestError("The text is not valid UTF-8.", field=field) from None

@@ -149,7 +149,7 @@ class Workbench:
             yield cards.hint("Describe two tasks to compare."), ""
             return
         try:
-            one, two = await asyncio.wrap_future(self.engine.make([first, second]))
+            one, two = await asyncio.wrap_future(await asyncio.to_thread(self.engine.make, [first, second]))
             wanted = Combination([first, second], [1 - share, share], method)
             between = await asyncio.wrap_future(await asyncio.to_thread(self.engine.combine, wanted))
             below = await asyncio.to_thread(self._likeness, one, two, between)
@@ -169,11 +169,11 @@ class Workbench:
     async def batch(self, description: str, strength: float, text: str, asked: Asked) -> AsyncIterator[tuple[str, str]]:
         """Every row of a table under the base and the adapter: figures and table as they fill, then the CSV."""
         try:
-            given = table.read_table(text)
+            given = await asyncio.to_thread(table.read_table, text)
             described = [row.get(table.DESCRIPTION, "").strip() or description.strip() for row in given.rows]
             if not all(described):
                 raise T2LError(NOTHING_YET, "Or give each row its own in a column called 'description'.")
-            made = await asyncio.wrap_future(self.engine.make(described))
+            made = await asyncio.wrap_future(await asyncio.to_thread(self.engine.make, described))
         except T2LError as error:
             yield cards.problem(error), ""
             return
@@ -204,7 +204,7 @@ class Workbench:
         try:
             if not description.strip():
                 raise T2LError(NOTHING_YET)
-            given = table.read_table(text)
+            given = await asyncio.to_thread(table.read_table, text)
             pairs = [(row[table.INPUT], row.get(table.EXPECTED, "")) for row in given.rows]
             made = await self._made(description)
             task = asyncio.create_task(
@@ -312,18 +312,19 @@ class Workbench:
         return await asyncio.wrap_future(self.engine.with_maker(decide))
 
     async def _made(self, description: str) -> Made:
-        (made,) = await asyncio.wrap_future(self.engine.make([description]))
+        (made,) = await asyncio.wrap_future(await asyncio.to_thread(self.engine.make, [description]))
         return made
 
-    def _submit(self, text: str, adapter: Adapter | None, strength: float, asked: Asked) -> Stream:
-        prompt = chat_tokens(self.engine.base_for(adapter), [{"role": "user", "content": text}])
+    async def _submit(self, text: str, adapter: Adapter | None, strength: float, asked: Asked) -> Stream:
+        messages, most = [{"role": "user", "content": text}], self.engine.most_characters
+        prompt = await asyncio.to_thread(chat_tokens, self.engine.base_for(adapter), messages, most)
         return self.engine.submit(prompt, asked.sampling(), adapter=adapter, strength=strength)
 
     async def _one(self, text: str, adapter: Adapter | None, strength: float, asked: Asked) -> str:
         """One answer; waits while others are served first."""
         while True:
             try:
-                stream = self._submit(text, adapter, strength, asked)
+                stream = await self._submit(text, adapter, strength, asked)
             except BusyError as busy:
                 await asyncio.sleep(min(busy.retry_after_s, 2.0))
                 continue
@@ -349,7 +350,7 @@ class Workbench:
         try:
             for place, (adapter, strength) in wanted.items():
                 try:
-                    streams.append(self._submit(text, adapter, strength, asked))
+                    streams.append(await self._submit(text, adapter, strength, asked))
                 except T2LError as error:
                     now[place] = replace(now[place], error=error)
                 else:
