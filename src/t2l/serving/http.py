@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
-import tempfile
 import time
-import zipfile
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
@@ -28,7 +24,8 @@ from t2l import composition
 from t2l.adapter import Adapter
 from t2l.errors import DescriptionError, T2LError
 from t2l.serving.access import App, Gate, Receive, Scope, Send
-from t2l.serving.adapter_store import ID_PREFIX, Kept
+from t2l.serving.adapter_replies import kept_json, made_json, model_json, zipped
+from t2l.serving.adapter_store import ID_PREFIX
 from t2l.serving.api_page import api_page
 from t2l.serving.engine import Engine
 from t2l.serving.errors import OutOfTimeError, RequestError, UnknownModelError
@@ -93,7 +90,7 @@ class _Chosen:
 
     @property
     def extra(self) -> dict[str, Any]:
-        return {} if self.made is None else _made(self.made)
+        return {} if self.made is None else made_json(self.made)
 
 
 class Gone(Exception):
@@ -340,14 +337,14 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
         base = {"id": engine.name, "object": "model", "created": int(started), "owned_by": "base"}
         most = engine.t2l.spec.rank  # others can be downloaded, not asked
         served = [kept for kept in engine.adapters.entries() if kept.rank <= most]
-        return {"object": "list", "data": [base, *(_model(kept, engine) for kept in served)]}
+        return {"object": "list", "data": [base, *(model_json(kept, engine) for kept in served)]}
 
     @app.get("/v1/models/{model}", tags=["models"])
     async def model(model: str) -> dict[str, Any]:
         """The base or one adapter; the base's name may hold a slash, written %2F."""
         if model == engine.name:
             return {"id": engine.name, "object": "model", "created": int(started), "owned_by": "base"}
-        return _model(engine.adapters.entry(model), engine)
+        return model_json(engine.adapters.entry(model), engine)
 
     @app.post("/v1/adapters", status_code=201, tags=["adapters"])
     async def make(body: AdapterRequest, request: Request) -> dict[str, Any]:
@@ -363,7 +360,7 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
         begun = time.perf_counter()
         made = await _while_there(request, _await(engine, descriptions))
         milliseconds = round(1000 * (time.perf_counter() - begun), 3)
-        return {"object": "list", "data": [_made(one) for one in made], "milliseconds": milliseconds}
+        return {"object": "list", "data": [made_json(one) for one in made], "milliseconds": milliseconds}
 
     @app.post("/v1/adapters/combine", status_code=201, tags=["adapters"])
     async def combine(body: CombineRequest, request: Request) -> dict[str, Any]:
@@ -372,7 +369,7 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
             raise RequestError(f"There are {len(body.parts)} parts; {options.max_parts} may be sent.", field="parts")
         _check_length(body.parts, options)
         ordered = await asyncio.to_thread(engine.combine, body.wanted())
-        return _made(await _while_there(request, _in_time(engine, ordered)))
+        return made_json(await _while_there(request, _in_time(engine, ordered)))
 
     @app.get("/v1/adapters", tags=["adapters"])
     async def adapters(
@@ -380,23 +377,23 @@ def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
     ) -> dict[str, Any]:
         """Adapters that are kept, the newest first."""
         kept = engine.adapters.entries()
-        return {"object": "list", "data": [_kept(one) for one in kept[offset : offset + limit]], "total": len(kept)}
+        return {"object": "list", "data": [kept_json(one) for one in kept[offset : offset + limit]], "total": len(kept)}
 
     @app.get("/v1/adapters/{adapter}", tags=["adapters"])
     async def adapter(adapter: str) -> dict[str, Any]:
         """One adapter."""
         kept = engine.adapters.entry(adapter)
-        return {**_kept(kept), "composition": kept.composition}
+        return {**kept_json(kept), "composition": kept.composition}
 
     @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response, responses=_ZIP)
     async def download(adapter: str, strength: float = 1.0) -> Response:
         """The PEFT folder of an adapter, as a zip file; another strength than 1 multiplies what it changes."""
 
-        def zipped() -> bytes:
+        def made() -> bytes:
             whole = engine.adapters.get(adapter)
-            return _zipped(whole if strength == 1 else composition.scale(whole, strength), adapter)
+            return zipped(whole if strength == 1 else composition.scale(whole, strength), adapter)
 
-        data = await asyncio.to_thread(zipped)
+        data = await asyncio.to_thread(made)
         headers = {"Content-Disposition": f'attachment; filename="{adapter}.zip"'}  # an id that was found is harmless
         return Response(data, media_type="application/zip", headers=headers)
 
@@ -417,39 +414,6 @@ def _check_length(texts: Sequence[str], options: HttpOptions) -> None:
             f"The descriptions have {length} characters together; {options.max_description_chars} may be sent at once.",
             "Send them in several requests.",
         )
-
-
-def _kept(kept: Kept) -> dict[str, Any]:
-    return {
-        "id": kept.id,
-        "object": "adapter",
-        "created": int(kept.created),
-        "description": kept.description,
-        "rank": kept.rank,
-        "strength": kept.strength,
-        "bytes": kept.size,
-        "stored": kept.stored,
-    }
-
-
-def _made(made: Made) -> dict[str, Any]:
-    ran = {"cached": made.cached, "milliseconds": round(made.milliseconds, 3), "warnings": list(made.warnings)}
-    ran["confidence"] = None if made.confidence is None else made.confidence.to_dict()
-    return {**_kept(made.kept), "composition": made.kept.composition, **ran}
-
-
-def _model(kept: Kept, engine: Engine) -> dict[str, Any]:
-    about = {"owned_by": "t2l", "parent": engine.name, "description": kept.description}
-    return {"id": kept.id, "object": "model", "created": int(kept.created), **about}
-
-
-def _zipped(adapter: Adapter, name: str) -> bytes:
-    data = io.BytesIO()
-    with tempfile.TemporaryDirectory() as parent, zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-        folder = adapter.save(Path(parent) / "adapter")
-        for path in sorted(folder.iterdir()):
-            archive.write(path, f"{name}/{path.name}")
-    return data.getvalue()
 
 
 # --- monitoring and errors ----------------------------------------------------------------------------------------
