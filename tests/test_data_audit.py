@@ -124,6 +124,25 @@ def test_the_threshold_is_of_runs() -> None:
         Auditor([], n=1)
 
 
+def test_few_shot_items_are_no_test_items(tmp_path: Path) -> None:
+    def write(file: str, *questions: str) -> None:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(
+            "".join(json.dumps({"question": text, "passage": "p"}) + "\n" for text in questions)
+        )
+
+    write("gsm8k/main/test.jsonl", "one")
+    write("gsm8k/main/train.jsonl", "two", "three")
+    write("boolq/train.jsonl", "four")
+    write("boolq/dev.jsonl", "five", "six")
+    found = {each.name: each.items for each in find_benchmarks(tmp_path)}
+    assert found == {"gsm8k": ("one",), "boolq": ("five p", "six p")}
+    (tmp_path / "gsm8k" / "main" / "test.jsonl").rename(tmp_path / "gsm8k" / "questions.jsonl")
+    assert {each.name: each.items for each in find_benchmarks(tmp_path)} == found
+    (tmp_path / "gsm8k" / "questions.jsonl").unlink()
+    assert [each.name for each in find_benchmarks(tmp_path)] == ["boolq"]
+
+
 def test_boilerplate_says_nothing() -> None:
     stem = "which of the following statements best describes what happens when"
     items = tuple(f"{stem} number{i} alpha{i} beta{i} gamma{i} delta{i} eps{i} zeta{i} eta{i}" for i in range(30))

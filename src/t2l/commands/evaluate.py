@@ -186,13 +186,14 @@ def evaluate(
     from t2l.bases import load_base
     from t2l.evaluation.benchmarks import load_tasks, read_wordings
     from t2l.evaluation.gate import gate_of
-    from t2l.evaluation.rows import ROWS, Bench, Variant
+    from t2l.evaluation.rows import ROWS, Bench, Variant, shots_of
     from t2l.evaluation.run_files import fingerprint
     from t2l.evaluation.runs import document, open_answers, run_variants, save_run
     from t2l.evaluation.wording import GATE
 
     notes = Notes()
     texts = {} if descriptions is None else read_wordings(descriptions)
+    rows, shots = shots_of(rows, shots)
     wanted = _wanted(rows, gate, shots, [library, multi_task, task_adapters, hyperdecoder])
     loaded = load_tasks(
         tasks or (["all"] if data is not None else ["paper10"]),
@@ -200,6 +201,7 @@ def evaluate(
         data=data,
         run_code=run_code,
         wordings=texts,
+        note=notes.add,
     )
     device = checked_device(device)
     t2l = _checkpoint(checkpoint, device)
@@ -459,8 +461,7 @@ def _progress() -> Any:
     stream = sys.stderr
 
     def report(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\r{done} of {total} answers{end}", end="", file=stream, flush=True)
+        print(f"\r{done} of {total} answers", end="\n" if done == total else "", file=stream, flush=True)
 
     return report if stream.isatty() else (lambda done, total: None)
 

@@ -6,12 +6,12 @@ takes an item's text apart from its answer's letter; it scores nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t2l.data.rows import ending_of, files_of_split, read_rows
 from t2l.errors import DataError, did_you_mean
 
 Row = Mapping[str, Any]
@@ -71,7 +71,6 @@ _HUB = {
     "mbpp": ("google-research-datasets/mbpp", "full", "test"),
 }
 _ALIASES = {"arc": "arc_challenge", "arc_c": "arc_challenge", "arc_e": "arc_easy", "obqa": "openbookqa"}
-_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 
 
 def benchmark_name(text: str) -> str:
@@ -94,11 +93,13 @@ def read_benchmark(name: str, file: str | Path) -> Benchmark:
         DataError: the file cannot be read, or its rows are not of this benchmark; the row is named.
     """
     name, path = benchmark_name(name), Path(file).expanduser()
-    return Benchmark(name, tuple(_items(name, _rows(path), str(path))))
+    return Benchmark(name, tuple(_items(name, read_rows(path), str(path))))
 
 
 def find_benchmarks(folder: str | Path) -> list[Benchmark]:
     """Benchmarks in files, or folders of files, that are named after them: ``arc_easy.jsonl``, ``gsm8k/test.parquet``.
+
+    Of a folder, the split that is scored; where no file is named after it, all that are not for training or prompts.
 
     Raises:
         DataError: there is none.
@@ -106,13 +107,11 @@ def find_benchmarks(folder: str | Path) -> list[Benchmark]:
     root, found = Path(folder).expanduser(), {}
     for place in sorted(root.iterdir()) if root.is_dir() else []:
         try:
-            name = benchmark_name(place.stem if place.is_file() else place.name)
+            name = benchmark_name(place.name.removesuffix(ending_of(place)) if place.is_file() else place.name)
         except DataError:
             continue
-        files = sorted(place.rglob("*")) if place.is_dir() else [place]
-        items = [
-            item for file in files if file.suffix.lower() in _SUFFIXES for item in _items(name, _rows(file), str(file))
-        ]
+        files = _scored(name, sorted(place.rglob("*"))) if place.is_dir() else [place]
+        items = [item for file in files if ending_of(file) for item in _items(name, read_rows(file), str(file))]
         found[name] = (*found.get(name, ()), *items)
     if not any(found.values()):
         raise DataError(
@@ -120,6 +119,12 @@ def find_benchmarks(folder: str | Path) -> list[Benchmark]:
             f"Name them so: {', '.join(f'{n}.jsonl' for n in BENCHMARKS[:3])}.",
         )
     return [Benchmark(name, items) for name, items in found.items() if items]
+
+
+def _scored(name: str, files: list[Path]) -> list[Path]:
+    """The files of a benchmark's folder whose items are scored: few-shot examples are no test items."""
+    shown = [file for split in ("train", "prompt") for file in files_of_split(files, split)]
+    return files_of_split(files, _HUB[name][2]) or [file for file in files if file not in shown]
 
 
 def fetch_benchmark(name: str) -> Benchmark:
@@ -157,20 +162,3 @@ def _items(name: str, rows: Iterable[Row], place: str) -> Iterable[str]:
             ) from problem
         if text.strip():
             yield text
-
-
-def _rows(path: Path) -> list[Row]:
-    try:
-        if path.suffix.lower() == ".parquet":
-            try:
-                import pyarrow.parquet as parquet
-            except ImportError as problem:
-                raise DataError("Parquet needs pyarrow.", "Install it: pip install 't2l[data]'") from problem
-            return parquet.read_table(path).to_pylist()
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
-            return json.loads(text)
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (OSError, ValueError, RecursionError) as problem:  # Arrow's errors are kinds of ValueError and OSError
-        reason = getattr(problem, "strerror", None) or problem
-        raise DataError(f"The benchmark file '{path}' cannot be read: {reason}.") from problem

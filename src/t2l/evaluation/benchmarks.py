@@ -1,9 +1,9 @@
 """Which tasks there are and where their data lies: the harness's own, the paper's ten by two protocols, and folders.
 
 Level 5. Every task becomes one of lm-evaluation-harness. Local copies (``--data DIR``) lie in ``DIR/TASK`` as jsonl,
-json or parquet files named by their split, in the benchmark's own schema; nothing but the place of the data differs
-from the hub. A folder with a ``task.json`` is a task of its own: inputs, outputs and descriptions. This file knows no
-model.
+json or parquet files named by their split (see `t2l.data.rows`), or flat as ``DIR/TASK.jsonl``, in the benchmark's own
+schema; nothing but the place of the data differs from the hub. A folder with a ``task.json`` is a task of its own:
+inputs, outputs and descriptions. This file knows no model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -20,8 +20,9 @@ from typing import Any, Literal, get_args
 
 from t2l.data.benchmarks import BENCHMARKS
 from t2l.data.descriptions import read_description_files
-from t2l.encoders.cache import default_cache_folder
-from t2l.errors import T2LError, did_you_mean
+from t2l.data.rows import ENDINGS, SPLITS, ending_of, files_of_split, read_rows
+from t2l.data.sources import as_text
+from t2l.errors import DataError, T2LError, did_you_mean
 from t2l.evaluation.paper_protocol import code_config, configs
 from t2l.evaluation.wording import Wording, paper_wording
 from t2l.storage import read_json, read_yaml
@@ -34,7 +35,8 @@ _FOLDERS = {"arc_challenge": "arc", "arc_easy": "arc", "boolq": "super_glue/bool
 CODE = ("humaneval", "mbpp")
 """Benchmarks that are scored by running what the model wrote."""
 TASK_FILE = "task.json"
-_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_OWN_FIX = 'Beside task.json, test.jsonl holds lines such as {"input": "b a", "output": "a b"}.'
+_NONE = {type(None)}
 _HARNESS = (
     "Evaluation on benchmarks needs lm-evaluation-harness: {}.",
     "pip install 't2l[eval]'",
@@ -112,6 +114,7 @@ def load_tasks(
     data: Path | None = None,
     run_code: bool = False,
     wordings: Mapping[str, Wording] | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[EvaluationTask]:
     """The tasks, their data read.
 
@@ -121,6 +124,7 @@ def load_tasks(
         data: folder of local copies; without it the hub is asked.
         run_code: leave to run programs that the model wrote (HumanEval, MBPP).
         wordings: descriptions by task, before those that ship.
+        note: told of tasks of a group, or of ``all``, that are left out because they run generated code.
 
     Raises:
         T2LError: an unknown task or protocol, data that is missing (with the command that fetches it), a task that
@@ -135,7 +139,13 @@ def load_tasks(
     if data is not None and not data.is_dir():
         raise T2LError(f"There is no folder '{data}' to read data from.")
     local = _folders(data)
-    names = [one for name in names_of(asked) for one in (local if name == "all" else [name])]
+    words = names_of(asked)
+    names = list(dict.fromkeys(one for name in words for one in (local if name == "all" else [name])))
+    spelled = {name for word in asked for name in word.replace(",", " ").split()}
+    if not run_code and (left := [name for name in names if name in CODE and name not in spelled]):
+        names = [name for name in names if name not in left] or names
+        if not set(left) & set(names):
+            note(f"Left out, as scoring runs what the model wrote: {', '.join(left)}. Add --run-generated-code.")
     if not names:
         raise T2LError("No task was named.", f"--tasks {GROUP}, or --tasks all with --data FOLDER")
     paper = configs() if protocol == "paper" else {name: code_config(name) for name in CODE}
@@ -195,12 +205,15 @@ def _registered(manager: Any, name: str) -> dict[str, Any]:
     return config
 
 
-def _loaded(name: str, config: dict[str, Any], data: Path | None, wording: Wording | None) -> EvaluationTask:
+def _loaded(
+    name: str, config: dict[str, Any], data: Path | None, wording: Wording | None, own: bool = False
+) -> EvaluationTask:
     from lm_eval.api.task import ConfigurableTask
 
     hub = fetch_command(name, config, data)
+    fix = _OWN_FIX if own else f"Fetch it: {hub}"
     if data is not None:
-        config = config | _local_data(name, config, data, hub)
+        config = config | _local_data(name, config, data, fix, own)
     try:
         with redirect_stderr(io.StringIO()):
             harness = ConfigurableTask(config=config)
@@ -208,12 +221,22 @@ def _loaded(name: str, config: dict[str, Any], data: Path | None, wording: Wordi
         raise
     except KeyError as problem:
         raise T2LError(
-            f"The data of '{name}' lacks {problem}; it must be in the benchmark's own schema.", f"Fetch it: {hub}"
+            f"The data of '{name}' lacks {problem}; it must be in the benchmark's own schema.", fix
         ) from problem
     except Exception as problem:  # the hub, the disk, the data and the harness each raise their own kinds
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        raise T2LError(f"The data of '{name}' cannot be read: {reason}", f"Fetch it: {hub} and add --data") from problem
+        fix = f"Fetch it: {hub} and add --data" if data is None else fix
+        raise T2LError(f"The data of '{name}' cannot be read: {_reason(problem)}", fix) from problem
     return EvaluationTask(name, harness, _metric(harness), wording, runs_code=name in CODE)
+
+
+def _reason(problem: BaseException) -> str:
+    """What went wrong, and behind it what that came from: libraries wrap the fault in "an error occurred"."""
+    told = []
+    seen: BaseException | None = problem
+    while seen is not None and len(told) < 3:
+        told.append((str(seen).strip().splitlines() or [type(seen).__name__])[0][:300])
+        seen = seen.__cause__
+    return ": ".join(dict.fromkeys(told))
 
 
 def _metric(harness: Any) -> tuple[str, str]:
@@ -223,26 +246,25 @@ def _metric(harness: Any) -> tuple[str, str]:
     return ("acc" if "acc" in metrics else metrics[0]), filters[-1]
 
 
-def _local_data(name: str, config: Mapping[str, Any], data: Path, hub: str) -> dict[str, Any]:
+def _local_data(name: str, config: Mapping[str, Any], data: Path, fix: str, own: bool) -> dict[str, Any]:
     """The part of a config that says where the data lies."""
     wanted = [config.get(key) for key in ("test_split", "validation_split", "training_split", "fewshot_split")]
-    splits = list(dict.fromkeys(split for split in wanted if split))
-    files: dict[str, list[str]] = {}
-    for split in splits:
-        places = [path for path in sorted((data / name).rglob("*")) if path.suffix in _KINDS and _is_split(path, split)]
-        if config.get("dataset_name") and any(config["dataset_name"] in path.parts for path in places):
-            places = [path for path in places if config["dataset_name"] in path.parts]
-        if places:
-            files[split] = [str(path) for path in places if path.suffix == places[0].suffix]
-    asked = config.get("test_split") or config.get("validation_split")
+    asked = str(config.get("test_split") or config.get("validation_split"))
+    files = {split: _files(name, config, data, split) for split in dict.fromkeys(filter(None, wanted))}
+    if not files[asked] and own:  # a task of one's own is scored on what there is
+        files[asked] = _files(name, config, data, "validation")
+    if not files[asked] and ending_of(flat := _flat(name, data)):
+        files[asked] = [flat]
+    files = {split: places for split, places in files.items() if places}
     if asked not in files:
         raise T2LError(
-            f"There is no data for '{name}': no {data / name}/{asked}.jsonl (or .json, .parquet).", f"Fetch it: {hub}"
+            f"There is no data for '{name}': no {data / name}/{asked}.jsonl (or .json, .parquet; .gz too).", fix
         )
     changes: dict[str, Any] = {
-        "dataset_path": _KINDS[Path(files[asked][0]).suffix],
+        "dataset_path": name,
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": files, "cache_dir": str(default_cache_folder() / "datasets")},
+        "dataset_kwargs": None,
+        "custom_dataset": lambda **_: {split: _dataset(name, places, own) for split, places in files.items()},
     }
     for key in ("training_split", "validation_split", "fewshot_split"):
         if config.get(key) and config[key] not in files:
@@ -250,16 +272,65 @@ def _local_data(name: str, config: Mapping[str, Any], data: Path, hub: str) -> d
     return changes
 
 
-def _is_split(path: Path, split: str) -> bool:
-    """``test.jsonl`` and ``test-00000-of-00001.parquet``."""
-    return path.stem == split or path.stem.startswith((f"{split}-", f"{split}_", f"{split}."))
+def _files(name: str, config: Mapping[str, Any], data: Path, split: str) -> list[Path]:
+    """The files of a split: below the task's folder, else beside it as ``TASK_SPLIT.jsonl``."""
+    places = files_of_split(sorted((data / name).rglob("*")), split)
+    if config.get("dataset_name") and any(config["dataset_name"] in path.parts for path in places):
+        places = [path for path in places if config["dataset_name"] in path.parts]
+    flat = [path for path in sorted(data.iterdir()) if path.is_file()]
+    return places or next((found for sign in "_-." if (found := files_of_split(flat, split, f"{name}{sign}"))), [])
+
+
+def _flat(name: str, data: Path) -> Path:
+    """``DATA/TASK.jsonl``, or another form of it; where there is none, the folder, which is no file."""
+    return next((data / f"{name}{ending}" for ending in ENDINGS if (data / f"{name}{ending}").is_file()), data)
+
+
+def _dataset(name: str, files: Sequence[Path], own: bool) -> Any:
+    """The rows of a split. A column that some rows lack is None there; splits need not have the same columns.
+
+    Raises:
+        DataError: a file cannot be read, its rows are no objects, or values of a column are of several kinds.
+    """
+    from datasets import Dataset
+
+    rows = []
+    for file in files:
+        for number, row in enumerate(read_rows(file), start=1):
+            if not isinstance(row, dict):
+                raise DataError(f"Row {number} of '{file}' is {type(row).__name__}, not an object.")
+            if own:
+                texts = {key: as_text(row.get(key)) for key in ("input", "output")}
+                if lacking := next((key for key, text in texts.items() if text is None), None):
+                    raise DataError(f"Row {number} of '{file}' has no text '{lacking}'; it has {', '.join(row)}.")
+                row = {**row, **texts}
+            rows.append(row)
+    columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
+    if not rows:
+        raise DataError(f"'{files[0]}' holds no row.")
+    try:
+        return Dataset.from_dict(columns)
+    except Exception as problem:  # Arrow's own kinds
+        mixed = next((key for key, values in columns.items() if len({type(value) for value in values} - _NONE) > 1), "")
+        raise DataError(
+            f"'{files[0]}' holds values of several kinds{f' in {mixed!r}' if mixed else ''}: {problem}"
+        ) from (problem)
 
 
 def _folders(data: Path | None) -> list[str]:
+    """The tasks of a folder: its folders, and the benchmarks that lie flat in it."""
     if data is None:
         return []
-    inside = [path.name for path in sorted(data.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    return inside
+    names = [path.name for path in data.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    files = [path for path in data.iterdir() if path.is_file()]
+    splits = [name for names in SPLITS.values() for name in names]
+    flat = [
+        name
+        for name in PAPER10
+        if ending_of(_flat(name, data))
+        or any(files_of_split(files, split, f"{name}{sign}") for split in splits for sign in "_-.")
+    ]
+    return sorted({*names, *flat})
 
 
 def _own_task(folder: Path, wordings: Mapping[str, Wording] | None) -> EvaluationTask:
@@ -286,7 +357,7 @@ def _own_task(folder: Path, wordings: Mapping[str, Wording] | None) -> Evaluatio
         "metadata": {"version": 1.0},
     }
     own = Wording(name, tuple(about.get("descriptions", ())), tuple(about.get("paraphrases", ())))
-    loaded = _loaded(name, config, folder.parent, (wordings or {}).get(name) or own)
+    loaded = _loaded(name, config, folder.parent, (wordings or {}).get(name) or own, own=True)
     return EvaluationTask(name, loaded.harness, loaded.metric, loaded.wording, about.get("family"))
 
 

@@ -7,6 +7,7 @@ data and runs nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,22 @@ NEEDS = {
 }
 """Row -> the option that brings what it needs."""
 _TEXTS_AT_ONCE = 256
+_FEW_SHOT = re.compile(r"0*([1-9]\d{0,3})-shots?")
+
+
+def shots_of(rows: str | None, shots: int) -> tuple[str | None, int]:
+    """Rows with ``5-shot``, as a table names it, written ``shots``; and the number of examples it names.
+
+    Raises:
+        T2LError: rows that name several numbers.
+    """
+    words = [] if rows is None else rows.replace(",", " ").split()
+    numbers = list(dict.fromkeys(int(match[1]) for word in words if (match := _FEW_SHOT.fullmatch(word))))
+    if len(numbers) > 1:
+        raise T2LError(f"--rows names {numbers[0]}-shot and {numbers[1]}-shot.", "A run has one number of examples.")
+    if not numbers:
+        return rows, shots
+    return ",".join("shots" if _FEW_SHOT.fullmatch(word) else word for word in words), numbers[0]
 
 
 @dataclass(frozen=True)
