@@ -48,7 +48,7 @@ def as_task(given: EverydayTask, seed: int) -> Task:
         instances=tuple(given.instances(MOST, seed)),
         languages=("English",),
         licences=("Apache-2.0",),
-        datasets=("everyday",),
+        datasets=(PREFIX + given.name,),
         categories=(f"Everyday: {given.family}",),
     )
 
