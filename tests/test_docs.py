@@ -18,10 +18,6 @@ from typing import Any
 
 import pytest
 
-from t2l.bases import EMBEDDED_BASE, load_base
-from t2l.errors import T2LError
-from t2l.model import MICRO_WORLD, shipped_checkpoint
-
 ROOT = Path(__file__).resolve().parents[1]
 GENERATOR = ROOT / "tools" / "generate_docs.py"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -125,16 +121,14 @@ def python_blocks(page: Path, language: str) -> list[Block]:
 
 
 @pytest.fixture
-def embedded_world() -> None:
-    try:
-        shipped_checkpoint(MICRO_WORLD)
-        load_base(EMBEDDED_BASE)
-    except T2LError as problem:
-        pytest.skip(f"needs the assets of the embedded world: {problem.message}")
+def as_shipped(smollm2_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a reader has: the checkpoint that ships, and its base converted."""
+    monkeypatch.setenv("T2L_CACHE", str(smollm2_cache))
+    monkeypatch.delenv("T2L_CHECKPOINT")
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT with transformers
-@pytest.mark.usefixtures("embedded_world")
+@pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize("page", [page for page in HAND_WRITTEN if python_blocks(page, "python")], ids=relative)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other in one namespace, as a reader would type them."""
