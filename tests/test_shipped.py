@@ -1,0 +1,78 @@
+"""The real checkpoint that ships: small, for its base, the default, and as good on the demo as its record says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import t2l
+from t2l import compiled
+from t2l.bases import Base, base_config
+from t2l.demo.gallery import gallery, shipped_record
+from t2l.demo.tasks import demo_tasks
+from t2l.errors import CheckpointError
+from t2l.lora import LoraSpec, LoraWeights
+from t2l.model import TENSOR_FILE, TextToLora, default_checkpoint, shipped_checkpoint
+from t2l.prompting import NONE
+
+REVIEW = "Say whether the review is positive or negative."
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    try:
+        return shipped_checkpoint("smollm2-135m")
+    except CheckpointError:
+        pytest.skip("needs the checkpoint smollm2-135m, which is not here")
+
+
+@pytest.fixture
+def as_shipped(folder: Path, smollm2_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a user has: the default checkpoint, and its base converted."""
+    monkeypatch.setenv("T2L_CACHE", str(smollm2_cache))
+    monkeypatch.delenv("T2L_CHECKPOINT")
+    return folder
+
+
+def test_it_is_small_and_the_default(as_shipped: Path) -> None:
+    assert (as_shipped / TENSOR_FILE).stat().st_size <= 25e6
+    assert default_checkpoint() == "smollm2-135m"
+    assert (as_shipped / "README.md").is_file()  # data, licences, figures, limits
+
+
+def test_it_fits_its_base(as_shipped: Path) -> None:
+    made = TextToLora.from_pretrained()
+    modules = [group.key for group in made.spec.groups]
+    again = LoraSpec.from_base(
+        base_config("smollm2-135m"), target_modules=modules, rank=made.spec.rank, alpha=made.spec.alpha, dropout=0.0
+    )
+    assert made.spec.groups == again.groups and made.spec.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert made.system == NONE
+
+
+def test_the_readme_example_does_what_it_says(as_shipped: Path, smollm2: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_base", lambda *_: smollm2.with_system(NONE))
+    f = t2l.compile(REVIEW)
+    assert f("The soup was cold and the waiter was rude.") == "negative"
+    assert f(["We will be back!", "Never again."]) == ["positive", "negative"]
+
+
+def test_the_record_of_the_demo_can_be_measured_again(as_shipped: Path, smollm2: Base) -> None:
+    record: Any = shipped_record()
+    assert record is not None, "run: t2l demo --all --keep"
+    works, fails = gallery(record)
+    made = TextToLora.from_pretrained()
+    names = {one["name"] for one in (works[0], works[-1], fails[0])}
+    tasks = [task for task in demo_tasks() if task.name in names]
+    adapters = made.generate([task.description for task in tasks])
+    answers = smollm2.with_system(made.system).answer(
+        [example.text for task in tasks for example in task.examples],
+        spec=made.spec,
+        weights=LoraWeights.cat([adapter.weights for adapter in adapters]),
+        index=[row for row, task in enumerate(tasks) for _ in task.examples],
+        max_new_tokens=40,
+    )
+    recorded = {one["name"]: [example["adapter"] for example in one["examples"]] for one in record["tasks"]}
+    assert answers == [answer for task in tasks for answer in recorded[task.name]]
