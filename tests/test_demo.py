@@ -125,11 +125,10 @@ class Scripted:
 
     def answer(self, texts: Sequence[str], *, index: Sequence[int], **_: Any) -> list[str]:
         self.batches.append(len(texts))
-        told = len(texts) // 3
         answers = []
-        for number, (text, row) in enumerate(zip(texts, index, strict=True)):
-            plain = text.rsplit("\n", 1)[-1]
-            knows = row >= 0 or (told <= number < 2 * told and number % 2)
+        for text, row in zip(texts, index, strict=True):
+            *told, plain = text.rsplit("\n", 1)
+            knows = row >= 0 or (told and len(plain) % 2)
             answers.append(RIGHT.get(plain, "an answer") if knows else f"I cannot say,\nbut: {'long ' * 40}")
         return answers
 
@@ -145,7 +144,7 @@ def session() -> Session:
 def test_all_tasks_share_batches_and_are_counted(session: Session) -> None:
     outcomes = list(session.try_all())
     base: Any = session.base
-    assert len(base.batches) < len(demo_tasks()) / 4
+    assert len(base.batches) < len(demo_tasks()) / 2
     measured = measure.record(session, outcomes)
     assert measured["inputs"] == len(RIGHT)
     assert measured["right"]["base"] == 0

@@ -11,6 +11,7 @@ import t2l
 from t2l import compiled
 from t2l.bases import Base, base_config
 from t2l.demo.gallery import gallery, shipped_record
+from t2l.demo.measure import MAX_NEW_TOKENS
 from t2l.demo.tasks import demo_tasks
 from t2l.errors import CheckpointError
 from t2l.lora import LoraSpec, LoraWeights
@@ -72,7 +73,7 @@ def test_the_record_of_the_demo_can_be_measured_again(as_shipped: Path, smollm2:
         spec=made.spec,
         weights=LoraWeights.cat([adapter.weights for adapter in adapters]),
         index=[row for row, task in enumerate(tasks) for _ in task.examples],
-        max_new_tokens=40,
+        max_new_tokens=MAX_NEW_TOKENS,
     )
     recorded = {one["name"]: [example["adapter"] for example in one["examples"]] for one in record["tasks"]}
     assert answers == [answer for task in tasks for answer in recorded[task.name]]

@@ -23,6 +23,9 @@ ROWS = {
 """Who answers, and how a person is told."""
 
 
+_SMALL = 16  # inputs; adapted answers of more than these end early together
+
+
 @dataclass(frozen=True)
 class Compared:
     """Three answers to one input.
@@ -67,14 +70,16 @@ def compare(
         raise T2LError(f"There are {len(adapters)} adapters and {len(descriptions)} descriptions.")
     texts = [text for _, text in asked]
     told = [prompt_text(text, descriptions[row].strip(), included=True) for row, text in asked]
-    plain = [-1] * len(asked)
-    answers = base.answer(  # adapted answers come last: they end early, and so do batches of them
-        [*texts, *told, *texts],
-        spec=adapters[0].spec,
-        weights=LoraWeights.cat([adapter.weights for adapter in adapters]),
-        index=[*plain, *plain, *(row for row, _ in asked)],
-        max_new_tokens=max_new_tokens,
-    )
+    weights = LoraWeights.cat([adapter.weights for adapter in adapters])
+    plain, adapted = [-1] * len(asked), [row for row, _ in asked]
+    together = [(texts, plain), (told, plain), (texts, adapted)]
+    if len(asked) < _SMALL:  # one batch of all, rather than three small ones
+        together = [([*texts, *told, *texts], [*plain, *plain, *adapted])]
+    answers: list[str] = []
+    for prompts, index in together:
+        answers += base.answer(
+            prompts, spec=adapters[0].spec, weights=weights, index=index, max_new_tokens=max_new_tokens
+        )
     n = len(asked)
     rows = zip(texts, answers[:n], answers[n : 2 * n], answers[2 * n :], strict=True)
     return [Compared(*row) for row in rows]

@@ -22,8 +22,8 @@ from t2l.model import TextToLora
 from t2l.storage import read_json, write_json
 
 RECORD_FILE = "demo.json"
-MAX_NEW_TOKENS = 40
-_AT_ONCE = 8  # tasks whose inputs share batches
+MAX_NEW_TOKENS = 32
+_AT_ONCE = 10  # tasks whose inputs share batches
 _KIND, _FORMAT = "t2l-demo", 1
 
 
