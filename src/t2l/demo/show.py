@@ -21,7 +21,7 @@ from t2l.guidance.guide import Confidence
 
 _LABEL = max(len(label) for label in ROWS.values()) + 2
 NEXT = (
-    ('t2l run "Is this message spam? Answer yes or no." < mail.txt', "the three answers to your own text"),
+    ('t2l run "Is this message spam? Answer yes or no." "You won a free phone!"', "the three answers to your own text"),
     ('t2l generate "Is this message spam? Answer yes or no." --out spam', "an adapter folder for PEFT, vLLM, SGLang"),
     ("t2l workbench", "all of it in the browser"),
     ("t2l demo --all", "every task of the demo, and the counts"),
