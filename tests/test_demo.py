@@ -271,6 +271,20 @@ def test_the_micro_world_keeps_a_demo_of_its_own() -> None:
         assert shown.exit_code == 0 and "tiny model" in shown.stdout, words
 
 
+def test_the_default_seed_is_neither_the_best_nor_the_worst(session: Session) -> None:
+    measured = measure.record(session, list(session.try_all()))
+    for number, one in enumerate(measured["tasks"]):
+        one["right"]["adapter"] = 3 if number % 3 == 0 else 0
+    measured["right"]["adapter"] = sum(one["right"]["adapter"] for one in measured["tasks"])
+    right = {one["name"]: one["right"]["adapter"] for one in measured["tasks"]}
+    mean = measured["right"]["adapter"] / len(right)
+    shown = [sum(right[one.name] for one in chosen(seed, 3)) for seed in range(100)]
+    seed = measure.representative_seed(measured, 3)
+    assert shown[seed] == 3 and abs(3 - 3 * mean) <= 0.5
+    assert all(count != 3 for count in shown[:seed])
+    assert measure.representative_seed(None, 3) == 0
+
+
 # ---------------------------------------------------------------------------------------------------- the gallery
 
 

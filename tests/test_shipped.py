@@ -60,6 +60,20 @@ def test_the_readme_example_does_what_it_says(as_shipped: Path, smollm2: Base, m
     assert f(["We will be back!", "Never again."]) == ["positive", "negative"]
 
 
+def test_the_readme_tells_the_counts_of_the_record() -> None:
+    record = shipped_record()
+    if record is None:
+        pytest.skip("needs the measured demo of the checkpoint smollm2-135m, which is not here")
+    readme = " ".join((Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8").split())
+    alone, told, adapter = (record["right"][row] for row in ("base", "description-in-prompt", "adapter"))
+    assert (
+        f"Of the demo's {record['inputs']} answers {adapter} are right with the adapter, {told} of the base told the "
+        f"task, {alone} of the base alone"
+    ) in readme
+    alone, told, adapter = (record["mentioned"][row] for row in ("base", "description-in-prompt", "adapter"))
+    assert f"inside a longer one counts, {adapter}, {told} and {alone}." in readme
+
+
 def test_the_record_of_the_demo_can_be_measured_again(as_shipped: Path, smollm2: Base) -> None:
     record: Any = shipped_record()
     assert record is not None, "run: t2l demo --all --keep"

@@ -1,6 +1,6 @@
 """Records `t2l demo` as it prints and writes it as docs/images/demo.svg, the picture in the README.
 
-    python tools/make_demo_picture.py [--seed 0] [--count 3] [--out docs/images/demo.svg]
+    python tools/make_demo_picture.py [--seed N] [--count 3] [--out docs/images/demo.svg]
 
 Nothing is staged: the tasks are those of the seed, the milliseconds those of this machine.
 """
@@ -18,7 +18,7 @@ from rich.terminal_theme import MONOKAI
 
 from t2l.bases import load_base
 from t2l.demo import TITLE
-from t2l.demo.measure import Session
+from t2l.demo.measure import Session, kept, representative_seed
 from t2l.demo.show import show_demo
 from t2l.model import TextToLora
 
@@ -26,11 +26,12 @@ PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "demo.svg
 WIDTH = 96  # columns
 
 
-def picture(seed: int, count: int) -> str:
+def picture(seed: int | None, count: int) -> str:
     """The demo as SVG that loads nothing from elsewhere."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), legacy_windows=False)
     t2l = TextToLora.from_pretrained()
     session = Session(t2l, load_base(str(t2l.spec.base_model)).with_system(t2l.system))
+    seed = representative_seed(kept(session), count) if seed is None else seed
     console.print(TITLE, style="bold cyan")
     show_demo(console, session, seed, count, waiting=Console(stderr=True))
     # rich's own template fetches a font; the viewer's monospace font will do
@@ -42,7 +43,7 @@ def picture(seed: int, count: int) -> str:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="which tasks are shown")
+    parser.add_argument("--seed", type=int, help="which tasks are shown; as t2l demo by default")
     parser.add_argument("--count", type=int, default=3, help="how many")
     parser.add_argument("--out", type=Path, default=PICTURE, help="the file to write")
     options = parser.parse_args()

@@ -15,9 +15,16 @@ from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.demo import TITLE
 from t2l.errors import BaseModelError, T2LError
 
+_WORLD_SEED = 5
+
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Which tasks are shown; 0 by default.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Which tasks are shown; by default the first seed whose tasks are right as often as all are."
+        ),
+    ] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many tasks are shown.")] = 4,
     every: Annotated[bool, typer.Option("--all", help="Try every task of the demo, and print a table.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="With --all: keep the counts beside the checkpoint.")] = False,
@@ -41,7 +48,7 @@ def demo(
     if session is None:
         from t2l.world.demo import demo as show
 
-        show(results(), interactive=interactive, seed=seed)
+        show(results(), interactive=interactive, seed=_WORLD_SEED if seed is None else seed)
     elif every:
         _all(session, keep=keep, as_json=as_json)
     else:
@@ -64,11 +71,12 @@ def _session(checkpoint: str | None, base: str | None, device: str) -> Any:
         return Session(t2l, load_base(name, device=device).with_system(t2l.system))
 
 
-def _some(session: Any, seed: int, count: int, *, interactive: bool, as_json: bool) -> None:
+def _some(session: Any, seed: int | None, count: int, *, interactive: bool, as_json: bool) -> None:
     from t2l.demo import show
-    from t2l.demo.measure import record
+    from t2l.demo.measure import kept, record, representative_seed
     from t2l.demo.tasks import chosen
 
+    seed = representative_seed(kept(session), count) if seed is None else seed
     if as_json:
         print_json({**record(session, session.try_tasks(chosen(seed, count))), "seed": seed})
         return
