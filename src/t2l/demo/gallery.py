@@ -51,7 +51,7 @@ def page(measured: dict[str, Any]) -> str:
         "none of the descriptions and inputs stands in the training data.",
         f"Right of all {measured['inputs']} on {measured['base']}{weights}: {counts}.",
         "Every answer, and the rule by which it is judged: `t2l demo --all --json`.",
-        f"## {len(works)} that work",
+        f"## {len(works)} that work best",
         *(_entry(task) for task in works),
         f"## {len(fails)} that do not",
         *(_entry(task) for task in fails),
