@@ -353,7 +353,8 @@ def test_the_gate_has_seven_conditions_a_rival_more_and_a_verdict(place: SimpleN
 def test_the_ten_benchmarks_go_through_the_gate_offline(protocol: str, place: SimpleNamespace, tmp_path: Path) -> None:
     data = write_benchmarks(tmp_path / "data", count=3)
     words = ("--tasks", "paper10", "--data", data, "--protocol", protocol, "--gate", "--wordings", "1", "--out", "run")
-    assert "--run-generated-code" in refused("evaluate", "--checkpoint", place.checkpoint, *words)
+    named = ("--tasks", "mbpp", *words[2:])
+    assert "--run-generated-code" in refused("evaluate", "--checkpoint", place.checkpoint, *named)
     assert not Path("run").exists()
     given = ("--run-generated-code", "--limit", "1", "--max-new-tokens", "2")
     found = document("evaluate", "--checkpoint", place.checkpoint, *words, *given)

@@ -30,13 +30,16 @@ from t2l.evaluation.rows import shots_of
         ("piqa-validation.JSONL", "piqa.train.jsonl"),
     ],
 )
-def test_local_copies_are_found_as_people_lay_them_out(asked: str, shown: str | None, tmp_path: Path) -> None:
+def test_local_copies_are_found_as_people_lay_them_out(
+    asked: str, shown: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for file in filter(None, (asked, shown)):
         lines = "".join(json.dumps({**row, "label": 0} if file == shown else row) + "\n" for row in DATA["piqa"])
         data = b"\xef\xbb\xbf" + lines.encode()
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(gzip.compress(data) if file.endswith(".gz") else data)
     (task,) = load_tasks(["all"], data=tmp_path)
+    assert not caplog.text  # the harness has advice on options of its own
     assert task.name == "piqa" and task.can_show is (shown is not None)
     assert [doc["label"] for doc in task.harness.dataset["validation"]] == [0, 1, 0, 1, 0]
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -215,7 +216,7 @@ def _loaded(
     if data is not None:
         config = config | _local_data(name, config, data, fix, own)
     try:
-        with redirect_stderr(io.StringIO()):
+        with redirect_stderr(io.StringIO()), _quiet(logging.getLogger(ConfigurableTask.__module__)):
             harness = ConfigurableTask(config=config)
     except T2LError:
         raise
@@ -227,6 +228,17 @@ def _loaded(
         fix = f"Fetch it: {hub} and add --data" if data is None else fix
         raise T2LError(f"The data of '{name}' cannot be read: {_reason(problem)}", fix) from problem
     return EvaluationTask(name, harness, _metric(harness), wording, runs_code=name in CODE)
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """No advice of the harness's own, which speaks of options that t2l does not have."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _reason(problem: BaseException) -> str:
