@@ -166,6 +166,16 @@ def test_what_the_window_cuts_is_said() -> None:
     assert torch.equal(long, encoder.embed(["go " * 254]))  # 254 words, [CLS] and [SEP]
 
 
+def test_many_texts_that_the_window_cuts_are_one_warning_with_their_number() -> None:
+    texts = ["go " * length for length in (300, 600, 10, 300)]
+    for encoder, read in ((MiniLmEncoder(), 256), (MiniLmEncoder(pooling="tokens"), 80)):
+        with pytest.warns(DescriptionWarning) as caught:
+            encoder.encode(texts)
+        (warning,) = caught
+        assert str(warning.message).startswith(f"2 descriptions are longer than the {read} tokens that the encoder")
+        assert f"last {100 * (603 - read) / 603:.0f}% is not seen" in str(warning.message)
+
+
 def test_a_text_without_tokens_is_refused() -> None:
     with pytest.raises(DescriptionError, match="can read nothing"):
         MiniLmEncoder("layers").encode(["\ufffd"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
+import typer
 from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
@@ -15,7 +17,7 @@ from helpers import tiny_pair
 from t2l import cli
 from t2l.adapter import PROVENANCE_FILE
 from t2l.commands.terminal import Notes, messages, print_json, results, say, say_error, shown
-from t2l.errors import T2LError
+from t2l.errors import DescriptionWarning, T2LError
 
 HOSTILE = "a\x1b[2J\x1b]0;title\x07b\x9b5m\x7f\x00\r\u202ec\u2066"
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -54,6 +56,54 @@ def test_json_reads_back_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
 def test_long_lines_are_not_broken(capsys: pytest.CaptureFixture[str]) -> None:
     say("x" * 500)
     assert printed(capsys) == "x" * 500 + "\n"
+
+
+def warn(*texts: str) -> None:
+    for text in texts:
+        warnings.warn(DescriptionWarning({text: (len(text), 8)}), stacklevel=1)
+
+
+def test_warnings_about_descriptions_are_one_note(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = Notes()
+    with notes.of_warnings():
+        warn("a long text", "a longer text", "a long text")
+        warnings.warn("a library's own", UserWarning, stacklevel=1)
+    with notes.of_warnings():
+        warn("a long text")  # known already
+    assert len(notes.texts) == 1 and notes.texts[0].startswith("2 descriptions are longer than the 8 tokens")
+    assert printed(capsys).count("Note: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["a long text"], ["Note: The description 'a long text...' has 11 tokens"]),
+        (
+            ["a long text", "a long text", "a longer text", "the longest text"],
+            ["Note: The description 'a long text...' has 11", "Note: In all: 3 descriptions are longer than the 8"],
+        ),
+    ],
+)
+def test_a_verb_that_keeps_no_notes_warns_once_with_the_number_and_names_no_file(
+    texts: list[str], said: list[str]
+) -> None:
+    app = typer.Typer(cls=cli.Verbs)
+
+    @app.command("work")
+    def work() -> None:
+        warn(*texts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("of a library", UserWarning, stacklevel=1)
+
+    app.command("other")(lambda: None)
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["work"])
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if "of a library" in line] == ["Note: of a library"]
+    told = [line for line in lines if "of a library" not in line]
+    assert len(told) == len(said) and all(line.startswith(start) for line, start in zip(told, said, strict=True))
+    assert ".py" not in result.output and "DescriptionWarning" not in result.output
 
 
 def test_inspect_shows_what_a_foreign_adapter_says_of_itself_as_text(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from t2l.commands.refine import refine
 from t2l.commands.report import report
 from t2l.commands.run import run
 from t2l.commands.serve import serve
-from t2l.commands.terminal import say, say_error
+from t2l.commands.terminal import say, say_error, warnings_of_a_verb
 from t2l.commands.train import recipes, train
 from t2l.commands.train_adapters import library, recon
 from t2l.commands.workbench import workbench
@@ -47,7 +47,8 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings_of_a_verb():
+                return super().invoke(ctx)
         except TrainingStopped as stop:
             say(str(stop), "yellow")
             raise typer.Exit(143) from stop

@@ -6,7 +6,7 @@ Level 0: imports nothing of t2l. The command line prints one of these as a sente
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class T2LError(ValueError):
@@ -23,7 +23,25 @@ class DescriptionError(T2LError):
 
 
 class DescriptionWarning(UserWarning):
-    """A task description of which a part is not read."""
+    """Task descriptions of which a part is not read.
+
+    Args:
+        unread: description -> (its tokens, those that the encoder reads); at least one.
+    """
+
+    def __init__(self, unread: Mapping[str, tuple[int, int]]) -> None:
+        self.unread = dict(unread)
+        text, (tokens, window) = max(self.unread.items(), key=lambda item: item[1][0])
+        part = f"the last {100 * (tokens - window) / tokens:.0f}% is not seen"
+        if len(self.unread) == 1:
+            told = (
+                f"The description '{text[:40]}...' has {tokens} tokens; the encoder reads {window} of them, so {part}."
+            )
+            super().__init__(f"{told} Shorten it or put what matters first.")
+        else:
+            told = f"{len(self.unread):,} descriptions are longer than the {window} tokens that the encoder reads."
+            told = f"{told} Of the longest, '{text[:40]}...', {part}."
+            super().__init__(f"{told} Shorten them or put what matters first.")
 
 
 class EncoderError(T2LError):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from t2l.adapter import Adapter, adapters_from_weights
 from t2l.encoders import DescriptionEncoder, encoder_from_config, prepare
+from t2l.encoders.description import warned_once
 from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
@@ -179,7 +180,8 @@ class TextToLora:
         if self.encoder.exact:
             return _rows(self.encoder.encode(descriptions))
         prepare(descriptions)  # nothing is encoded where one of them cannot be
-        rows = {text: self.encoder.encode([text]) for text in dict.fromkeys(descriptions)}
+        with warned_once():
+            rows = {text: self.encoder.encode([text]) for text in dict.fromkeys(descriptions)}
         return [rows[text] for text in descriptions]
 
     def _stream(self, rows: Sequence[Tensor], provenances: Sequence[dict[str, Any]]) -> Iterator[Adapter]:

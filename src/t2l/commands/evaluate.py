@@ -249,7 +249,7 @@ def evaluate(
         shown = ", ".join(repr(str(other)[:40]) for other in sorted(others, key=str))
         notes.add(f"Some adapters were made for other prompts ({shown}); all are measured as the checkpoint's are.")
     try:
-        places = _map(t2l, bench)
+        places = _map(t2l, bench, notes)
     except DescriptionError as problem:  # an encoder that knows certain texts alone
         places = {}
         notes.add(f"No map of the tasks: {problem.message}")
@@ -430,7 +430,7 @@ def _known(t2l: TextToLora) -> Any:
     return Guide.of(t2l).calibration
 
 
-def _map(t2l: TextToLora, bench: Bench) -> dict[str, Any]:
+def _map(t2l: TextToLora, bench: Bench, notes: Notes) -> dict[str, Any]:
     """Where the matched descriptions lie, for the report's map of tasks.
 
     ``features`` are the hypernetwork's, ``distance`` is that of the embedding from the nearest training task, in
@@ -443,7 +443,7 @@ def _map(t2l: TextToLora, bench: Bench) -> dict[str, Any]:
     named = [(task, text) for task in bench.tasks if task.wording for text in task.wording.matched[: bench.wordings]]
     if not named:
         return {}
-    with torch.inference_mode():
+    with notes.of_warnings(), torch.inference_mode():
         embedding_NE = t2l.encoder.encode([text for _, text in named])
         task_NK = t2l.hypernetwork.encode(embedding_NE)
         distance = None

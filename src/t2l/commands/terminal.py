@@ -62,11 +62,40 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+@contextmanager
+def warnings_of_a_verb() -> Iterator[None]:
+    """Warnings without the place in our files that they come from; of unread descriptions the first, and their number.
+
+    For what no `Notes` collects: work that takes long says at once what it met, and at its end how often.
+    """
+    unread: dict[str, tuple[int, int]] = {}
+    told = 0
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        nonlocal told
+        if isinstance(message, DescriptionWarning):
+            unread.update(message.unread)
+            if told:
+                return
+            told = len(unread)
+        say(f"Note: {message}", "yellow")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DescriptionWarning)
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            if len(unread) > told:
+                say(f"Note: In all: {DescriptionWarning(unread)}", "yellow")
+
+
 class Notes:
     """What the user should know besides the result: in yellow on stderr as it comes up, and kept for ``--json``."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self._unread: dict[str, tuple[int, int]] = {}
 
     def add(self, text: str) -> None:
         """One more note; one that was made already is not repeated."""
@@ -76,12 +105,21 @@ class Notes:
 
     @contextmanager
     def of_warnings(self) -> Iterator[None]:
-        """Warnings about descriptions become notes; those of libraries are for developers and are dropped."""
+        """Warnings about descriptions become one note; those of libraries are for developers and are dropped."""
+        unread: dict[str, tuple[int, int]] = {}
+
+        def collect(message: Warning | str, *_: Any, **__: Any) -> None:
+            if isinstance(message, DescriptionWarning):
+                unread.update(message.unread)
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", DescriptionWarning)
-            warnings.showwarning = lambda message, *_, **__: self.add(str(message))
+            warnings.showwarning = collect
             yield
+        if new := {text: tokens for text, tokens in unread.items() if text not in self._unread}:
+            self._unread |= new
+            self.add(str(DescriptionWarning(new)))
 
 
 class _Shown:

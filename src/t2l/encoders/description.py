@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from t2l.errors import DescriptionError, DescriptionWarning
 
@@ -64,12 +66,27 @@ def with_examples(description: str, examples: Sequence[tuple[str, str]]) -> str:
 
 def warn_unseen(text: str, tokens: int, window: int) -> None:
     """Warns that an encoder reads only the first ``window`` of a description's ``tokens``."""
-    warnings.warn(
-        f"The description '{text[:40]}...' has {tokens} tokens; the encoder reads {window} of them, so the last "
-        f"{100 * (tokens - window) / tokens:.0f}% is not seen. Shorten it or put what matters first.",
-        DescriptionWarning,
-        stacklevel=3,
-    )
+    warnings.warn(DescriptionWarning({text: (tokens, window)}), stacklevel=3)
+
+
+@contextmanager
+def warned_once() -> Iterator[None]:
+    """What `warn_unseen` says in the block comes as one warning at its end, with the number of descriptions."""
+    unread: dict[str, tuple[int, int]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DescriptionWarning)
+        before = warnings.showwarning
+
+        def collect(message: Warning | str, *where: Any, **more: Any) -> None:
+            if isinstance(message, DescriptionWarning):
+                unread.update(message.unread)
+            else:
+                before(message, *where, **more)
+
+        warnings.showwarning = collect
+        yield
+    if unread:
+        warnings.warn(DescriptionWarning(unread), stacklevel=4)
 
 
 def _check(text: object, which: str) -> None:

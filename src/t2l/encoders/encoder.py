@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2l.base_names import canonical_name, source_identity
-from t2l.encoders.description import prepare
+from t2l.encoders.description import prepare, warned_once
 from t2l.errors import EncoderError, did_you_mean
 from t2l.storage import hash_file
 
@@ -76,7 +76,8 @@ class DescriptionEncoder(ABC):
         if not prepared:
             return torch.zeros(0, self.dim)
         distinct = list(dict.fromkeys(prepared))
-        embedding_NE = self.embed(distinct)
+        with warned_once():
+            embedding_NE = self.embed(distinct)
         if not bool(torch.isfinite(embedding_NE).all()):
             raise EncoderError(f"The encoder {self.identity} gives NaN or infinite embeddings.")
         row = {text: index for index, text in enumerate(distinct)}

@@ -17,6 +17,7 @@ import torch
 from t2l.adapter import Adapter
 from t2l.baselines.nearest import NearestTask
 from t2l.baselines.static import average_of
+from t2l.encoders.description import warned_once
 from t2l.encoders.encoder import one_vector
 from t2l.errors import T2LError, did_you_mean
 from t2l.evaluation.decoding import PLAIN
@@ -225,7 +226,9 @@ class Bench:
 
 def _vectors(t2l: TextToLora, texts: Sequence[str]) -> torch.Tensor:
     """(N, W), one vector a text; the mean over tokens where the encoder gives their states."""
-    parts = [t2l.encoder.encode(list(texts[at : at + _TEXTS_AT_ONCE])) for at in range(0, len(texts), _TEXTS_AT_ONCE)]
+    starts = range(0, len(texts), _TEXTS_AT_ONCE)
+    with warned_once():
+        parts = [t2l.encoder.encode(list(texts[start : start + _TEXTS_AT_ONCE])) for start in starts]
     return torch.cat([one_vector(part, t2l.encoder.token_dim) for part in parts])
 
 

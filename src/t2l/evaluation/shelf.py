@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from t2l.adapter import Adapter, adapters_from_weights
+from t2l.encoders.description import warned_once
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.model import TextToLora
 
@@ -46,9 +47,10 @@ class Shelf:
         self._condition_E: dict[str, Tensor] = {}
         if t2l is not None:
             known = sorted(dict.fromkeys(texts), key=len)
-            for start in range(0, len(known), _TEXTS_AT_ONCE):
-                some = known[start : start + _TEXTS_AT_ONCE]
-                self._condition_E |= zip(some, self._trimmed(t2l.encoder.encode(some)), strict=True)
+            with warned_once():
+                for start in range(0, len(known), _TEXTS_AT_ONCE):
+                    some = known[start : start + _TEXTS_AT_ONCE]
+                    self._condition_E |= zip(some, self._trimmed(t2l.encoder.encode(some)), strict=True)
 
     def add(self, name: Name, adapter: Adapter) -> None:
         """A finished adapter under a name."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from t2l.data.store import DataStore
 from t2l.encoders import MAX_DESCRIPTION_CHARS, CachedEncoder, DescriptionEncoder, prepare, with_examples
+from t2l.encoders.description import warned_once
 from t2l.errors import DataError
 from t2l.training.standardization import Standardization
 
@@ -208,15 +209,16 @@ def encode_table(
     states: list[Tensor] = [torch.empty(0)] * len(distinct)
     begun = said = time.monotonic()
     done, total = 0, sum(map(len, distinct))  # characters: long texts take longer, and come last
-    for first in range(0, len(order), _ENCODED_AT_ONCE):
-        rows = order[first : first + _ENCODED_AT_ONCE]
-        for row, state_TW in zip(rows, _encoded(encoder, [distinct[row] for row in rows], token_dim), strict=True):
-            states[row] = state_TW
-        now = time.monotonic()
-        done += sum(len(distinct[row]) for row in rows)
-        if now - said > _SAID_EVERY:
-            said, left = now, (now - begun) / done * (total - done)
-            say(f"{first + len(rows):,} of {len(order):,} descriptions encoded, about {left:,.0f} s left")
+    with warned_once():
+        for first in range(0, len(order), _ENCODED_AT_ONCE):
+            rows = order[first : first + _ENCODED_AT_ONCE]
+            for row, state_TW in zip(rows, _encoded(encoder, [distinct[row] for row in rows], token_dim), strict=True):
+                states[row] = state_TW
+            now = time.monotonic()
+            done += sum(len(distinct[row]) for row in rows)
+            if now - said > _SAID_EVERY:
+                said, left = now, (now - begun) / done * (total - done)
+                say(f"{first + len(rows):,} of {len(order):,} descriptions encoded, about {left:,.0f} s left")
     row_of = {text: row for row, text in enumerate(distinct)}
     chosen = [states[row_of[text]] for own in texts.values() for text in own]
     lengths = torch.tensor([len(state_TW) for state_TW in chosen])

@@ -21,6 +21,7 @@ from t2l.data.sampler import permutation
 from t2l.data.store import DataStore, TaskEntry
 from t2l.encoders import DescriptionEncoder, encoder_from_config
 from t2l.encoders.cache import CachedEncoder, default_cache_folder
+from t2l.encoders.description import warned_once
 from t2l.encoders.loading import may_run_code
 from t2l.errors import RecipeError, T2LError
 from t2l.hypernet import HyperNetwork
@@ -231,12 +232,13 @@ def embed_all(encoder: DescriptionEncoder, texts: Sequence[str], report: Callabl
     """
     count, total_E, squares_E = 0, torch.zeros(encoder.dim).double(), torch.zeros(encoder.dim).double()
     distinct = list(dict.fromkeys(texts))
-    for start in range(0, len(distinct), _TEXTS_AT_A_TIME):
-        embedding_NE = encoder.encode(distinct[start : start + _TEXTS_AT_A_TIME]).double()
-        count += len(embedding_NE)
-        total_E += embedding_NE.sum(dim=0)
-        squares_E += embedding_NE.square().sum(dim=0)
-        report(count, len(distinct))
+    with warned_once():
+        for start in range(0, len(distinct), _TEXTS_AT_A_TIME):
+            embedding_NE = encoder.encode(distinct[start : start + _TEXTS_AT_A_TIME]).double()
+            count += len(embedding_NE)
+            total_E += embedding_NE.sum(dim=0)
+            squares_E += embedding_NE.square().sum(dim=0)
+            report(count, len(distinct))
     return Standardization.from_sums(count, total_E, squares_E)
 
 
