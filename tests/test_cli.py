@@ -426,7 +426,7 @@ def damaged(checkpoint: Path, folder: Path, damage: str) -> Path:
         ("truncated", "not a whole safetensors file"),
         ("no weights", "does not exist"),
         ("foreign", "not the config of a t2l checkpoint"),
-        ("not JSON", "cannot be read as JSON"),
+        ("not JSON", "cannot be read as"),
         ("NaN", "NaN or infinite"),
     ],
 )

@@ -168,7 +168,7 @@ def test_a_few_lines_of_yaml_do_not_become_billions_of_values(tmp_path: Path) ->
 
 
 def test_json_that_is_deep_or_strange_is_refused(tmp_path: Path) -> None:
-    for number, text in enumerate(["[" * 100_000, "9" * 5000, '{"a": 1', "[]", "null", "\ufeff{}", ""]):
+    for number, text in enumerate(["[" * 100_000, "9" * 5000, '{"a": 1', "[]", "null", ""]):
         path = tmp_path / f"{number}.json"
         path.write_text(text)
         refused(lambda path=path: read_json(path, CheckpointError))

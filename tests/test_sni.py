@@ -321,7 +321,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("sni")
     definitions = write_tasks(folder / "tasks")
     base = save_tiny_llama(folder / "base")
-    wordings = [{"name": f"task00{number}_x", "descriptions": [f"Other words {number}."]} for number in (1, 2)]
+    wordings = [{"name": f"task00{number}", "descriptions": [f"Other words {number}."]} for number in (1, 2)]
     (folder / "descriptions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in wordings))
     encoder = OneHotEncoder([*definitions, "Do the task.", "Other words 1.", "Other words 2."])
     spec = LoraSpec.from_base(base, rank=2)
