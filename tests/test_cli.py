@@ -98,7 +98,8 @@ def test_help_names_every_verb() -> None:
         assert "Usage" in done(verb, "--help").stdout
     for verb in ("build", "evaluate", "tasks", "examples"):
         assert re.search(rf"\b{verb}\b", done("world", "--help").stdout)
-    assert done("--version").stdout.startswith("t2l")
+    assert done("--version").stdout.startswith("t2l") and done("-V").stdout == done("--version").stdout
+    assert "--install-completion" in text and "--restart" in done("evaluate", "--help").stdout
     assert t2l().exit_code == 2  # no verb: the help, and not "done"
 
 
@@ -578,6 +579,15 @@ def test_run_reads_files_and_pipes(checkpoint: Path, tmp_path: Path) -> None:
     assert "cannot be read" in refused(*words, "--file", tmp_path / "none.txt")
     assert "not UTF-8" in refused(*words, stdin=b"\xff\xfe")
     assert "no input" in refused(*words, stdin=b" \n")
+
+
+def test_run_takes_its_description_from_a_pipe(checkpoint: Path) -> None:
+    words = ("run", "-", "--checkpoint", checkpoint, "--max-new-tokens", "2")
+    report = document(*words, "7", "--input", "8", stdin=b"\xef\xbb\xbfadd three\n")
+    assert report["description"] == "add three" and [row["input"] for row in report["answers"]] == ["8", "7"]
+    for stdin, more in ((b"add three", ()), (b"add three", ("-",))):
+        assert "inputs cannot come from it" in refused(*words, *more, stdin=stdin)
+    assert "holds no description" in refused(*words, "7", stdin=b" \n")
 
 
 def test_run_says_how_far_a_description_is_to_be_trusted() -> None:

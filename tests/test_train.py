@@ -23,7 +23,7 @@ from t2l.batched import apply_batched
 from t2l.cli import app
 from t2l.data.sampler import TaskBalancedSampler
 from t2l.data.store import DataStore
-from t2l.errors import OutputError, T2LError
+from t2l.errors import BaseModelError, OutputError, T2LError
 from t2l.lora import LoraSpec
 from t2l.training.conditions import ConditionTable
 from t2l.training.cross_entropy import chunked_loss
@@ -631,3 +631,29 @@ def test_every_recipe_passes_its_dry_run(name: str, tmp_path: Path) -> None:
         assert plan["trained_parameters"] == 55_424_000
         assert plan["base_parameters"] == 7_241_732_096
     assert not list(Path("runs").glob("*")) if Path("runs").exists() else True
+
+
+def test_a_store_made_for_another_base_is_refused_and_one_folder_in_two_spellings_is_one_base(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaConfig
+
+    from t2l.bases import load_tokenizer
+    from t2l.training.frozen_base import check_base_of_store
+
+    manifest = DataStore.open(store).manifest
+    tokenizer = load_tokenizer(manifest["base"])
+    for name, template in (("same", tokenizer.chat_template), ("other", "{{ messages[0].content }}")):
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(tmp_path / name)
+        LlamaConfig(vocab_size=len(tokenizer)).save_pretrained(tmp_path / name)
+    assert check_base_of_store(manifest, manifest["base"]) is None
+    assert check_base_of_store(manifest, str(tmp_path / "same")) is None  # another name, the same tokenizer
+    with pytest.raises(BaseModelError, match="has another tokenizer or chat template.\nPrepare the data for this base"):
+        check_base_of_store(manifest, str(tmp_path / "other"))
+    monkeypatch.chdir(tmp_path)
+    assert check_base_of_store({"base": str(tmp_path / "other")}, "./other/") is None
+    assert "not with which tokenizer" in str(check_base_of_store({"base": "a"}, "b"))
+    words = ["data.store=" + str(store), "base.model=" + str(tmp_path / "other")]
+    ended = CliRunner().invoke(app, ["train", "sft", "embedded-real-tasks", "--out", "run", *words])
+    assert ended.exit_code == 2 and "another tokenizer" in ended.output, ended.output

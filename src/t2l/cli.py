@@ -78,7 +78,6 @@ app = typer.Typer(
     cls=Verbs,
     help="Describe a task in plain words, get the LoRA adapter that makes a frozen language model good at it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
@@ -123,7 +122,7 @@ def options(
         bool, typer.Option("--debug", envvar=_DEBUG, show_envvar=True, help="Show the traceback of an error.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """What stands before the verb; `Verbs` reads it."""

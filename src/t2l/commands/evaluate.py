@@ -110,7 +110,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="The run's folder; the same one goes on.")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget the answers that the folder has.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", "--force", help="Forget the folder's answers.")] = False,
     run_code: Annotated[
         bool,
         typer.Option("--run-generated-code", help="HumanEval and MBPP: run what the model wrote, on this machine."),

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    description: Annotated[str, typer.Argument(metavar="DESCRIPTION", help="The task, in plain words.")],
+    description: Annotated[
+        str, typer.Argument(metavar="DESCRIPTION", help="The task, in plain words; '-' reads stdin.")
+    ],
     more: Annotated[
         list[str] | None, typer.Argument(metavar="INPUT", help="What the task is done to; '-' reads stdin.")
     ] = None,
@@ -53,7 +55,10 @@ def run(
     from t2l.encoders import CachedEncoder
     from t2l.model import TextToLora
 
-    texts = read_inputs([*(inputs or ()), *(more or ())], files or (), lines=lines)
+    asked = [*(inputs or ()), *(more or ())]
+    if description == "-":
+        description = _described(asked, files or ())
+    texts = read_inputs(asked, files or (), lines=lines)
     notes = Notes()
     strength = checked_strength(strength)
     device = checked_device(device)
@@ -73,8 +78,8 @@ def run(
             notes.add(loaded.note)
         start = time.perf_counter()
         with messages().status("Answering ..."):
-            asked = [(0, text) for text in texts]
-            answers = compare(loaded, [adapter], [description], asked, max_new_tokens=max_new_tokens)
+            pairs = [(0, text) for text in texts]
+            answers = compare(loaded, [adapter], [description], pairs, max_new_tokens=max_new_tokens)
         answer_s = time.perf_counter() - start
     report = {
         "description": description.strip(),
@@ -120,6 +125,22 @@ def read_inputs(arguments: Sequence[str], files: Sequence[Path], *, lines: bool)
     if not texts:
         raise T2LError("There is no input to do the task to.", 'Add one: --input "some text"')
     return texts
+
+
+def _described(inputs: Sequence[str], files: Sequence[Path]) -> str:
+    """The description that comes through a pipe: all of it, so that inputs have to come in another way.
+
+    Raises:
+        T2LError: there are no inputs but stdin, or nothing comes.
+    """
+    if "-" in inputs or not (inputs or files):
+        raise T2LError(
+            "stdin is the description ('-'), so inputs cannot come from it.", 'Give one: --input "some text"'
+        )
+    found = _parts(_stdin(), "stdin", lines=False)
+    if not found:
+        raise T2LError("stdin holds no description.", 'Say the task: t2l run "Sort the words." "b a"')
+    return found[0]
 
 
 def _stdin() -> bytes:

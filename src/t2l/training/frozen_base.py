@@ -6,12 +6,16 @@ Level 4. From the section ``base`` of a recipe to a model. This file does not kn
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from t2l.bases import Base, load_base
+from t2l.base_names import canonical_name
+from t2l.bases import Base, load_base, load_tokenizer
+from t2l.data.prompts import tokenizer_digest
 from t2l.errors import BaseModelError
 from t2l.training.loop import bfloat16_is_fast
 from t2l.training.recipe_sections import BaseSection
@@ -37,6 +41,28 @@ def load_frozen_base(section: BaseSection, device: torch.device) -> Base:
         compile_layers(model)
     model.train()
     return base
+
+
+def check_base_of_store(manifest: Mapping[str, Any], base: str, revision: str | None = None) -> str | None:
+    """Whether a store's tokens are those of a base, by its name, its folder, or its tokenizer; a note where none says.
+
+    Raises:
+        BaseModelError: the store was made with another tokenizer or chat template.
+    """
+    made_for = str(manifest.get("base") or "")
+    if canonical_name(made_for) == canonical_name(base):
+        return None
+    if made_for and Path(made_for).expanduser().resolve() == Path(base).expanduser().resolve():
+        return None
+    digest = (manifest.get("settings") or {}).get("tokenizer")
+    if digest is None:
+        return f"The store says that it was made for '{made_for}' and not with which tokenizer; the base is '{base}'."
+    if digest != tokenizer_digest(load_tokenizer(base, revision=revision)):
+        raise BaseModelError(
+            f"The store was made for '{made_for}'; '{base}' has another tokenizer or chat template.",
+            f"Prepare the data for this base (t2l data prepare ... --base {base}), or train on '{made_for}'.",
+        )
+    return None
 
 
 def dtype_of(section: BaseSection, device: torch.device) -> str:

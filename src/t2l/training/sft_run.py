@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from t2l.base_names import canonical_name
 from t2l.batched import BatchedLora, apply_batched
 from t2l.data.store import DataStore
 from t2l.encoders import DescriptionEncoder, encoder_from_config
@@ -32,7 +31,7 @@ from t2l.training.conditions import (
     Wanted,
 )
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
-from t2l.training.frozen_base import load_frozen_base, shard
+from t2l.training.frozen_base import check_base_of_store, load_frozen_base, shard
 from t2l.training.graphs import GraphedBase, check_graphs, shapes_of
 from t2l.training.optimizers import muon_and_adamw
 from t2l.training.recipes import Recipe
@@ -322,11 +321,8 @@ def train_from_store(
             quiet(f"Changed since the run began: {line}")
         folder.check_prompts(store.prompts)
     accelerator.wait_for_everyone()
-    made_for = store.manifest.get("base")
-    if canonical_name(made_for or "") != canonical_name(recipe.base.model):
-        quiet(
-            f"Note: the data was tokenised for '{made_for}' and the base is '{recipe.base.model}'; are they the same?"
-        )
+    if note := check_base_of_store(store.manifest, recipe.base.model, recipe.base.revision):
+        quiet(f"Note: {note}")
     spec = build_spec(recipe)
     encoder = encoder_from_config(recipe.encoder, device=str(accelerator.device))
     tasks = [*train_tasks(store, recipe), *(validation_tasks(store, recipe) if recipe.validation.every else ())]
