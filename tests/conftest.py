@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure() -> None:
-    """One thread a test process: the processes of pytest-xdist share the cores."""
+    """One thread a test process: the processes of pytest-xdist share the cores. Ctrl-C works as in a terminal.
+
+    What a shell starts in the background ignores SIGINT, and so would all that the tests start.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
