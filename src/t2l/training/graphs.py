@@ -103,7 +103,8 @@ class GraphedBase:
             for key, tensor in weights.a.items():
                 self.weights.a[key][: len(tensor)].copy_(tensor)
                 self.weights.b[key][: len(tensor)].copy_(weights.b[key])
-            torch._foreach_zero_(_tensors(self._sums))
+            for tensor in _tensors(self._sums):
+                tensor.zero_()
 
     def gradients(self, conditions: int) -> LoraWeights:
         """The gradients of the adapters that `begin` took."""
@@ -160,7 +161,8 @@ class GraphedBase:
             loss_K = F.cross_entropy(logits_of(self.base, hidden_KW).float(), recorded.target_K, reduction="none")
             loss = (loss_K * recorded.weight_K).sum()
             gradients = torch.autograd.grad(loss, _tensors(local))
-        torch._foreach_add_(_tensors(self._sums), list(gradients))
+        for total, gradient in zip(_tensors(self._sums), gradients, strict=True):
+            total.add_(gradient)
         recorded.loss.copy_(loss.detach())
 
 

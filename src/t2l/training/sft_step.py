@@ -131,9 +131,11 @@ class Graphed(Protocol):
 
     def learn(self, micro: MicroBatch, part: float) -> Tensor:
         """Adds ``part`` times the gradient of a micro-batch's mean loss; gives that much loss."""
+        ...
 
     def gradients(self, conditions: int) -> LoraWeights:
         """The gradients of the adapters."""
+        ...
 
 
 def learn_step(
