@@ -608,6 +608,34 @@ def test_adapters_outside_numbered_layers_are_refused(folder: Path) -> None:
         Adapter.load(folder)
 
 
+def test_patterns_that_repeat_one_rank_and_scaling_are_read(folder: Path) -> None:
+    before = Adapter.load(folder)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    edit_config(folder, rank_pattern={"q_proj": config["r"]}, alpha_pattern={"q_proj": config["lora_alpha"]})
+    assert Adapter.load(folder).digest == before.digest
+    edit_config(folder, rank_pattern={"q_proj": config["r"], "v_proj": config["r"] + 1})
+    with pytest.raises(AdapterError, match="ranks that differ"):
+        Adapter.load(folder)
+
+
+def test_refusals_of_other_kinds_of_adapters_say_what_to_do(folder: Path) -> None:
+    for changes in ({"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"peft_type": "LOHA"}, {"bias": "all"}):
+        text = (folder / CONFIG_FILE).read_text()
+        edit_config(folder, **changes)
+        with pytest.raises(AdapterError, match="Use it with PEFT, or merge it into its base there"):
+            Adapter.load(folder)
+        (folder / CONFIG_FILE).write_text(text)
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors.clear()
+        tensors["base_model.model.lm_head.lora_A.weight"] = torch.zeros(3, 4)
+        tensors["base_model.model.lm_head.lora_B.weight"] = torch.zeros(4, 3)
+
+    edit_tensors(folder, change, record=False)
+    with pytest.raises(AdapterError, match=r"(?s)'lm_head'.*tied to the input embeddings.*Use it with PEFT"):
+        Adapter.load(folder)
+
+
 def test_a_pickle_is_refused_and_not_read(folder: Path) -> None:
     (folder / TENSOR_FILE).rename(folder / "adapter_model.bin")
     with pytest.raises(AdapterError, match=r"pickle[\s\S]*save_pretrained"):

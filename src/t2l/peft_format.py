@@ -30,6 +30,11 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, 
 _KEY = re.compile(r"base_model\.model\.(?P<path>[^{}*]+)\.lora_(?P<factor>[AB])\.weight")
 _DEPTH = re.compile(r"(?:^|\.)(0|[1-9][0-9]{0,5})(?=\.|$)")
 _INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva")  # the ones that leave the base's weights alone
+_MEND = "Copy or download the adapter again; PEFT writes this file with save_pretrained."
+_ELSEWHERE = (
+    "Use it with PEFT, or merge it into its base there (PeftModel.from_pretrained(base, folder).merge_and_unload()); "
+    "for t2l, train a plain LoRA of one rank on linear modules of the layers."
+)
 _UNSUPPORTED = {  # settings that make the folder compute something else than W + s * B A, or adapt something else
     "use_dora": "DoRA",
     "lora_bias": "a bias inside LoRA",
@@ -139,6 +144,12 @@ def weights_from_tensors(spec: LoraSpec, tensors: Mapping[str, Tensor], folder: 
     )
 
 
+def _repeats(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a pattern of ranks or scalings says of every module what the config says of all."""
+    value, same = config.get(name), config.get({"rank_pattern": "r", "alpha_pattern": "lora_alpha"}.get(name, ""))
+    return same is not None and isinstance(value, dict) and all(each == same for each in value.values())
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The config of a folder with plain LoRA of one rank, every field that matters checked.
 
@@ -156,16 +167,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG_FILE, AdapterError, most=MOST_FOREIGN)
     where = folder / CONFIG_FILE
 
-    def check(name: str, rule: str, fits: Callable[[Any], bool], default: Any = None) -> None:
+    def check(name: str, rule: str, fits: Callable[[Any], bool], default: Any = None, fix: str | None = _MEND) -> None:
         value = config.get(name, default)
         if not fits(value):
-            raise AdapterError(f"'{where}': {name} is {shown(value)}; {rule}.")
+            raise AdapterError(f"'{where}': {name} is {shown(value)}; {rule}.", fix)
 
-    check("peft_type", "only LORA is supported", lambda value: value == "LORA")
-    check("bias", "only 'none' is supported", lambda value: value == "none", "none")
+    check("peft_type", "only LORA is supported", lambda value: value == "LORA", fix=_ELSEWHERE)
+    check("bias", "only 'none' is supported", lambda value: value == "none", "none", _ELSEWHERE)
     for name, what in _UNSUPPORTED.items():
-        check(name, f"{what} is not supported, only plain LoRA of one rank", lambda value: not value)
-    check("init_lora_weights", "an adapter that changes the base's weights is not supported", _plain_start, True)
+        if not _repeats(config, name):
+            rule = f"{what} is not supported, only plain LoRA of one rank"
+            check(name, rule, lambda value: not value, fix=_ELSEWHERE)
+    rule = "an adapter that changes the base's weights is not supported"
+    check("init_lora_weights", rule, _plain_start, True, _ELSEWHERE)
     check("r", "it must be a whole number of at least 1", lambda v: type(v) is int and v >= 1)
     check("lora_alpha", "it must be a positive number", _is_positive_number)
     check("lora_dropout", "it must be at least 0 and below 1", lambda v: type(v) in (int, float) and 0 <= v < 1, 0.0)
@@ -197,7 +211,10 @@ def spec_from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], 
     for path, shape in shapes.items():
         depth = _DEPTH.search(path)
         if depth is None:
-            raise AdapterError(f"The adapter changes '{path}', which is in no numbered layer; that is not supported.")
+            tied = " It is tied to the input embeddings in many bases." if path.endswith("lm_head") else ""
+            raise AdapterError(
+                f"The adapter changes '{path}', which is in no numbered layer; that is not supported.{tied}", _ELSEWHERE
+            )
         named = isinstance(targets, str) or any(f".{path}".endswith(f".{name}") for name in targets)
         if not named or (layers is not None and int(depth[1]) not in layers):
             raise AdapterError(
