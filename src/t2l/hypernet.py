@@ -40,6 +40,8 @@ from t2l.storage import check_tensors
 from t2l.token_attention import TokenTaskEncoder
 
 HeadInit = Literal["lora", "linear"]
+HIDDEN_MATRICES = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")
+"""What the names of the matrices inside trunk and task encoder begin with: those that Muon updates."""
 
 
 class OutputAffine(nn.Module):
@@ -236,7 +238,7 @@ class HyperNetwork(LoraSource):
 
     def muon_parameters(self) -> list[str]:
         """Names of the hidden matrices, which Muon updates; embeddings, queries and output maps are not among them."""
-        hidden = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")
+        hidden: tuple[str, ...] = HIDDEN_MATRICES
         if self.variant == "T":
             hidden = ("task_encoder.enter.", "task_encoder.layers.", "task_encoder.to_kv.", "head.mlp.")
         named = self.named_parameters()

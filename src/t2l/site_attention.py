@@ -187,7 +187,7 @@ class _GroupMaps(nn.Module):
     def forward(self, state_NLRD: Tensor) -> tuple[Tensor, Tensor]:
         shared_NLRF = self.shared(state_NLRD) * (GAIN / self.shared.in_features)
         squeezed_NLRZ = self.squeeze(state_NLRD)
-        own_NLRF = squeezed_NLRZ @ self.own_LZF.to(squeezed_NLRZ.dtype) * (GAIN / self.own_LZF.shape[1])
+        own_NLRF = squeezed_NLRZ @ self.own_LZF.to(squeezed_NLRZ.dtype) * (GAIN / self.squeeze.out_features)
         a_NLRI, b_NLRO = (own_NLRF, shared_NLRF) if self.writes else (shared_NLRF, own_NLRF)
         return self.static_a_LRI + a_NLRI, (self.static_b_LRO + b_NLRO).mT
 
@@ -197,13 +197,9 @@ class _GroupMaps(nn.Module):
         self.static_a_LRI.uniform_(-bound, bound, generator=generator)
         self.static_b_LRO.zero_()
         generated, written = (self.own_LZF, self.shared.weight) if self.writes else (self.shared.weight, self.own_LZF)
-        fan_in = self.bottleneck_fan_in if self.writes else self.shared.in_features
+        fan_in = self.squeeze.out_features if self.writes else self.shared.in_features
         generated.normal_(0.0, _GENERATED_A * bound * math.sqrt(fan_in) / GAIN, generator=generator)
         written.zero_()
-
-    @property
-    def bottleneck_fan_in(self) -> int:
-        return self.own_LZF.shape[1]
 
 
 class _ReaderLayer(nn.Module):

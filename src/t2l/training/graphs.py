@@ -61,7 +61,6 @@ class _Recorded:
     """One shape's graph with what it reads and gives."""
 
     def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype) -> None:
-        self.shape = shape
         self.ids_ST = torch.zeros(shape.samples, shape.width, dtype=torch.int64, device=device)
         self.index_S = torch.zeros(shape.samples, dtype=torch.int64, device=device)
         self.place_K = torch.zeros(shape.labelled, dtype=torch.int64, device=device)
@@ -84,7 +83,7 @@ class GraphedBase:
     """
 
     def __init__(self, base: Any, spec: LoraSpec, conditions: int, shapes: Sequence[Shape]) -> None:
-        self.base, self.spec, self.conditions, self.shapes = base, spec, conditions, tuple(shapes)
+        self.base, self.shapes = base, tuple(shapes)
         self.device = next(base.parameters()).device
         a, b = {}, {}
         for group in spec.groups:

@@ -21,7 +21,7 @@ from t2l.data.store import DataStore
 from t2l.encoders import DescriptionEncoder, encoder_from_config
 from t2l.errors import CheckpointError, DataError, RecipeError
 from t2l.features import LinearTaskEncoder
-from t2l.hypernet import HyperNetwork
+from t2l.hypernet import HIDDEN_MATRICES, HyperNetwork
 from t2l.lora import LoraSource, LoraSpec
 from t2l.model import TextToLora
 from t2l.training.conditions import (
@@ -32,7 +32,7 @@ from t2l.training.conditions import (
 )
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.frozen_base import check_base_of_store, load_frozen_base, shard
-from t2l.training.graphs import GraphedBase, check_graphs, shapes_of
+from t2l.training.graphs import GraphedBase, check_graphs
 from t2l.training.optimizers import muon_and_adamw
 from t2l.training.recipes import Recipe
 from t2l.training.run_conditions import run_conditions, standardise_tokens
@@ -46,7 +46,6 @@ from t2l.training.trainer import Done, Job, Say, run, seed_draws
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_HIDDEN = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")  # parameters by name: hidden matrices for Muon
 _SMALL = 8  # samples that validation takes through a base together that is spread over processes
 _STATES_FOR_SCALE = 2048  # samples from which the standardisation of what a base says of its inputs is taken
 Read = Callable[[Any, Batch], Tensor]
@@ -130,7 +129,7 @@ class SftJob(Job):
         if not self.recipe.loop.graphs:
             return
         conditions = 1 if self.conditions.shared else self.recipe.loop.tasks * self.recipe.loss.views
-        graphs = GraphedBase(self.base, self.source.spec, conditions, shapes_of())
+        graphs = GraphedBase(self.base, self.source.spec, conditions, self.batches.shapes)
         try:
             graphs.record()
         except RuntimeError as problem:  # what CUDA refuses to record depends on versions and kernels
@@ -219,7 +218,7 @@ def hidden_matrices(source: LoraSource) -> Callable[[str, nn.Parameter], bool]:
     """Which matrices Muon updates: those that the source names (``muon_parameters()``), else those of the trunk."""
     named = getattr(source, "muon_parameters", None)
     if named is None:
-        return lambda name, _: name.startswith(_HIDDEN)
+        return lambda name, _: name.startswith(HIDDEN_MATRICES)
     names = frozenset(named())
     return lambda name, _: name in names
 

@@ -81,7 +81,7 @@ class StoreBatches:
                 "Use encoder.kind=token-states, or set condition.examples=0.",
             )
         self._lock = Lock()  # the sampler keeps what it made last, and steps are made in another thread
-        self._shapes = shapes_of()
+        self.shapes = shapes_of()
         self.shaped = recipe.loop.graphs
         self._sampler = MixtureSampler(
             store,
@@ -138,7 +138,7 @@ class StoreBatches:
         """Places of samples in micro-batches, those of recorded graphs with their shapes."""
         loop = self.recipe.loop
         if self.shaped:
-            found = cut_into_shapes(lengths, self._shapes)
+            found = cut_into_shapes(lengths, self.shapes)
             cut: list[tuple[Shape | None, list[int]]] = [(shape, rows) for shape, rows in found if shape is not None]
             rest = [row for shape, rows in found if shape is None for row in rows]
         else:

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from t2l.encoders import DescriptionEncoder
 from t2l.errors import T2LError
 from t2l.heads import Variant
-from t2l.hypernet import HeadInit, HyperNetwork
+from t2l.hypernet import HIDDEN_MATRICES, HeadInit, HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, train
 from t2l.training.objectives import contrastive_loss, distillation_loss
@@ -33,7 +33,6 @@ LENGTH_BUCKETS = 4
 """Batches of similar length into which the samples of one step are split."""
 # On sequences this short torch's fused CPU attention is slower than plain products, its backward most of all.
 _TEACHER_SHOTS = 3
-_HIDDEN = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")  # parameters by name: hidden matrices for Muon
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def train_hypernetwork(
 
     optimizers = muon_and_adamw(
         hypernetwork,
-        lambda name, _: name.startswith(_HIDDEN),
+        lambda name, _: name.startswith(HIDDEN_MATRICES),
         matrix_lr=recipe.matrix_learning_rate,
         other_lr=recipe.learning_rate,
         matrix_decay=recipe.weight_decay,
