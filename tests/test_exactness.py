@@ -14,12 +14,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from helpers import tiny_llama, tiny_pair
+from helpers import fill, save_tiny_llama, tiny_llama, tiny_pair
 from live_server import live
 from t2l import cli
 from t2l.adapter import Adapter
 from t2l.encoders import CachedEncoder, EmbeddingCache, MiniLmEncoder
 from t2l.encoders.encoder import embed_alone
+from t2l.encoders.token_states import TokenStatesEncoder
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
@@ -38,11 +39,18 @@ def several_threads() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["L", "M", "S"])
-def t2l(request: Any) -> TextToLora:
+@pytest.fixture(scope="module", params=["L", "M", "S", "T"])
+def t2l(request: Any, tmp_path_factory: pytest.TempPathFactory) -> TextToLora:
     spec = LoraSpec.from_base(tiny_llama().config, rank=2)
-    network = HyperNetwork(spec, MiniLmEncoder().dim, request.param, trunk_dim=32, head_dim=48, head_init="linear")
-    return TextToLora(MiniLmEncoder(), network)
+    sizes: dict[str, Any] = {"trunk_dim": 32, "head_dim": 48, "head_init": "linear"}
+    encoder: Any = MiniLmEncoder()
+    if request.param == "T":  # reads the states of words, as many as the longest text of a call has
+        folder = save_tiny_llama(tmp_path_factory.mktemp("base"))
+        encoder = TokenStatesEncoder(str(folder), [0, 2], window=256, dtype="float32")
+        assert encoder.ragged and not encoder.exact
+        sizes = {"trunk_dim": 64, "head_dim": 8, "task_encoder": "tokens", "token_dim": encoder.token_dim}
+    network: Any = HyperNetwork(spec, encoder.dim, request.param, **sizes)
+    return TextToLora(encoder, fill(network.eval(), std=0.1) if request.param == "T" else network)
 
 
 def test_alone_and_among_others_it_is_the_same(t2l: TextToLora) -> None:

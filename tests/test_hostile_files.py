@@ -24,6 +24,7 @@ from t2l.errors import AdapterError, CheckpointError, T2LError
 from t2l.inspection import inspect
 from t2l.model import TextToLora
 from t2l.storage import MOST_FOREIGN, parse_yaml, read_json, read_pickled, read_tensors, read_yaml
+from t2l.training.state import read_state, write_state
 
 ENOUGH_S = 1.0
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -106,6 +107,35 @@ def test_a_tensor_of_more_elements_than_bytes_is_refused(tmp_path: Path) -> None
     for inside in (lambda x: {"w": x}, lambda x: {"a": {"b": [x]}}, lambda x: [(x,)]):
         torch.save(inside(torch.zeros(1).expand(10**12)), tmp_path / "wide.pt")
         refused(lambda: read_pickled(tmp_path / "wide.pt", CheckpointError), "1000000000000")
+
+
+def test_the_state_of_a_killed_run_is_read_within_the_same_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    write_state(path, {"step": 3, "weight": torch.zeros(5_000_000)})
+    state = read_state(path, ("step",))
+    assert state is not None and state["step"] == 3 and state["weight"].numel() == 5_000_000
+    pack(path, tmp_path / "packed.pt")
+    refused(lambda: read_state(tmp_path / "packed.pt", ()), "compressed", "start afresh")
+    write_state(path, {"wide": torch.zeros(1).expand(10**12)})
+    refused(lambda: read_state(path, ()), "1000000000000", "start afresh")
+    path.unlink()
+    os.mkfifo(path)
+    refused(lambda: read_state(path, ()), "not a regular file")
+
+
+@pytest.mark.parametrize("verb", ["generate", "run", "examples"])
+def test_what_a_user_names_is_read_up_to_a_size(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of ``--file /dev/zero``, or of a log of gigabytes by mistake."""
+    monkeypatch.setattr("t2l.storage.MOST_INPUT", 10_000)
+    out = ["--out", str(tmp_path / "out")]
+    words = {
+        "generate": ["generate", "--file", "/dev/zero", *out],
+        "run": ["run", "Sort the words.", "--file", "/dev/zero"],
+        "examples": ["generate", "Sort the words.", "--examples", "/dev/zero", *out],
+    }[verb]
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(cli.app, words)
+    assert result.exit_code == 2 and "'/dev/zero' has more than 10,000 bytes" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_very_many_tensors_are_not_read(tmp_path: Path) -> None:

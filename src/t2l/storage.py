@@ -11,9 +11,10 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ MOST_OWN = 1 << 30
 
 MOST_FOREIGN = 8 << 20
 """Bytes of a config that came with somebody's checkpoint or adapter."""
+
+MOST_INPUT = 64 << 20
+"""Bytes of descriptions, examples or an input that a user gives."""
 
 MOST_NAMES = 4 << 20
 """Bytes of names and shapes in a safetensors file: some 40,000 tensors."""
@@ -180,6 +184,20 @@ def read_text(path: str | Path, error: type[T2LError], *, most: int = MOST_OWN) 
         raise error(f"'{path}' cannot be read as text: {problem}.") from problem
 
 
+def read_input(path: str | Path, error: type[T2LError]) -> bytes:
+    """What a user gives to be read as a whole: a file, a pipe, or stdin (``"-"``), of at most `MOST_INPUT` bytes."""
+    name, most = "stdin" if str(path) == "-" else f"'{path}'", MOST_INPUT
+    try:
+        with nullcontext(sys.stdin.buffer) if str(path) == "-" else Path(path).expanduser().open("rb") as stream:
+            data = stream.read(most + 1)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{name} cannot be read: {reason}.") from problem
+    if len(data) > most:
+        raise error(f"{name} has more than {most:,} bytes, which are the most that are read.", "Cut it up.")
+    return data
+
+
 def read_yaml(path: str | Path, error: type[T2LError]) -> Any:
     """What a small YAML file holds, as plain values; see `parse_yaml`."""
     return parse_yaml(read_text(path, error, most=MOST_FOREIGN), f"'{path}'", error)
@@ -247,8 +265,11 @@ def read_tensors(path: str | Path, error: type[T2LError]) -> dict[str, Tensor]:
         ) from problem
 
 
-def read_pickled(path: str | Path, error: type[T2LError]) -> Any:
+def read_pickled(path: str | Path, error: type[T2LError], *, device: torch.device | str = "cpu") -> Any:
     """What ``torch.save`` wrote, as tensors and plain values; no code of the file is run.
+
+    Args:
+        device: where its tensors go.
 
     Raises:
         error: it is not a regular file, is packed (some kilobytes may then stand for gigabytes), or holds a tensor with
@@ -261,7 +282,7 @@ def read_pickled(path: str | Path, error: type[T2LError]) -> Any:
     with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise error(f"'{path}' is a compressed archive; torch.save writes none.", "Save it anew with torch.save.")
-    value = torch.load(path, map_location="cpu", weights_only=True)
+    value = torch.load(path, map_location=device, weights_only=True)
     _check_dense(value, path, error)
     return value
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from t2l.commands.records import Record, parse_records
 from t2l.encoders.description import prepare
 from t2l.errors import DescriptionError, did_you_mean
+from t2l.storage import read_input
 
 _FORM = (
     'Give one description a line, or records such as {"description": "Sort the words.", "name": "sort"}: JSON Lines, '
@@ -97,12 +96,7 @@ def _checked(request: Request) -> str:
 
 def _read_file(file: str) -> list[Request]:
     name = "stdin" if file == "-" else file
-    try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
-    except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
-        raise DescriptionError(f"'{file}' cannot be read: {reason}.") from problem
-    lines = list(_lines(data, name))
+    lines = list(_lines(read_input(file, DescriptionError), name))
     records = parse_records(
         "\n".join(line for _, line in lines), name, ("description", "name"), _FORM, DescriptionError
     )

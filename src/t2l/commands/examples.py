@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from t2l.commands.records import Record, parse_records
 from t2l.data.sources import as_text
 from t2l.errors import T2LError, did_you_mean
+from t2l.storage import read_input
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +60,8 @@ def read_examples(path: Path) -> Examples:
             without count as not whole.
     """
     try:
-        text = path.expanduser().read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError, ValueError) as problem:
+        text = read_input(path, T2LError).decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
         raise T2LError(f"The examples in '{path}' cannot be read: {problem}.", f"They are {_FORM}.") from problem
     if not text.strip():
         raise T2LError(f"'{path}' holds no example.", f"Give {_FORM}.")

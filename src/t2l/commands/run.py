@@ -111,17 +111,15 @@ def read_inputs(arguments: Sequence[str], files: Sequence[Path], *, lines: bool)
     Raises:
         T2LError: there is none, or a file cannot be read or is not UTF-8.
     """
+    from t2l.storage import read_input
+
     texts = []
     for argument in arguments:
-        texts += _parts(_stdin(), "stdin", lines) if argument == "-" else [argument]
+        texts += _parts(read_input("-", T2LError), "stdin", lines) if argument == "-" else [argument]
     for file in files:
-        try:
-            data = file.expanduser().read_bytes()
-        except OSError as problem:
-            raise T2LError(f"'{file}' cannot be read: {problem.strerror or problem}.") from problem
-        texts += _parts(data, str(file), lines)
+        texts += _parts(read_input(file, T2LError), str(file), lines)
     if not arguments and not files and not sys.stdin.isatty():
-        texts += _parts(_stdin(), "stdin", lines)
+        texts += _parts(read_input("-", T2LError), "stdin", lines)
     if not texts:
         raise T2LError("There is no input to do the task to.", 'Add one: --input "some text"')
     return texts
@@ -137,14 +135,12 @@ def _described(inputs: Sequence[str], files: Sequence[Path]) -> str:
         raise T2LError(
             "stdin is the description ('-'), so inputs cannot come from it.", 'Give one: --input "some text"'
         )
-    found = _parts(_stdin(), "stdin", lines=False)
+    from t2l.storage import read_input
+
+    found = _parts(read_input("-", T2LError), "stdin", lines=False)
     if not found:
         raise T2LError("stdin holds no description.", 'Say the task: t2l run "Sort the words." "b a"')
     return found[0]
-
-
-def _stdin() -> bytes:
-    return sys.stdin.buffer.read()
 
 
 def _parts(data: bytes, name: str, lines: bool) -> list[str]:

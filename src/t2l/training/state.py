@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from t2l.errors import OutputError, T2LError
+from t2l.storage import read_pickled
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -44,10 +45,10 @@ def read_state(path: Path, parts: Sequence[str], *, device: torch.device | str =
     if not path.exists():
         return None
     try:
-        state = torch.load(path, weights_only=True, map_location=device)
+        state = read_pickled(path, T2LError, device=device)
         return {**state, **{name: state[name] for name in parts}}
     except Exception as problem:  # torch and zipfile each raise their own kinds
-        reason = str(problem) or type(problem).__name__
+        reason = getattr(problem, "message", str(problem)) or type(problem).__name__
         raise T2LError(f"The training state '{path}' cannot be read: {reason}", afresh(path)) from problem
 
 
