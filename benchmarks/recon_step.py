@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from t2l.hypernet import HyperNetwork
+from t2l.library import Library
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 from t2l.peft_format import CONFIG_FILE, TENSOR_FILE, lora_config, peft_tensors
 from t2l.storage import write_json, write_tensors
-from t2l.training.library import Library
 from t2l.training.loop import LoopConfig
 from t2l.training.reconstruction import ReconstructionConfig, train_reconstruction
 

@@ -22,9 +22,13 @@ LEVELS = {
         0,
     ),
     **dict.fromkeys(
-        ["adapter", "peft_format", "batched", "bases", "encoders", "hypernet", "sakana_files", "deltas"], 1
+        [
+            *("adapter", "adapter_table", "peft_format", "batched", "bases", "encoders", "hypernet"),
+            *("sakana_files", "deltas"),
+        ],
+        1,
     ),
-    **dict.fromkeys(["model", "sakana", "composition"], 2),
+    **dict.fromkeys(["model", "sakana", "composition", "library"], 2),
     **dict.fromkeys(["compiled", "data", "inspection", "sensitivity"], 3),
     **dict.fromkeys(["training", "comparison"], 4),
     **dict.fromkeys(["baselines", "evaluation", "guidance", "serving", "export"], 5),
@@ -32,7 +36,7 @@ LEVELS = {
     **dict.fromkeys(["world", "workbench", "demo", "commands", "cli", "__main__", ""], 6),
 }
 CORE_LEVEL = 2
-NO_TRAINING = {"serving", "evaluation", "export", "guidance"}  # a server needs no training code
+NO_TRAINING = {"serving", "evaluation", "export", "guidance", "baselines"}  # a server needs no training code
 HEAVY = {
     "transformers",
     "peft",

@@ -13,14 +13,14 @@ from torch import Tensor
 from helpers import random_weights, tiny_base, tiny_config, tokens
 from t2l.baselines import arrow as arrow_module
 from t2l.baselines.arrow import arrow_model
-from t2l.baselines.hyperdecoder import hyperdecoder_loss, input_states
+from t2l.baselines.hyperdecoder import input_states
 from t2l.baselines.nearest import NearestTask
 from t2l.baselines.static import StaticLora, average_of
 from t2l.batched import apply_batched
 from t2l.errors import BaseModelError, DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork
+from t2l.library import Library
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.library import Library
 from t2l.training.sft import Batch, SftConfig, answer_loss, sft_loss
 from t2l.training.standardization import Standardization
 
@@ -127,14 +127,14 @@ def test_the_nearest_task_is_the_planted_one(library: Library) -> None:
 
 def test_the_condition_is_the_state_of_the_prompt_alone(base: Any) -> None:
     samples = batch([3, 5, 1], [0, 0, 0])
-    state_SW = input_states(base, samples)
+    state_SW = input_states(base, samples.ids_ST, samples.labels_ST)
     for row, length in enumerate((3, 5, 1)):
         alone = base.base_model(input_ids=samples.ids_ST[row : row + 1, :length]).last_hidden_state[0, -1]
         torch.testing.assert_close(state_SW[row], alone)
     with pytest.raises(T2LError, match="needs a prompt"):
-        input_states(base, batch([0], [0]))
+        input_states(base, torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long))
     with pytest.raises(T2LError, match="needs a prompt"):
-        input_states(base, Batch(samples.ids_ST, torch.full_like(samples.ids_ST, -100), samples.index_S))
+        input_states(base, samples.ids_ST, torch.full_like(samples.ids_ST, -100))
 
 
 def test_each_sample_is_answered_under_its_own_inputs_adapter(base: Any, spec: LoraSpec) -> None:
@@ -146,9 +146,11 @@ def test_each_sample_is_answered_under_its_own_inputs_adapter(base: Any, spec: L
     for samples in batches:
         for row in range(len(samples.ids_ST)):
             one = Batch(samples.ids_ST[row : row + 1], samples.labels_ST[row : row + 1], torch.tensor([0]))
-            weights = source(standardize(input_states(base, one)))
+            weights = source(standardize(input_states(base, one.ids_ST, one.labels_ST)))
             with apply_batched(base, spec, weights):
                 losses.append(answer_loss(base, one.ids_ST, one.labels_ST))
+    from t2l.world.comparator_training import hyperdecoder_loss
+
     loss = hyperdecoder_loss(base, source, batches, config, standardize)
     torch.testing.assert_close(loss, torch.stack(losses).mean())
     loss.backward()

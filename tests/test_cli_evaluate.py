@@ -29,10 +29,10 @@ from t2l.bases import Base, load_base
 from t2l.data.descriptions import read_description_files
 from t2l.encoders import OneHotEncoder
 from t2l.hypernet import HyperNetwork
+from t2l.library import Library
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
-from t2l.training.library import Library
-from t2l.training.sft import IGNORED, Batch
+from t2l.training.sft import IGNORED
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("accelerate")
@@ -145,7 +145,7 @@ def by_hyperdecoder(place: SimpleNamespace, base: Base, task: str, asked: list[s
         more_1T = torch.cat([ids_1T, ids_1T[:, -1:]], dim=1)  # a token to be answered, which is not read
         labels_1T = torch.full_like(more_1T, IGNORED)
         labels_1T[:, -1] = more_1T[:, -1]
-        weights = source(input_states(base.model, Batch(more_1T, labels_1T, torch.arange(1))))
+        weights = source(input_states(base.model, more_1T, labels_1T))
         answers += base.answer([text], max_new_tokens=5, spec=source.spec, weights=weights)
     return answers
 

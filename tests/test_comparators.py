@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from helpers import Killed, fill, kill_at, silent
-from t2l.baselines.hyperdecoder import input_states
 from t2l.encoders import DescriptionEncoder
 from t2l.errors import T2LError
+from t2l.library import Library
 from t2l.lora import LoraWeights
-from t2l.training.library import Library
 from t2l.world import comparator_training as training_module
 from t2l.world import comparators as comparators_module
 from t2l.world.base import VOCABULARY
-from t2l.world.comparator_training import HyperdecoderConfig, LibraryConfig, MultiTaskConfig, input_batch
+from t2l.world.comparator_training import HyperdecoderConfig, LibraryConfig, MultiTaskConfig, _states
 from t2l.world.comparators import (
     COMPARATORS,
     ComparatorConfig,
@@ -157,7 +156,7 @@ def test_a_hyperdecoder_resumes_is_kept_and_reads_plain_states(base: Any, tmp_pa
     resumed = train_hyperdecoder(base, tmp_path / "k", CONFIG.hyperdecoder, report=silent)
     made = train_hyperdecoder(base, tmp_path / "h", CONFIG.hyperdecoder, report=silent)
     kept = train_hyperdecoder(base, tmp_path / "h", CONFIG.hyperdecoder, report=kill_at(1))
-    state_SW = input_states(base, input_batch([("abc", "c"), ("one two", "two")]))
+    state_SW = _states(base, [("abc", "c"), ("one two", "two")])
     assert equal(made(state_SW), kept(state_SW)) and not kept.training
     assert equal(made(state_SW), resumed(state_SW))
     assert not torch.equal(made(state_SW).b["v_proj"][0], made(state_SW).b["v_proj"][1])
@@ -272,7 +271,7 @@ def test_a_hyperdecoder_answers_each_input_with_its_own_adapter(base: Any, tmp_p
     source = train_hyperdecoder(base, tmp_path / "hyperdecoder", CONFIG.hyperdecoder)
     for query in queries:
         question, _ = query.example
-        alone = source(input_states(base, input_batch([(question, "any answer")])))
+        alone = source(_states(base, [(question, "any answer")]))
         given = weights.select(query.adapter)
         torch.testing.assert_close(given.b["q_proj"], alone.b["q_proj"], rtol=1e-4, atol=1e-6)
 

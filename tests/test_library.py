@@ -14,14 +14,14 @@ import torch.nn.functional as F
 
 from helpers import Killed, kill_at, random_weights, silent, tiny_base, tiny_config
 from t2l.adapter import Adapter
+from t2l.adapter_table import AdapterTable
 from t2l.errors import AdapterError, OutputError, T2LError
+from t2l.library import INDEX_FILE, Library
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.training import oracles as oracles_module
-from t2l.training.library import INDEX_FILE, Library
 from t2l.training.loop import LoopConfig
 from t2l.training.oracles import (
     STATE_FILE,
-    AdapterTable,
     OracleConfig,
     OracleTask,
     Sample,
@@ -206,14 +206,11 @@ def test_what_is_no_library_is_refused(spec: LoraSpec, tmp_path: Path) -> None:
 # The table
 
 
-def test_a_condition_names_rows_by_number_or_one_hot(spec: LoraSpec) -> None:
+def test_rows_are_named_by_number_or_one_hot(spec: LoraSpec) -> None:
     table = AdapterTable(spec, seeds=[1, 2, 3])
     a_NLRI = table.table().a["q_proj"]
-    assert torch.equal(table(torch.tensor([[2.0], [0.0], [2.0]])).a["q_proj"], a_NLRI[[2, 0, 2]])
+    assert torch.equal(table.rows(torch.tensor([2, 0, 2])).a["q_proj"], a_NLRI[[2, 0, 2]])
     assert torch.equal(table(torch.eye(3)[[1, 1]]).a["q_proj"], a_NLRI[[1, 1]])
-    for condition in (torch.tensor([[3.0]]), torch.tensor([[-1.0]]), torch.tensor([[0.5]]), torch.ones(2, 3)):
-        with pytest.raises(T2LError, match="names no rows"):
-            table(condition)
 
 
 def test_a_row_starts_as_lora_does_from_its_own_seed_alone(spec: LoraSpec) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from helpers import Killed, kill_at, random_weights, silent, tiny_config
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
+from t2l.library import Library
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.library import Library
 from t2l.training.library_statistics import LibraryStatistics
 from t2l.training.loop import LoopConfig
 from t2l.training.reconstruction import (

@@ -19,8 +19,8 @@ from t2l.data.prompts import Rows
 from t2l.data.store import DataStore, TaskEntry
 from t2l.data.writer import open_writer
 from t2l.errors import BaseModelError, DataError, T2LError, TrainingStopped
+from t2l.library import Library
 from t2l.lora import LoraSpec
-from t2l.training.library import Library
 from t2l.training.loop import LoopConfig
 from t2l.training.oracles import STATE_FILE, OracleConfig, collate
 from t2l.training.task_library import TaskLibraryConfig, choose_tasks, oracle_task, train_task_library

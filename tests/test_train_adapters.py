@@ -19,9 +19,9 @@ from t2l.adapter import Adapter
 from t2l.cli import app
 from t2l.data.store import DataStore, TaskEntry
 from t2l.errors import RecipeError, T2LError
+from t2l.library import Library
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
-from t2l.training.library import Library
 from t2l.training.recipes import Recipe, load_recipe
 from t2l.training.recon_run import plan_recon, run_recon, tasks_of
 from t2l.training.run_folder import RunFolder

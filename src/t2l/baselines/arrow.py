@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.errors import T2LError
-from t2l.training.library import Library
+from t2l.library import Library
 
 _POWER_ITERATIONS = 15  # as in PEFT
 _TINY = 1e-8

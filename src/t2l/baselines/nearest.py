@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2l.errors import DescriptionError, T2LError
+from t2l.library import Library
 from t2l.lora import LoraSource, LoraWeights
-from t2l.training.library import Library
 
 
 class NearestTask(LoraSource):

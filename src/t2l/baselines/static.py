@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from t2l.adapter_table import AdapterTable
 from t2l.errors import T2LError
+from t2l.library import Library
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
-from t2l.training.library import Library
-from t2l.training.oracles import AdapterTable
 
 
 class StaticLora(LoraSource):

@@ -367,7 +367,7 @@ def _checkpoint(source: str | None, device: str) -> TextToLora:
 def _adapter(folder: Path) -> Any:
     """One adapter: a PEFT folder, or the only one of a library."""
     from t2l.adapter import Adapter
-    from t2l.training.library import INDEX_FILE
+    from t2l.library import INDEX_FILE
 
     if (folder / INDEX_FILE).is_file():
         library = _library(folder)
@@ -378,7 +378,7 @@ def _adapter(folder: Path) -> Any:
 
 
 def _library(folder: Path) -> Any:
-    from t2l.training.library import Library
+    from t2l.library import Library
 
     return Library.open(folder)
 

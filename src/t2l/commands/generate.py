@@ -212,7 +212,7 @@ def _guide(t2l: TextToLora, policy: str, threshold: float) -> Guide | None:
 def _library(folder: Path, t2l: TextToLora, policy: str) -> TaskAdapters:
     """Trained adapters for the policy ``nearest``, refused where they are of other modules or another rank."""
     from t2l.errors import T2LError
-    from t2l.training.library import Library
+    from t2l.library import Library
 
     if policy != "nearest":
         raise T2LError(f"--library has no effect on the policy '{policy}'.", "Use it with --fallback nearest.")

@@ -187,7 +187,7 @@ def _scorer(t2l: TextToLora, base: Any) -> Score:
 
 def _static(folder: Path, t2l: TextToLora) -> LoraWeights:
     from t2l.adapter import Adapter
-    from t2l.training.library import INDEX_FILE, Library
+    from t2l.library import INDEX_FILE, Library
 
     if (folder / INDEX_FILE).is_file():  # as 't2l world build' keeps it
         library = Library.open(folder)

@@ -152,7 +152,7 @@ class Bench:
         return names
 
     def average(self, library: Any) -> None:
-        """The mean of a `t2l.training.library.Library`'s adapters, those of the run's own tasks aside."""
+        """The mean of a `t2l.library.Library`'s adapters, those of the run's own tasks aside."""
         self.static(Adapter(library.spec, average_of(library, self.foreign(library)).weights()), "average")
 
     def nearest(self, library: Any, t2l: TextToLora, texts: Mapping[str, Sequence[str]]) -> None:

@@ -13,9 +13,9 @@ import torch
 
 from t2l.data.store import DataStore, TaskEntry
 from t2l.errors import RecipeError
+from t2l.library import INDEX_FILE, Library
 from t2l.lora import LoraSpec
 from t2l.training.frozen_base import load_frozen_base
-from t2l.training.library import INDEX_FILE, Library
 from t2l.training.loop import LoopConfig, Report
 from t2l.training.oracles import OracleConfig
 from t2l.training.recipe_sections import LibrarySection, ReconSection

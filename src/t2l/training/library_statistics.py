@@ -17,9 +17,9 @@ from torch import Tensor
 from t2l.encoders.cache import default_cache_folder
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
+from t2l.library import Library
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.storage import check_tensors, new_file, read_tensors, write_tensors
-from t2l.training.library import Library
 
 _LEAST_SPREAD = 1e-3  # of the typical element's standard deviation
 

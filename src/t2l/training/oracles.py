@@ -22,13 +22,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from t2l.adapter_table import AdapterTable
 from t2l.batched import apply_batched
 from t2l.errors import T2LError, TrainingStopped
-from t2l.lora import LoraSource, LoraSpec, LoraWeights
+from t2l.library import Library
+from t2l.lora import LoraSpec, LoraWeights
 from t2l.training.cross_entropy import LOGITS_AT_ONCE
-from t2l.training.library import Library
 from t2l.training.loop import LoopConfig, Report
 from t2l.training.sft import (
     IGNORED,
@@ -114,70 +115,6 @@ class OracleConfig:
             if not values[part][name]:
                 del values[part][name]
         return values
-
-
-class AdapterTable(LoraSource):
-    """N adapters side by side, each a row that a condition names.
-
-    A begins Kaiming-uniform, within 1 / sqrt(I), and B at zero, as LoRA does: training begins at the base.
-
-    Args:
-        seeds: one for each row; a row's start depends on its own seed alone.
-
-    Example:
-        >>> from t2l.lora import ModuleGroup
-        >>> spec = LoraSpec((ModuleGroup("q_proj", "model.layers.{layer}.self_attn.q_proj", (0, 1), 16, 16),), 2)
-        >>> AdapterTable(spec, seeds=[0, 1, 2])(torch.tensor([[2.0], [0.0]])).a["q_proj"].shape
-        torch.Size([2, 2, 8, 16])
-    """
-
-    def __init__(self, spec: LoraSpec, seeds: Sequence[int]) -> None:
-        super().__init__()
-        if not seeds:
-            raise T2LError("A table of adapters needs at least one row.")
-        self.spec = spec
-        self.num_rows = len(seeds)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
-        for group in spec.groups:
-            depth, bound = len(group.layers), group.in_features**-0.5
-            shape = (depth, spec.rank, group.in_features)
-            rows = [torch.empty(shape).uniform_(-bound, bound, generator=generator) for generator in generators]
-            self.a[group.key] = nn.Parameter(torch.stack(rows))
-            self.b[group.key] = nn.Parameter(torch.zeros(self.num_rows, depth, group.out_features, spec.rank))
-
-    def forward(self, condition_NE: Tensor) -> LoraWeights:
-        """The named rows.
-
-        Args:
-            condition_NE: (C, 1) with row numbers, or one-hot (C, N).
-
-        Raises:
-            T2LError: neither.
-        """
-        return self.rows(self._rows_of(condition_NE))
-
-    def rows(self, row_C: Tensor) -> LoraWeights:
-        """The rows with these numbers."""
-        return self.table().map(lambda tensor: tensor.index_select(0, row_C.to(tensor.device)))
-
-    def table(self) -> LoraWeights:
-        """All rows: the parameters themselves."""
-        return LoraWeights(dict(self.a.items()), dict(self.b.items()))
-
-    def _rows_of(self, condition_CE: Tensor) -> Tensor:
-        if condition_CE.ndim == 2 and condition_CE.shape[1] == self.num_rows:
-            hot_CE = condition_CE != 0
-            if bool((hot_CE.sum(dim=1) == 1).all()):
-                return hot_CE.int().argmax(dim=1)
-        if condition_CE.ndim == 2 and condition_CE.shape[1] == 1:
-            row_C = condition_CE[:, 0].round().long()
-            if bool(((row_C == condition_CE[:, 0]) & (row_C >= 0) & (row_C < self.num_rows)).all()):
-                return row_C
-        raise T2LError(
-            f"The condition of shape {tuple(condition_CE.shape)} names no rows of a table of {self.num_rows} adapters.",
-            f"Give row numbers from 0 to {self.num_rows - 1} as (C, 1), or one-hot rows (C, {self.num_rows}).",
-        )
 
 
 def train_oracles(

@@ -25,11 +25,11 @@ from t2l.encoders.description import warned_once
 from t2l.encoders.loading import may_run_code
 from t2l.errors import RecipeError, T2LError
 from t2l.hypernet import HyperNetwork
+from t2l.library import Library
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.prompting import recorded
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
-from t2l.training.library import Library
 from t2l.training.library_run import loop_config, open_store
 from t2l.training.loop import Report
 from t2l.training.recipes import Recipe

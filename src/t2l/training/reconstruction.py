@@ -27,9 +27,9 @@ from torch.utils.checkpoint import checkpoint
 
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
+from t2l.library import Library
 from t2l.lora import LoraWeights
 from t2l.storage import new_file, read_json, read_tensors, write_json, write_tensors
-from t2l.training.library import Library
 from t2l.training.library_statistics import LibraryStatistics
 from t2l.training.loop import LoopConfig, Report, train
 

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2l.adapter_table import AdapterTable
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.oracles import AdapterTable, Sample, collate, row_losses
+from t2l.training.oracles import Sample, collate, row_losses
 from t2l.training.sft import Batch
 
 _MAX_SAMPLES = 48  # in one forward pass

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 _SMALL = 8  # samples that validation takes through a base together that is spread over processes
 _STATES_FOR_SCALE = 2048  # samples from which the standardisation of what a base says of its inputs is taken
-Read = Callable[[Any, Batch], Tensor]
-"""(base, batch) -> condition_SE: a condition for each sample, from the sample's own prompt."""
+Read = Callable[[Any, Tensor, Tensor], Tensor]
+"""(base, ids_ST, labels_ST) -> condition_SE: a condition for each sample, from the sample's own prompt."""
 
 
 class SftJob(Job):
@@ -209,7 +209,7 @@ class SftJob(Job):
             count = len(micro.batch.ids_ST)
             found.append(replace(micro, batch=replace(micro.batch, index_S=torch.arange(first, first + count))))
             whole = replace(micro.batch, labels_ST=micro.batch.labels_ST.to(self.device))
-            states.append(self.read(self.base, whole))
+            states.append(self.read(self.base, whole.ids_ST, whole.labels_ST))
             first += count
         return found, torch.cat(states)
 
@@ -392,7 +392,7 @@ def _standardization(
 
 def _scale_of_states(read: Read, base: Any, store: DataStore, recipe: Recipe, device: torch.device) -> Standardization:
     """Gives what the base says of training prompts mean 0 and variance 1; kept on the CPU."""
-    states = [read(base, part).cpu() for part in _batches_for_scale(store, recipe, device)]
+    states = [read(base, part.ids_ST, part.labels_ST).cpu() for part in _batches_for_scale(store, recipe, device)]
     return Standardization.of(torch.cat(states))
 
 
@@ -412,8 +412,8 @@ def _batches_for_scale(store: DataStore, recipe: Recipe, device: torch.device) -
 
 
 def _standardized(read: Read, standardize: Standardization) -> Read:
-    def both(base: Any, batch: Batch) -> Tensor:
-        state_SW = read(base, batch)
+    def both(base: Any, ids_ST: Tensor, labels_ST: Tensor) -> Tensor:
+        state_SW = read(base, ids_ST, labels_ST)
         return standardize(state_SW.cpu()).to(state_SW.device)
 
     return both

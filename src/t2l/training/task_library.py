@@ -17,10 +17,10 @@ import torch
 from t2l.data.sampler import permutation
 from t2l.data.store import DataStore, TaskEntry
 from t2l.errors import BaseModelError, DataError, T2LError, did_you_mean
+from t2l.library import Library
 from t2l.lora import LoraSpec
 from t2l.prompting import TEMPLATE
 from t2l.storage import tensors_digest
-from t2l.training.library import Library
 from t2l.training.loop import Report
 from t2l.training.oracles import OracleConfig, OracleTask, Sample, train_oracles
 from t2l.training.sft import IGNORED

@@ -17,9 +17,9 @@ from t2l.encoders import MiniLmEncoder
 from t2l.errors import T2LError
 from t2l.guidance.guide import is_calibrated
 from t2l.hypernet import HyperNetwork
+from t2l.library import Library
 from t2l.model import TextToLora
 from t2l.storage import new_folder
-from t2l.training.library import Library
 from t2l.training.loop import LoopConfig, printed_progress
 from t2l.training.reconstruction import ReconstructionConfig, train_reconstruction
 from t2l.training.standardization import Standardization

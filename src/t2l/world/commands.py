@@ -143,7 +143,7 @@ def _comparators(
 
 def _built_in(folder: Path) -> dict[str, bool]:
     """Which comparators a folder holds whole; those that need nothing are not named."""
-    from t2l.training.library import INDEX_FILE, Library
+    from t2l.library import INDEX_FILE, Library
 
     def holds(name: str, adapters: list[str]) -> bool:
         if not (folder / name / INDEX_FILE).is_file():

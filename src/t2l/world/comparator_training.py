@@ -10,7 +10,7 @@ Axis letters: S samples, T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from t2l.baselines.hyperdecoder import (
     CONFIG_FILE,
-    hyperdecoder_loss,
     input_states,
     load_hyperdecoder,
     new_hyperdecoder,
@@ -31,9 +30,9 @@ from t2l.baselines.static import StaticLora
 from t2l.errors import T2LError
 from t2l.heads import Variant
 from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSpec
+from t2l.library import Library
+from t2l.lora import LoraSource, LoraSpec
 from t2l.storage import tensors_digest
-from t2l.training.library import Library
 from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, printed_progress, train
 from t2l.training.oracles import OracleConfig, OracleTask, Sample, train_oracles
 from t2l.training.sft import Batch, SftConfig, sft_loss
@@ -227,6 +226,29 @@ def train_hyperdecoder(
     return source.eval().requires_grad_(False)
 
 
+def hyperdecoder_loss(
+    base: Any,
+    source: LoraSource,
+    batches: Sequence[Batch],
+    config: SftConfig,
+    standardize: Standardization | None = None,
+) -> Tensor:
+    """The SFT loss with one adapter a sample, each conditioned on the sample's own prompt.
+
+    Args:
+        batches: which conditions their samples name is not read.
+        standardize: of the conditions, where the source is to read standardised ones.
+    """
+    condition_SW = torch.cat([input_states(base, batch.ids_ST, batch.labels_ST) for batch in batches])
+    if standardize is not None:
+        condition_SW = standardize(condition_SW)
+    start, own = 0, []
+    for batch in batches:
+        own.append(replace(batch, index_S=torch.arange(start, start + len(batch.ids_ST))))
+        start += len(batch.ids_ST)
+    return sft_loss(base, source, condition_SW, own, config)
+
+
 def world_spec(base: Any) -> LoraSpec:
     """What every comparator adapts, as the hypernetwork does: q_proj and v_proj of the base, rank 8."""
     return LoraSpec.from_base(base.config)
@@ -277,7 +299,12 @@ def _state_scale(base: Any, tasks: Sequence[MicroTask], seed: int) -> Standardiz
     examples = [next(rng.choice(tasks).stream(rng, "train")) for _ in range(_STATES_FOR_SCALE)]
     examples.sort(key=lambda example: len(example[0]))
     parts = [examples[start : start + _INPUTS_AT_A_TIME] for start in range(0, len(examples), _INPUTS_AT_A_TIME)]
-    return Standardization.of(torch.cat([input_states(base, input_batch(part)) for part in parts]))
+    return Standardization.of(torch.cat([_states(base, part) for part in parts]))
+
+
+def _states(base: Any, examples: Sequence[Example]) -> Tensor:
+    batch = input_batch(examples)
+    return input_states(base, batch.ids_ST, batch.labels_ST)
 
 
 def _loop(steps: int, seed: int, decay: float = 0.8) -> LoopConfig:

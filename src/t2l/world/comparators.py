@@ -24,8 +24,8 @@ from t2l.baselines.static import average_of
 from t2l.encoders import DescriptionEncoder
 from t2l.encoders.encoder import one_vector
 from t2l.errors import T2LError, did_you_mean
+from t2l.library import Library
 from t2l.lora import LoraWeights
-from t2l.training.library import Library
 from t2l.world.comparator_training import (
     HyperdecoderConfig,
     LibraryConfig,
@@ -247,7 +247,8 @@ class _Exam:
         for start in range(0, len(examples), _INPUTS_AT_A_TIME):
             part = examples[start : start + _INPUTS_AT_A_TIME]
             with torch.inference_mode():
-                weights = source(input_states(self.base, input_batch(part)))
+                batch = input_batch(part)
+                weights = source(input_states(self.base, batch.ids_ST, batch.labels_ST))
             queries = [Query(example, adapter=row) for row, example in enumerate(part)]
             right += self._with_adapters(queries, weights)
         return right

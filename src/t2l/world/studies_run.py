@@ -173,7 +173,7 @@ def _reconstruct(
     state_path: Path,
 ) -> HyperNetwork:
     """Reconstruction of the library for as much processor time as SFT with the same seed took."""
-    from t2l.training.library import Library
+    from t2l.library import Library
     from t2l.training.reconstruction import ReconstructionConfig, train_reconstruction
 
     rival = result_path(folder, study, study.arm(Arm("sft", "").with_seed(arm.seed).label))

@@ -14,8 +14,8 @@ import torch
 from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.encoders import MiniLmEncoder
 from t2l.errors import T2LError
+from t2l.library import INDEX_FILE, Library
 from t2l.lora import LoraSpec
-from t2l.training.library import INDEX_FILE, Library
 from t2l.world.base import base_config
 from t2l.world.conditions import DescriptionTable
 
