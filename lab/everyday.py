@@ -14,11 +14,11 @@ from pathlib import Path
 
 from lab.catalogue import written_tasks
 from lab.micro import micro_tasks
+from lab.native import write_descriptions, write_task
 from lab.parametric import parametric_tasks
 from lab.tasks import PREFIX, EverydayTask
 from t2l.data.descriptions import DescriptionSet
 from t2l.data.sources import Task
-from t2l.data.variants import as_native, write_descriptions
 from t2l.errors import T2LError
 from t2l.storage import new_folder
 
@@ -71,8 +71,7 @@ def write(output: str | Path, *, seed: int = 0, force: bool = False) -> dict[str
             task = as_task(given, seed)
             if len(task.instances) < FEWEST:
                 raise T2LError(f"'{given.name}' has {len(task.instances)} examples, fewer than {FEWEST}.")
-            file = folder / "tasks" / f"{task.name}.json"
-            file.write_text(json.dumps(as_native(task), ensure_ascii=False), encoding="utf-8")
+            write_task(folder / "tasks", task)
             names[given.split].append(task.name)
             sets.append(DescriptionSet(task.name, given.descriptions, given.evaluation))
         write_descriptions(folder / "descriptions.jsonl", sets)
@@ -96,7 +95,7 @@ def main() -> int:
         counts = write(given.output, seed=given.seed, force=given.force)
     except T2LError as problem:
         print(problem, file=sys.stderr)
-        return 1
+        return 2
     print(f"{given.output}: " + ", ".join(f"{number} {split}" for split, number in counts.items()))
     return 0
 

@@ -12,7 +12,6 @@ from random import Random
 
 from lab import content
 from lab.tasks import Draw, EverydayTask, Split
-from t2l.data.common_words import COMMON_WORDS
 
 VALIDATION_EACH = 1
 """Of each training operation, how many tasks validate: a known operation with unseen words."""
@@ -76,11 +75,11 @@ def _lines(text: str) -> tuple[str, ...]:
 
 
 def _word(rng: Random) -> Words:
-    return {"x": rng.choice(COMMON_WORDS)}
+    return {"x": rng.choice(content.COMMON_WORDS)}
 
 
 def _two_words(rng: Random) -> Words:
-    x, y = rng.sample(COMMON_WORDS, 2)
+    x, y = rng.sample(content.COMMON_WORDS, 2)
     return {"x": x, "y": y}
 
 
@@ -160,7 +159,9 @@ _FRAMES = content.words("""
 def _filled(chosen: Words) -> Draw:
     def one(rng: Random) -> tuple[str, str]:
         kind = rng.choice(tuple(content.LISTS))
-        thing = rng.choice((rng.choice(content.LISTS[kind]), rng.choice(content.NOUNS), rng.choice(COMMON_WORDS)))
+        thing = rng.choice(
+            (rng.choice(content.LISTS[kind]), rng.choice(content.NOUNS), rng.choice(content.COMMON_WORDS))
+        )
         return thing, chosen["x"].replace("___", thing)
 
     return one
@@ -203,7 +204,7 @@ def _letter(rng: Random) -> Words:
 
 def _with_letter(rng: Random, letter: str) -> str:
     while True:
-        word = rng.choice((*content.NOUNS, *content.ADJECTIVES, *COMMON_WORDS))
+        word = rng.choice((*content.NOUNS, *content.ADJECTIVES, *content.COMMON_WORDS))
         if letter in word:
             return word
 
@@ -301,7 +302,7 @@ def _field(chosen: Words) -> Draw:
 
 def _initial_kept(chosen: Words) -> Draw:
     def one(rng: Random) -> tuple[str, str]:
-        pool = (*content.NOUNS, *COMMON_WORDS)
+        pool = (*content.NOUNS, *content.COMMON_WORDS)
         fit = rng.sample([word for word in pool if word[0] == chosen["x"]], rng.randint(1, 2))
         other = rng.sample([word for word in pool if word[0] != chosen["x"]], rng.randint(2, 3))
         shown = list(dict.fromkeys(rng.sample(fit + other, len(fit + other))))
@@ -329,7 +330,7 @@ _KINDS = {"animals": "animal", "tools": "tool", "cities": "city", "musical instr
 
 def _letter_counted(chosen: Words) -> Draw:
     def one(rng: Random) -> tuple[str, str]:
-        word = _with_letter(rng, chosen["x"]) if rng.random() < 0.7 else rng.choice(COMMON_WORDS)
+        word = _with_letter(rng, chosen["x"]) if rng.random() < 0.7 else rng.choice(content.COMMON_WORDS)
         return word, str(word.count(chosen["x"]))
 
     return one
@@ -347,7 +348,7 @@ _TESTS: tuple[tuple[str, str, Callable[[str], bool], Callable[[Random], str]], .
     ("names a fruit", "names a tool", lambda text: text in content.LISTS["fruit"], lambda rng: rng.choice((*content.LISTS["fruit"], *content.LISTS["tool"]))),
     ("is a man's name", "is a woman's name", lambda text: text in content.MALE, lambda rng: rng.choice((*content.MALE, *content.FEMALE))),
     ("is written in capitals", "is not", str.isupper, lambda rng: rng.choice((str.upper, str.lower))(content.phrase(rng))),
-    ("starts with a vowel", "starts with a consonant", lambda text: text[0] in "aeiou", lambda rng: rng.choice(COMMON_WORDS)),
+    ("starts with a vowel", "starts with a consonant", lambda text: text[0] in "aeiou", lambda rng: rng.choice(content.COMMON_WORDS)),
     ("is a weekday or month", "is something to eat", lambda text: text in (*content.DAYS, *content.MONTHS), lambda rng: rng.choice((*content.DAYS, *content.MONTHS, *content.LISTS["fruit"]))),
     ("is a list with commas", "is one thing alone", lambda text: "," in text, lambda rng: ", ".join(content.items(rng, *rng.choice(((1, 1), (2, 4)))))),
     ("is about the weather", "is about money", lambda text: text in _WEATHER, lambda rng: rng.choice((*_WEATHER, *_MONEY))),
@@ -363,11 +364,11 @@ _SAID = frozenset((*_WEATHER, *_MONEY, *_PRAISE, *_COMPLAINTS))
 
 def _labelled_words(rng: Random) -> Words:
     test = rng.randrange(len(_TESTS))
-    x, y = rng.sample(COMMON_WORDS, 2)
+    x, y = rng.sample(content.COMMON_WORDS, 2)
     if rng.random() < 0.3:
         x, y = x.upper(), y.upper()
     elif rng.random() < 0.2:
-        x, y = f"{x} {rng.choice(COMMON_WORDS)}", f"{y} {rng.choice(COMMON_WORDS)}"
+        x, y = f"{x} {rng.choice(content.COMMON_WORDS)}", f"{y} {rng.choice(content.COMMON_WORDS)}"
     return {"x": x, "y": y, "yes": _TESTS[test][0], "no": _TESTS[test][1], "test": str(test)}
 
 
@@ -390,7 +391,7 @@ def _labelled(chosen: Words) -> Draw:
 def _code_words(rng: Random) -> Words:
     kind = rng.choice(("color", "fruit", "animal", "job", "tool", "drink", "sport"))
     keys = rng.sample(content.LISTS[kind], 3)
-    answers = rng.sample(COMMON_WORDS, 3)
+    answers = rng.sample(content.COMMON_WORDS, 3)
     return {**{f"k{n}": key for n, key in enumerate(keys)}, **{f"a{n}": answer for n, answer in enumerate(answers)}}
 
 
@@ -410,7 +411,7 @@ def _coded(chosen: Words) -> Draw:
 def _in_list(chosen: Words) -> Draw:
     def one(rng: Random) -> tuple[str, str]:
         there = rng.random() < 0.5
-        things = rng.sample([word for word in COMMON_WORDS if word not in chosen.values()], rng.randint(3, 5))
+        things = rng.sample([word for word in content.COMMON_WORDS if word not in chosen.values()], rng.randint(3, 5))
         if there:
             things[rng.randrange(len(things))] = chosen["x"]
         return ", ".join(things), chosen["x"] if there else chosen["y"]
@@ -463,7 +464,7 @@ OPERATIONS: tuple[Operation, ...] = (
         {x}, colon, space, text.
         Add the tag {x} with a colon to the front of what I write.
         Each line of mine is a {x}; write {x}: and the line.""")),
-    Operation("always_say", 20, lambda rng: {"x": rng.choice((rng.choice(_REPLIES), rng.choice(COMMON_WORDS)))}, _constant, _lines("""
+    Operation("always_say", 20, lambda rng: {"x": rng.choice((rng.choice(_REPLIES), rng.choice(content.COMMON_WORDS)))}, _constant, _lines("""
         Whatever I write, answer "{x}".
         Always say {x}.
         only ever reply {x}

@@ -1,7 +1,7 @@
 """The tasks of a real base in one folder: real ones, everyday ones and the variants of both, with splits.
 
     python -m lab.store OUT --tasks FOLDER --names train_tasks.txt --never test_tasks.txt --never excluded_tasks.txt \\
-        -d descriptions.jsonl -d written.jsonl --exclude 'task228_*'
+        -d descriptions.jsonl -d written.jsonl --exclude 'task228_*' --labels 14
 
 ``OUT/tasks/*.json`` and ``OUT/descriptions.jsonl`` go into ``t2l data prepare --split-file OUT/splits.json``; the names
 of each part stand in ``OUT/splits``. A variant is in its source's split. The same seed gives the same bytes.
@@ -15,16 +15,18 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
 
 from lab.everyday import as_task, everyday_tasks
+from lab.native import write_descriptions, write_task
 from lab.tasks import PREFIX, bare
+from lab.variants import Variant, VariantConfig, variants_of
 from t2l.data.descriptions import DescriptionFile, DescriptionSet, read_description_files
 from t2l.data.sources import Task, open_source
-from t2l.data.variants import Variant, VariantConfig, as_native, variants_of, write_descriptions
 from t2l.errors import DataError, T2LError
 from t2l.storage import new_folder
 
@@ -58,13 +60,23 @@ def build(
     tasks: Path,
     names: Path,
     never: Sequence[Path],
-    descriptions: Sequence[Path],
+    described: Sequence[Path],
     exclude: Sequence[str] = (),
     labels: int = 5,
+    descriptions: int | None = None,
     seed: int = 0,
     force: bool = False,
 ) -> dict[str, int]:
     """Writes the folder, whole or not at all.
+
+    Args:
+        tasks: a folder of Super-Natural-Instructions files.
+        names: a file with the names of the real tasks to take.
+        never: files with the names of tasks that must not be trained on.
+        described: files of descriptions of real tasks.
+        exclude: names or patterns of tasks to leave out.
+        labels: renamings of a task with few labels.
+        descriptions: to train with, at most: of a real task (by default 40) and of a variant (by default 24).
 
     Returns:
         Part -> number of tasks.
@@ -78,14 +90,14 @@ def build(
         for source in open_source(tasks)
         if source.name in wanted and not any(fnmatchcase(source.name, pattern) for pattern in exclude)
     ]
-    described = read_description_files(descriptions)
+    known = read_description_files(described)
     if bad := sorted(forbidden & {source.name for source in sources}):
         raise DataError(f"'{bad[0]}' is on a list of tasks that are never trained on, and {len(bad) - 1} more are.")
     real = {source.name: source.read() for source in sources}
     near = near_tasks(list(real.values()), seed)
     for twin in twins(real, near):
         del real[twin]
-    sets = {name: _real_wordings(task, described, seed) for name, task in real.items()}
+    sets = {name: _real_wordings(task, known, descriptions or REAL_WORDINGS, seed) for name, task in real.items()}
     splits = {name: "validation_real" if name in near else "train_real" for name in real}
     everyday = {PREFIX + given.name: given for given in everyday_tasks(seed)}
     made = dict(real)
@@ -96,21 +108,18 @@ def build(
     variants = [
         variant
         for name, task in made.items()
-        for variant in variants_of(task, sets[name], _config(task, splits[name], labels, seed))
+        for variant in variants_of(task, sets[name], _config(task, splits[name], labels, descriptions, seed))
     ]
     with new_folder(output, marker=MARKER, force=force) as folder:
         (folder / "tasks").mkdir()
         (folder / "splits").mkdir()
         for name, task in made.items():
-            file = folder / "tasks" / f"{name}.json"
             if name in real:
-                shutil.copyfile(Path(tasks) / file.name, file)
+                shutil.copyfile(Path(tasks) / f"{name}.json", folder / "tasks" / f"{name}.json")
             else:
-                file.write_text(json.dumps(as_native(task), ensure_ascii=False), encoding="utf-8")
+                write_task(folder / "tasks", task)
         for variant in variants:
-            native = as_native(variant.task, variant.source, variant.way)
-            file = folder / "tasks" / f"{variant.task.name}.json"
-            file.write_text(json.dumps(native, ensure_ascii=False), encoding="utf-8")
+            write_task(folder / "tasks", variant.task, variant.source, variant.way)
         all_sets = [*sets.values(), *(variant.descriptions for variant in variants)]
         write_descriptions(folder / "descriptions.jsonl", all_sets)
         counts = _write_splits(folder, splits, variants)
@@ -146,23 +155,26 @@ def twins(tasks: Mapping[str, Task], held: set[str]) -> list[str]:
     return [name for name, task in tasks.items() if name not in held and bare(task.definition) in definitions]
 
 
-def _config(task: Task, split: str, labels: int, seed: int) -> VariantConfig:
+def _config(task: Task, split: str, labels: int, descriptions: int | None, seed: int) -> VariantConfig:
     """How many variants of a task: fewer of everyday tasks, which are many, and of those whose words decide already."""
+    usual = VariantConfig(labels=labels, seed=seed)
+    if descriptions is not None:
+        usual = replace(usual, descriptions=descriptions)
     if any(category.startswith("Everyday: words") for category in task.categories):
-        return VariantConfig(labels=0, option_labels=0, styles=0.25, seed=seed)
+        return replace(usual, labels=0, option_labels=0, styles=0.25)
     everyday = split in ("train_everyday", "validation_everyday", "exam")
-    return VariantConfig(labels=labels, option_labels=1, styles=0.8 if everyday else 1.0, seed=seed)
+    return replace(usual, styles=0.8) if everyday else usual
 
 
-def _real_wordings(task: Task, described: DescriptionFile, seed: int) -> DescriptionSet:
-    """The definition and a draw of the descriptions of a real task."""
+def _real_wordings(task: Task, described: DescriptionFile, most: int, seed: int) -> DescriptionSet:
+    """The definition and a draw of the descriptions of a real task, ``most`` to train with."""
     found = described.of(task.name)
     given = list(dict.fromkeys((*found.descriptions, *found.evaluation))) if found else []
     rng = Random(f"{seed}/{task.name}/wordings")
     kept: list[str] = []
-    if len(given) > REAL_WORDINGS + REAL_EVALUATION:
-        given = rng.sample(given, REAL_WORDINGS - 1 + REAL_EVALUATION)
-        given, kept = given[: REAL_WORDINGS - 1], given[REAL_WORDINGS - 1 :]
+    if len(given) > most + REAL_EVALUATION:
+        given = rng.sample(given, most - 1 + REAL_EVALUATION)
+        given, kept = given[: most - 1], given[most - 1 :]
     return DescriptionSet(task.name, tuple(dict.fromkeys((task.definition, *given))), tuple(kept))
 
 
@@ -194,7 +206,7 @@ def _write_splits(folder: Path, splits: dict[str, str], variants: Sequence[Varia
 
 def _names(file: Path) -> set[str]:
     try:
-        return set(Path(file).read_text(encoding="utf-8").split())
+        return set(Path(file).read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as problem:
         raise DataError(f"'{file}' cannot be read: {getattr(problem, 'strerror', None) or problem}.") from problem
 
@@ -207,10 +219,13 @@ def main() -> int:
     parser.add_argument("--names", type=Path, required=True, help="names of the real tasks to take, one a line")
     parser.add_argument("--never", type=Path, action="append", default=[], help="names that are never trained on")
     parser.add_argument(
-        "-d", "--descriptions", type=Path, action="append", default=[], help="descriptions of real tasks"
+        "-d", "--described", type=Path, action="append", default=[], help="a file of descriptions of real tasks"
     )
     parser.add_argument("--exclude", action="append", default=[], help="a name or pattern to leave out")
     parser.add_argument("--labels", type=int, default=5, help="renamings of a task with few labels (5)")
+    parser.add_argument(
+        "--descriptions", type=int, metavar="N", help="to train with at most: of a real task (40), of a variant (24)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all draws (0)")
     parser.add_argument("--force", action="store_true", help="replace a folder that this command wrote")
     given = parser.parse_args()
@@ -218,7 +233,7 @@ def main() -> int:
         counts = build(**vars(given))
     except T2LError as problem:
         print(problem, file=sys.stderr)
-        return 1
+        return 2
     print(f"{given.output}: " + ", ".join(f"{number:,} {part}" for part, number in counts.items()))
     return 0
 

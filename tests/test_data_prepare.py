@@ -468,7 +468,6 @@ def test_numbers_and_truth_values_are_texts(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
     """Every file that a person writes may begin with one: editors and spreadsheets put it there."""
-    from t2l.commands.data import _lines_of
     from t2l.commands.guidance import read_tasks
     from t2l.commands.serve import api_keys
     from t2l.data.benchmarks import read_benchmark
@@ -487,7 +486,6 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
         ("h.yaml", "a: 1", lambda file: read_yaml(file, DataError)),
         ("i.jsonl", '{"question": "What is one and one?"}\n', lambda file: read_benchmark("gsm8k", file)),
         ("j.jsonl", '{"task": "a", "descriptions": ["A."]}\n', read_tasks),
-        ("k.txt", "a\nb\n", _lines_of),
         ("l.txt", "a\nb\n", api_keys),
     ]
     for name, text, read in readers:

@@ -19,10 +19,10 @@ from lab.micro import micro_tasks
 from lab.parametric import OPERATIONS, parametric_tasks
 from lab.store import build, near_tasks, twins
 from lab.tasks import EverydayTask, bare, reserved_inputs
+from lab.variants import source_of
 
 from t2l.data.descriptions import read_description_files
 from t2l.data.sources import Instance, Task, open_source
-from t2l.data.variants import source_of
 from t2l.demo.tasks import demo_tasks
 from t2l.errors import T2LError
 
@@ -158,7 +158,7 @@ def test_the_store_keeps_variants_with_their_sources_and_refuses_test_tasks(tmp_
             "Instances": [{"input": i.input, "output": list(i.outputs)} for i in task.instances],
         }
         (tmp_path / "tasks" / f"{name}.json").write_text(json.dumps(native))
-    (tmp_path / "train.txt").write_text("\n".join(names))
+    (tmp_path / "train.txt").write_text("\n".join(names), encoding="utf-8-sig")
     (tmp_path / "test.txt").write_text("task999_y\n")
     (tmp_path / "d.jsonl").write_text(
         "".join(json.dumps({"name": n, "descriptions": ["Does it fit? Say yes or no."]}) + "\n" for n in names)
@@ -166,7 +166,7 @@ def test_the_store_keeps_variants_with_their_sources_and_refuses_test_tasks(tmp_
     given = {
         "tasks": tmp_path / "tasks",
         "names": tmp_path / "train.txt",
-        "descriptions": [tmp_path / "d.jsonl"],
+        "described": [tmp_path / "d.jsonl"],
         "exclude": ["task105_*"],
     }
     build(tmp_path / "out", never=[tmp_path / "test.txt"], **given)

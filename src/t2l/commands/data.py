@@ -184,60 +184,6 @@ def prepare(
     _print_summary(store.folder, store.manifest)
 
 
-@data.command("variants")
-def variants(
-    sources: Sources,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the new tasks.")],
-    descriptions: Descriptions = None,
-    names: Annotated[
-        Path | None,
-        typer.Option(help="A text file with the names of the tasks to take, one a line; others are omitted."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave out a task by name or pattern ('*winogrande*'); may be repeated.")
-    ] = None,
-    labels: Annotated[int, typer.Option(help="Renamings of a task with few labels.", min=0)] = 3,
-    option_labels: Annotated[int, typer.Option(help="The same where labels only point at options (A, B).", min=0)] = 1,
-    styles: Annotated[float, typer.Option(help="Answer styles of a task, on average.", min=0)] = 1.0,
-    instances: Annotated[int, typer.Option(help="Instances of a variant at most.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make new tasks from tasks: labels renamed, answers in another form, and descriptions that say so."""
-    from fnmatch import fnmatchcase
-
-    from t2l.data.variants import VariantConfig, write_variants
-
-    notes = Notes()
-    described = read_descriptions(descriptions)
-    tasks = open_sources(sources, described, notes)
-    if names is not None:
-        wanted = _lines_of(names)
-        tasks = [task for task in tasks if task.name in wanted]
-    tasks = [task for task in tasks if not any(fnmatchcase(task.name, pattern) for pattern in exclude or ())]
-    config = VariantConfig(labels=labels, option_labels=option_labels, styles=styles, instances=instances, seed=seed)
-    with bar() as report:
-        summary = write_variants(tasks, described, output, config, force=force, report=report)
-    if as_json:
-        print_json({"folder": str(output), **summary, "notes": notes.texts})
-        return
-    kinds = ", ".join(f"{number} {kind}" for kind, number in summary["by_kind"].items())
-    say(f"{output}: {summary['variants']} variants ({kinds}), {summary['instances']:,} instances", console=results())
-
-
-def _lines_of(file: Path) -> set[str]:
-    """The lines of a text file.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return set(file.read_text(encoding="utf-8-sig").split())
-    except (OSError, UnicodeDecodeError) as problem:
-        raise DataError(f"'{file}' cannot be read: {getattr(problem, 'strerror', None) or problem}.") from problem
-
-
 @data.command("show")
 def show(
     store: Annotated[Path, typer.Argument(help="The folder of a store.")],

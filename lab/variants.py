@@ -1,23 +1,18 @@
 """New tasks from tasks, so that the words of a description must matter: renamed labels, and answers in another form.
 
-Level 3. A variant is a task file of its own, named ``TASK__KIND_N``, that says which task it was made from; its split
-is that of its source (`source_of`), and no variant is "another task" to its siblings. Same seed, same variants. This
-file does not know how labels are renamed (`t2l.data.label_variants`) nor which styles there are
-(`t2l.data.style_variants`).
+A variant is a task of its own, named ``TASK__KIND_N``; its split is that of its source (`source_of`), and no variant is
+"another task" to its siblings. Same seed, same variants. This file does not know how labels are renamed (`lab.labels`),
+which styles there are (`lab.answer_styles`), nor where variants are written (`lab.store`).
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
-from typing import Any
 
-from t2l.data.descriptions import DescriptionFile, DescriptionSet
-from t2l.data.label_variants import (
+from lab.answer_styles import STYLES, AnswerStyle
+from lab.labels import (
     Relabelling,
     are_options,
     label_of,
@@ -28,14 +23,13 @@ from t2l.data.label_variants import (
     renamed,
     speaks_of_form,
 )
-from t2l.data.sources import Instance, Task, TaskSource
-from t2l.data.style_rules import AnswerStyle
-from t2l.data.style_variants import STYLES
+from t2l.data.descriptions import DescriptionSet
+from t2l.data.sources import Instance, Task
 from t2l.errors import DataError
-from t2l.storage import new_folder
 
 SEPARATOR = "__"
-MARKER = "variants.json"
+FURTHER_ROUNDS = 8
+"""How often new names are drawn where more renamings are wanted than one draw gives; fourteen take one."""
 
 
 @dataclass(frozen=True)
@@ -103,83 +97,6 @@ def variants_of(task: Task, described: DescriptionSet | None, config: VariantCon
     return [*_label_variants(task, training, evaluation, config), *_style_variants(task, training, evaluation, config)]
 
 
-def write_variants(
-    sources: Sequence[TaskSource],
-    described: DescriptionFile,
-    output: str | Path,
-    config: VariantConfig,
-    *,
-    force: bool = False,
-    report: Callable[[int, int, str], None] = lambda done, total, name: None,
-) -> dict[str, Any]:
-    """Writes variants of all tasks: ``tasks/*.json``, ``descriptions.jsonl``, and a summary, whole or not at all.
-
-    Raises:
-        DataError: no task has a variant.
-        OutputError: the folder exists or cannot be written.
-    """
-    with new_folder(output, marker=MARKER, force=force) as folder:
-        (folder / "tasks").mkdir()
-        made: list[Variant] = []
-        unread: dict[str, str] = {}
-        for number, source in enumerate(sources):
-            report(number, len(sources), source.name)
-            try:
-                task = source.read()
-            except DataError as problem:
-                unread[source.name] = problem.message
-                continue
-            for variant in variants_of(task, described.of(source.name), config):
-                file = folder / "tasks" / f"{variant.task.name}.json"
-                file.write_text(json.dumps(as_native(variant.task, variant.source, variant.way)), encoding="utf-8")
-                made.append(variant)
-        if not made:
-            raise DataError(f"None of the {len(sources)} tasks has a variant.", "Give more tasks, or ask for more.")
-        write_descriptions(folder / "descriptions.jsonl", (variant.descriptions for variant in made))
-        summary = {
-            "variants": len(made),
-            "by_kind": dict(Counter(variant.kind for variant in made)),
-            "by_way": dict(sorted(Counter(f"{variant.kind}: {variant.way}" for variant in made).items())),
-            "instances": sum(len(variant.task.instances) for variant in made),
-            "unread": unread,
-            "seed": config.seed,
-        }
-        (folder / MARKER).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return summary
-
-
-def as_native(task: Task, source: str | None = None, way: str | None = None) -> dict[str, Any]:
-    """A task in the native format of Super-Natural-Instructions, with the task it was made from, if any."""
-    return {
-        "Definition": [task.definition],
-        "Positive Examples": [{"input": item.input, "output": item.outputs[0]} for item in task.examples],
-        "Negative Examples": [],
-        "Instances": [
-            {"id": f"{task.name}-{number}", "input": instance.input, "output": list(instance.outputs)}
-            for number, instance in enumerate(task.instances)
-        ],
-        "Categories": list(task.categories),
-        "Domains": [],
-        "Source": list(task.datasets),
-        "Input_language": ["English"],
-        "Output_language": ["English"],
-        "Instruction_language": ["English"],
-        "Instance License": list(task.licences),
-        **({"Variant_of": source, "Variant": way} if source else {}),
-    }
-
-
-def write_descriptions(file: Path, sets: Iterable[DescriptionSet]) -> None:
-    """One line a task, as `t2l.data.descriptions` reads them."""
-    lines = []
-    for given in sets:
-        line: dict[str, Any] = {"name": given.name, "descriptions": list(given.descriptions)}
-        if given.evaluation:
-            line["evaluation_descriptions"] = list(given.evaluation)
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    file.write_text("".join(lines), encoding="utf-8")
-
-
 def _wordings(task: Task, described: DescriptionSet | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Training and evaluation descriptions; the definition stands first among the former."""
     given = described.descriptions if described else ()
@@ -197,7 +114,7 @@ def _label_variants(
     rng = Random(f"{config.seed}/{task.name}/labels")
     meaningless = any(len(label) < 2 or label.isdigit() for label in labels) or are_options(labels)
     found: list[Variant] = []
-    for relabelling in relabellings(labels, rng):
+    for relabelling in _renamings(labels, rng, f"{config.seed}/{task.name}/labels"):
         if len(found) == wanted:
             break
         told = _relabelled(training, labels, relabelling, rng, config, meaningless=meaningless)
@@ -211,6 +128,22 @@ def _label_variants(
             continue
         found.append(_made(task, "label", len(found) + 1, relabelling.kind, told, held, changed))
     return found
+
+
+def _renamings(labels: Sequence[str], rng: Random, key: str) -> Iterator[Relabelling]:
+    """One draw of renamings, then further draws without those that were there before.
+
+    Args:
+        rng: of the first draw alone, so that a larger number of renamings begins with those of a smaller.
+        key: of the further ones.
+    """
+    seen: set[tuple[str, ...]] = set()
+    for turn in range(1 + FURTHER_ROUNDS):
+        for relabelling in relabellings(labels, Random(f"{key}/{turn}") if turn else rng):
+            names = tuple(relabelling.names.values())
+            if not turn or names not in seen:
+                yield relabelling
+            seen.add(names)
 
 
 def _relabelled(

@@ -1,9 +1,9 @@
 """Renames the labels of a classification task, in its answers and in the words that describe it.
 
-Level 3. A description keeps its sense or is refused: labels are replaced as whole words, words that are also ordinary
+A description keeps its sense or is refused: labels are replaced as whole words, words that are also ordinary
 English ("a", "no", "for") only where they stand as labels, and no renamed description names an old label. The other
 form leaves a description as it is and adds a sentence that maps every label to its new name. This file knows texts; it
-reads and writes no files (`t2l.data.variants`).
+reads and writes no files (`lab.variants`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,11 @@ from dataclasses import dataclass
 from itertools import chain
 from random import Random
 
-from t2l.data.common_words import COMMON_WORDS
+from lab.content import COMMON_WORDS, listed, words
 from t2l.data.sources import Task
 
 MIN_LABELS, MAX_LABELS = 2, 8
 MAX_LABEL_CHARS = 40
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """A table of words, written as one string."""
-    return tuple(text.split())
 
 
 _SWITCHES = (
@@ -60,7 +55,7 @@ _SYNONYMS = """
     verb=action word=doing word; adjective=describing word=quality word; high=top=big; low=bottom=small
     """
 _ONSETS, _VOWELS, _CODAS = (
-    _words("""
+    words("""
         b bl br d dr f fl g gl k kl l m n p pl r s st t tr v w z
     """),
     "aeiou",
@@ -87,7 +82,7 @@ _PHRASES = (
 )
 
 _AMBIGUOUS = frozenset(
-    _words("""
+    words("""
         no for other not in none against first second on off up down good bad right wrong user match left
         like i one two three high low long short present past can will may might is so if or and as
     """)
@@ -279,11 +274,11 @@ def mapped(text: str, relabelling: Relabelling, rng: Random) -> str:
     frame, pair = rng.choice(_MAPPED)
     items = list(relabelling.names.items())
     rng.shuffle(items)
-    pairs = _listed([pair.format(old=old, new=new) for old, new in items])
+    pairs = listed([pair.format(old=old, new=new) for old, new in items])
     sentence = frame.format(
         pairs=pairs,
-        names=_listed([f'"{new}"' for _, new in items]),
-        olds=_listed([old for old, _ in items], "or"),
+        names=listed([f'"{new}"' for _, new in items]),
+        olds=listed([old for old, _ in items], "or"),
     )
     text = text.strip()
     return f"{text}{'' if text[-1:] in '.!?:' else '.'} {sentence}"
@@ -297,10 +292,6 @@ def speaks_of_form(text: str) -> bool:
 def names_all(text: str, labels: Sequence[str]) -> bool:
     """Whether a description names every label as a whole word or phrase."""
     return all(re.search(rf"(?<![\w-]){re.escape(label)}(?![\w-])", text, re.IGNORECASE) for label in labels)
-
-
-def _listed(texts: Sequence[str], word: str = "and") -> str:
-    return f"{', '.join(texts[:-1])} {word} {texts[-1]}" if len(texts) > 1 else texts[0]
 
 
 def _invented(rng: Random) -> str:

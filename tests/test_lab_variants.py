@@ -1,19 +1,22 @@
-"""Variants: labels renamed safely, answers in another form, files that the loader reads, splits by source."""
+"""Variants: labels renamed safely, answers in another form, as many renamings as are asked for."""
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from t2l.data.descriptions import DescriptionSet, read_description_files
-from t2l.data.label_variants import Relabelling, are_options, labels_of, mapped, relabellings, renamed, speaks_of_form
-from t2l.data.sources import Instance, Task, open_source
-from t2l.data.style_variants import STYLES
-from t2l.data.variants import VariantConfig, source_of, variants_of, write_variants
-from t2l.errors import DataError, OutputError
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lab.answer_styles import STYLES
+from lab.labels import Relabelling, are_options, labels_of, mapped, relabellings, renamed, speaks_of_form
+from lab.variants import VariantConfig, source_of, variants_of
+
+from t2l.data.descriptions import DescriptionSet
+from t2l.data.sources import Instance, Task
+from t2l.errors import DataError
 
 SPAM = Relabelling("invented", {"spam": "zarp", "ham": "mivo"}, keeps_sense=False)
 YES = Relabelling("switch", {"yes": "agree", "no": "disagree"}, keeps_sense=True)
@@ -135,35 +138,20 @@ def test_style_variants_put_the_sentence_beside_the_description() -> None:
             assert not any(line in text for line in style.evaluation)
 
 
-def test_files_are_read_back_and_name_their_source(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    native = {"Definition": ['Answer "yes" if it fits, otherwise "no".'], "Instances": [
-        {"input": f"{number}", "output": ["yes" if number % 2 else "no"]} for number in range(60)
-    ]}  # fmt: skip
-    (tmp_path / "in" / "task901_fits.json").write_text(json.dumps(native))
-    described = read_description_files([])
-    config = VariantConfig(labels=2, styles=1)
-    summary = write_variants(open_source(tmp_path / "in"), described, tmp_path / "out", config)
-    assert summary["by_kind"] == {"label": 2, "style": 1}
-    sources = {source.name: source.read() for source in open_source(tmp_path / "out")}
-    told = read_description_files([tmp_path / "out" / "descriptions.jsonl"])
-    assert len(sources) == 3
-    for name, made in sources.items():
-        assert source_of(name) == "task901_fits"
-        record = json.loads((tmp_path / "out" / "tasks" / f"{name}.json").read_text())
-        assert record["Variant_of"] == "task901_fits"
-        found = told.of(name)
-        assert found is not None and found.name == name and found.descriptions[0] == made.definition
-    with pytest.raises(OutputError):
-        write_variants(open_source(tmp_path / "in"), described, tmp_path / "out", config)
+@pytest.mark.parametrize("outputs", [["spam", "ham"], ["7", "9"]])
+def test_more_renamings_begin_with_those_of_a_smaller_number(outputs: list[str]) -> None:
+    given, described = task(outputs), DescriptionSet("task900_toy", (f"Is it {outputs[0]} or {outputs[1]}?",))
+    few = variants_of(given, described, VariantConfig(labels=5, styles=0, instances=20, descriptions=6))
+    many = variants_of(given, described, VariantConfig(labels=24, styles=0, instances=20, descriptions=6))
+    assert many[:5] == few
+    assert len(many) == 24 and all(source_of(variant.task.name) == given.name for variant in many)
+    names = [frozenset((i.input, i.outputs) for i in variant.task.instances) for variant in many]
+    assert len(set(names)) == 24
+    assert all(len(variant.descriptions.descriptions) <= 6 for variant in many)
 
 
-def test_bad_numbers_and_tasks_without_variants_are_one_sentence(tmp_path: Path) -> None:
+def test_bad_numbers_are_one_sentence() -> None:
     with pytest.raises(DataError, match="--labels is -1"):
         VariantConfig(labels=-1)
-    (tmp_path / "task902_x.json").write_text(
-        json.dumps({"Definition": ["x"], "Instances": [{"input": "a", "output": ["b"]}]})
-    )
-    with pytest.raises(DataError, match="None of the 1 tasks has a variant"):
-        write_variants(open_source(tmp_path), read_description_files([]), tmp_path / "out", VariantConfig())
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="--descriptions is 0"):
+        VariantConfig(descriptions=0)
