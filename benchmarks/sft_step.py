@@ -230,9 +230,9 @@ PADDED = 32
 def on_store(args: argparse.Namespace) -> dict[str, Any]:
     """Samples a second and peak memory of both steps on the same samples of a store."""
     from t2l.data.store import DataStore
+    from t2l.recipes.reader import load_recipe
     from t2l.training.conditions import ConditionTable
     from t2l.training.frozen_base import load_frozen_base
-    from t2l.training.recipes import load_recipe
     from t2l.training.sft_run import build_spec
     from t2l.training.store_batches import StoreBatches, collate, cut, train_tasks
 

@@ -29,7 +29,7 @@ LEVELS = {
         1,
     ),
     **dict.fromkeys(["model", "sakana", "composition", "library"], 2),
-    **dict.fromkeys(["compiled", "data", "inspection", "sensitivity"], 3),
+    **dict.fromkeys(["compiled", "data", "inspection", "recipes", "sensitivity"], 3),
     **dict.fromkeys(["training", "comparison"], 4),
     **dict.fromkeys(["baselines", "evaluation", "guidance", "serving", "export"], 5),
     # "" is t2l/__init__.py, the face: it may show anything, and nothing inside reads it

@@ -25,9 +25,9 @@ from t2l.data.sampler import TaskBalancedSampler
 from t2l.data.store import DataStore
 from t2l.errors import BaseModelError, OutputError, T2LError
 from t2l.lora import LoraSpec
+from t2l.recipes.reader import Recipe, load_recipe, recipe_names
 from t2l.training.conditions import ConditionTable
 from t2l.training.cross_entropy import chunked_loss
-from t2l.training.recipes import Recipe, load_recipe, recipe_names
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import IGNORED, Batch, SftConfig, answer_loss, sft_loss
 from t2l.training.sft_step import MicroBatch, Share, Terms, learn_step

@@ -22,7 +22,7 @@ from t2l.errors import RecipeError, T2LError
 from t2l.library import Library
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
-from t2l.training.recipes import Recipe, load_recipe
+from t2l.recipes.reader import Recipe, load_recipe
 from t2l.training.recon_run import plan_recon, run_recon, tasks_of
 from t2l.training.run_folder import RunFolder
 from test_task_library import make_store
@@ -95,7 +95,7 @@ def test_reconstruction_that_is_killed_ends_with_the_same_checkpoint(place: Path
 import os, signal, sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from t2l.training.recipes import load_recipe
+from t2l.recipes.reader import load_recipe
 from t2l.training.recon_run import run_recon
 from t2l.training.run_folder import RunFolder
 def report(done, steps, loss):

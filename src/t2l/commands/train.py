@@ -16,7 +16,7 @@ from t2l.commands.terminal import print_json, results, say
 from t2l.errors import T2LError, TrainingStopped
 
 if TYPE_CHECKING:
-    from t2l.training.recipes import Recipe
+    from t2l.recipes.reader import Recipe
     from t2l.training.run_folder import RunFolder
 
 train = typer.Typer(
@@ -30,7 +30,7 @@ recipes = typer.Typer(name="recipes", help="The recipes that ship with t2l.", no
 @recipes.command("ls")
 def list_recipes(as_json: AsJson = False) -> None:
     """List the recipes, a line each."""
-    from t2l.training.recipes import load_recipe, recipe_names
+    from t2l.recipes.reader import load_recipe, recipe_names
 
     found = {name: load_recipe(name).about for name in recipe_names()}
     if as_json:
@@ -49,7 +49,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print a recipe."""
-    from t2l.training.recipes import load_recipe, recipe_names, recipe_text
+    from t2l.recipes.reader import load_recipe, recipe_names, recipe_text
 
     recipe = load_recipe(name, overrides or [])
     if as_json:
@@ -67,8 +67,8 @@ def copy(
     force: Force = False,
 ) -> None:
     """Copy a recipe to a file of your own, to change it there."""
+    from t2l.recipes.reader import recipe_text
     from t2l.storage import check_file, write_bytes
-    from t2l.training.recipes import recipe_text
 
     text = recipe_text(name)
     check_file(out, force=force)
@@ -106,7 +106,7 @@ def _train(
     as_json: AsJson = False,
 ) -> None:
     what = str(context.info_name)
-    from t2l.training.recipes import load_recipe
+    from t2l.recipes.reader import load_recipe
 
     recipe = load_recipe(name, overrides or [])
     if dry_run:

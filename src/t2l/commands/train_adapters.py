@@ -31,9 +31,9 @@ def library(
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA for each of many tasks, several at once, as a library of PEFT folders."""
+    from t2l.recipes.reader import load_recipe
     from t2l.training.library_run import plan_library, run_library
     from t2l.training.loop import printed_progress
-    from t2l.training.recipes import load_recipe
     from t2l.training.run_folder import RunFolder
 
     wanted = load_recipe(recipe, overrides or [])
@@ -69,8 +69,8 @@ def recon(
 ) -> None:
     """Train a hypernetwork to reconstruct a library of adapters, read from disk as they are needed."""
     from t2l.encoders import encoder_from_config
+    from t2l.recipes.reader import load_recipe
     from t2l.training.loop import printed_progress
-    from t2l.training.recipes import load_recipe
     from t2l.training.recon_run import plan_figures, plan_recon, run_recon
     from t2l.training.run_folder import RunFolder
     from t2l.training.trackers import Trackers

@@ -10,7 +10,7 @@ from typing import Any
 from t2l.encoders import DescriptionEncoder
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
-from t2l.training.recipes import Recipe
+from t2l.recipes.reader import Recipe
 
 
 def fresh_hypernetwork(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder, **head: Any) -> HyperNetwork:

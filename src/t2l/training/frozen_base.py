@@ -17,8 +17,8 @@ from t2l.base_names import canonical_name
 from t2l.bases import Base, load_base, load_tokenizer
 from t2l.data.prompts import tokenizer_digest
 from t2l.errors import BaseModelError
+from t2l.recipes.sections import BaseSection
 from t2l.training.loop import bfloat16_is_fast
-from t2l.training.recipe_sections import BaseSection
 
 
 def load_frozen_base(section: BaseSection, device: torch.device) -> Base:

@@ -19,7 +19,7 @@ from torch import Tensor
 from t2l.batched import apply_batched
 from t2l.errors import RecipeError
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.recipes import Recipe
+from t2l.recipes.reader import Recipe
 from t2l.training.sft import IGNORED, Batch, logits_of
 from t2l.training.sft_step import MicroBatch, Shape
 

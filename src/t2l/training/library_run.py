@@ -15,11 +15,11 @@ from t2l.data.store import DataStore, TaskEntry
 from t2l.errors import RecipeError
 from t2l.library import INDEX_FILE, Library
 from t2l.lora import LoraSpec
+from t2l.recipes.reader import Recipe
+from t2l.recipes.sections import LibrarySection, ReconSection
 from t2l.training.frozen_base import load_frozen_base
 from t2l.training.loop import LoopConfig, Report
 from t2l.training.oracles import OracleConfig
-from t2l.training.recipe_sections import LibrarySection, ReconSection
-from t2l.training.recipes import Recipe
 from t2l.training.sft import SftConfig
 from t2l.training.sft_run import build_spec
 from t2l.training.task_library import TaskLibraryConfig, choose_tasks, train_task_library

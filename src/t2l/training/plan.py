@@ -16,9 +16,9 @@ from t2l.bases import base_config
 from t2l.encoders import encoder_from_config
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
+from t2l.recipes.reader import Recipe
 from t2l.training.cross_entropy import LOGITS_AT_ONCE
 from t2l.training.frozen_base import dtype_of
-from t2l.training.recipes import Recipe
 from t2l.training.sft_run import build_source, build_spec, targets_of
 from t2l.training.speed import layers_rate, source_seconds, this_device
 

@@ -14,10 +14,10 @@ from t2l.data.store import DataStore
 from t2l.encoders import DescriptionEncoder
 from t2l.errors import CheckpointError
 from t2l.lora import LoraSource
+from t2l.recipes.reader import Recipe
+from t2l.recipes.sections import BaseSection
 from t2l.storage import read_tensors, tensors_digest, write_tensors
 from t2l.training.conditions import Conditions, StepConditions, Wanted, described, encode_table, table_of
-from t2l.training.recipe_sections import BaseSection
-from t2l.training.recipes import Recipe
 from t2l.training.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from t2l.errors import CheckpointError, OutputError, RecipeError, T2LError
+from t2l.recipes.reader import Recipe, load_recipe, recipe_differences
 from t2l.storage import new_folder, read_json, read_pickled, read_tensors, write_bytes, write_json, write_tensors
-from t2l.training.recipes import Recipe, load_recipe, recipe_differences
 
 STATE_FILE = "state.json"
 _FILES = ("model.safetensors", "training.pt")  # of a checkpoint, besides the state that holds their digests

@@ -24,6 +24,7 @@ from t2l.features import LinearTaskEncoder
 from t2l.hypernet import HIDDEN_MATRICES, HyperNetwork
 from t2l.lora import LoraSource, LoraSpec
 from t2l.model import TextToLora
+from t2l.recipes.reader import Recipe
 from t2l.training.conditions import (
     Conditions,
     ConditionTable,
@@ -34,7 +35,6 @@ from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.frozen_base import check_base_of_store, load_frozen_base, shard
 from t2l.training.graphs import GraphedBase, check_graphs
 from t2l.training.optimizers import muon_and_adamw
-from t2l.training.recipes import Recipe
 from t2l.training.run_conditions import run_conditions, standardise_tokens
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import Batch, SftConfig

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
+from t2l.recipes.reader import Recipe
 from t2l.training.frozen_base import attention_of, dtype_of, enable_activation_checkpointing, without_dropout
-from t2l.training.recipes import Recipe
 from t2l.training.sft import IGNORED, Batch, SftConfig
 from t2l.training.sft_step import MicroBatch, Terms, learn_step
 

@@ -23,10 +23,10 @@ from torch import Tensor
 from t2l.data.sampler import Pick
 from t2l.data.store import DataStore
 from t2l.errors import DataError, RecipeError
+from t2l.recipes.reader import Recipe
 from t2l.training.conditions import Conditions, Gathered, Wanted
 from t2l.training.graphs import arrays_of, cut_into_shapes, shapes_of
 from t2l.training.mixture import MixtureSampler
-from t2l.training.recipes import Recipe
 from t2l.training.sft import IGNORED, Batch
 from t2l.training.sft_step import MicroBatch, Shape
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from t2l.errors import CheckpointError, RecipeError, T2LError, TrainingStopped
+from t2l.recipes.reader import Recipe
 from t2l.training.loop import LoopConfig
-from t2l.training.recipes import Recipe
 from t2l.training.run_folder import RunFolder
 from t2l.training.stopping import StopRequest, stop_requests
 from t2l.training.trackers import Progress, Trackers

@@ -1,6 +1,6 @@
 """Recipes: all that one training run is made of, as a file of the differences from the defaults.
 
-Level 4. A recipe is a YAML file of sections; it may begin from another (``like: NAME``), and the command line changes
+Level 3. A recipe is a YAML file of sections; it may begin from another (``like: NAME``), and the command line changes
 single values (``loop.steps=500``). Every key and every type is checked against the dataclasses below, so a misspelt
 key is an error that names the nearest right one. This file knows settings; it loads no model and reads no data.
 """
@@ -20,8 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from t2l.errors import RecipeError, did_you_mean
-from t2l.storage import MOST_FOREIGN, parse_yaml, read_text
-from t2l.training.recipe_sections import (
+from t2l.recipes.sections import (
     BaseSection,
     ConditionSection,
     DataSection,
@@ -35,6 +34,7 @@ from t2l.training.recipe_sections import (
     ReconSection,
     ValidationSection,
 )
+from t2l.storage import MOST_FOREIGN, parse_yaml, read_text
 
 _LIKE = "like"
 _FORMER = {

@@ -1,6 +1,6 @@
 """The sections of a recipe: every setting of a training run, with its default and what it means.
 
-Level 4. Plain frozen dataclasses; `t2l.training.recipes` reads and checks them. A field added here is at once a key of
+Level 3. Plain frozen dataclasses; `t2l.recipes.reader` reads and checks them. A field added here is at once a key of
 recipes and of the command line.
 """
 
