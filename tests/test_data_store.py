@@ -7,12 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from t2l.data.prompts import Rows
-from t2l.data.sampler import TaskBalancedSampler, permutation
+from t2l.data.sampler import TaskSampler, permutation
 from t2l.data.store import SAMPLES_FILE, DataStore, TaskEntry
 from t2l.data.writer import JOURNAL_FILE, forget_from, open_writer
 from t2l.errors import DataError, OutputError, T2LError
@@ -51,7 +52,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     sample = store.sample(store.task_index("b"), 1)
     assert sample.input_ids.tolist() == [4, 5, 6, 7] and sample.prompt_length == 1
     assert sample.input_ids.dtype == np.int32 and not sample.input_ids.flags.owndata
-    assert store.lengths(1).tolist() == [3, 4] and store.length(1, 1) == 4
+    assert store.lengths(1).tolist() == [3, 4]
     store.verify()
     with pytest.raises(IndexError):
         store.sample(0, 1)
@@ -193,26 +194,16 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
 # --- the sampler ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Lengths:
-    """A store of lengths alone."""
+@dataclass(frozen=True)
+class Named:
+    """A store of names and sizes alone."""
 
     tasks: tuple[TaskEntry, ...]
-    table: list[list[int]]
-
-    def length(self, task_index: int, sample_index: int) -> int:
-        return self.table[task_index][sample_index]
 
 
-def lengths(sizes: list[int], descriptions: int = 3, seed: int = 0) -> Lengths:
-    """Tasks of these sizes; task i has samples of about 20 * (i + 1) tokens."""
-    rng = np.random.default_rng(seed)
-    tasks = tuple(
-        TaskEntry(f"task{i}", "train", size, tuple(f"d{n}" for n in range(descriptions)))
-        for i, size in enumerate(sizes)
-    )
-    table = [(20 * (i + 1) + rng.integers(0, 200, size)).tolist() for i, size in enumerate(sizes)]
-    return Lengths(tasks, table)
+def sized(sizes: list[int], descriptions: int = 3) -> Named:
+    texts = tuple(f"d{n}" for n in range(descriptions))
+    return Named(tuple(TaskEntry(f"task{i}", "train", size, texts) for i, size in enumerate(sizes)))
 
 
 SIZES = [5, 17, 64, 1, 33, 100, 8]
@@ -237,10 +228,13 @@ def test_permutations_favour_no_place() -> None:
     assert chi_square < 60  # 25 degrees of freedom: 52.6 is the 99.9th percentile
 
 
+def sampled(store: Named, tasks_a_step: int, samples: int = 1, seed: int = 0, **how: Any) -> TaskSampler:
+    return TaskSampler(store, range(len(store.tasks)), tasks_a_step, samples, seed, **how)
+
+
 def test_every_task_is_as_frequent_and_every_sample_comes_once_a_turn() -> None:
-    store = lengths(SIZES)
-    sampler = TaskBalancedSampler(store, batch_size=4, seed=1, window=7)
-    picks = [pick for step in range(7 * 25) for pick in sampler.batch(step)]  # 700 positions: 100 visits a task
+    sampler = sampled(sized(SIZES), 4, seed=1)
+    picks = [pick for step in range(7 * 25) for (pick,) in sampler.groups(step)]  # 700 positions: 100 visits a task
     assert Counter(task for task, _, _ in picks) == dict.fromkeys(range(len(SIZES)), 100)
     for task, size in enumerate(SIZES):
         counts = Counter(sample for index, sample, _ in picks if index == task)
@@ -250,73 +244,36 @@ def test_every_task_is_as_frequent_and_every_sample_comes_once_a_turn() -> None:
     assert set(described.values()) == {33, 34}
 
 
-def test_any_step_can_be_entered_and_processes_share_the_work() -> None:
-    store = lengths(SIZES)
-    whole = TaskBalancedSampler(store, batch_size=6, seed=3, window=5)
-    steps = [whole.batch(step) for step in range(40)]
-    fresh = TaskBalancedSampler(store, batch_size=6, seed=3, window=5)
-    assert [fresh.batch(step) for step in (37, 2, 19)] == [steps[37], steps[2], steps[19]]
-    ranks = [TaskBalancedSampler(store, batch_size=2, seed=3, rank=r, world_size=3, window=5) for r in range(3)]
-    for step in range(40):
-        together = [pick for rank in ranks for pick in rank.batch(step)]
-        assert sorted(together) == sorted(steps[step])
-    assert [whole.batch(0)] != [TaskBalancedSampler(store, batch_size=6, seed=4, window=5).batch(0)]
-
-
-def test_a_step_far_away_costs_no_more() -> None:
-    calls = []
-
-    class Counting(Lengths):
-        def length(self, task_index: int, sample_index: int) -> int:
-            calls.append(task_index)
-            return super().length(task_index, sample_index)
-
-    given = lengths(SIZES)
-    store = Counting(given.tasks, given.table)
-    TaskBalancedSampler(store, batch_size=4, seed=0, window=8).batch(0)
-    near = len(calls)
-    TaskBalancedSampler(store, batch_size=4, seed=0, window=8).batch(10**12)
-    assert near == 32 and len(calls) == 2 * near
-
-
-def test_batches_hold_samples_of_similar_length() -> None:
-    store = lengths([50] * 20)
-
-    def padded(window: int) -> float:
-        sampler = TaskBalancedSampler(store, batch_size=8, seed=0, window=window)
-        batches = [[store.length(task, sample) for task, sample, _ in sampler.batch(step)] for step in range(96)]
-        return sum(len(batch) * max(batch) for batch in batches) / sum(map(sum, batches))
-
-    assert padded(1) > 1.4 and padded(32) < 1.1
-    ranks = [TaskBalancedSampler(store, batch_size=2, seed=0, rank=r, world_size=4, window=32) for r in range(4)]
-    spread = []
-    for step in range(32):
-        means = [np.mean([store.length(task, sample) for task, sample, _ in rank.batch(step)]) for rank in ranks]
-        spread.append(max(means) / min(means))
-    assert np.mean(spread) < 1.1
+def test_any_step_can_be_entered() -> None:
+    whole = sampled(sized(SIZES), 6, seed=3)
+    steps = [whole.groups(step) for step in range(40)]
+    fresh = sampled(sized(SIZES), 6, seed=3)
+    assert [fresh.groups(step) for step in (37, 2, 19)] == [steps[37], steps[2], steps[19]]
+    assert steps[0] != sampled(sized(SIZES), 6, seed=4).groups(0)
+    assert len(fresh.groups(10**12)) == 6
 
 
 def test_groups_share_a_description() -> None:
-    sampler = TaskBalancedSampler(lengths(SIZES), batch_size=6, seed=0, samples_per_task=3, descriptions_per_task=2)
+    sampler = sampled(sized(SIZES), 2, 3, descriptions=2)
     for step in range(30):
-        batch = sampler.batch(step)
-        for group in (batch[:3], batch[3:]):
+        for group in sampler.groups(step):
+            assert len(group) == 3
             assert len({task for task, _, _ in group}) == 1 and len({description for _, _, description in group}) == 1
             assert group[0][2] in (0, 1)
 
 
 def test_what_cannot_be_sampled_is_said() -> None:
-    store = lengths(SIZES)
-    bare = Lengths((TaskEntry("bare", "train", 1, ()),), [[3]])
-    cases: list[tuple[Lengths, dict[str, object], str]] = [
-        (bare, {"batch_size": 1}, "'bare' among them"),
-        (store, {"batch_size": 4, "samples_per_task": 3}, "groups of 3"),
-        (store, {"batch_size": 0}, "batch of 0"),
-        (store, {"batch_size": 1, "split": "test"}, "no test task"),
-        (store, {"batch_size": 1, "rank": 2, "world_size": 2}, "Rank 2 of 2"),
-        (store, {"batch_size": 1, "descriptions_per_task": 0}, "at least 1"),
+    store = sized(SIZES)
+    bare = Named((TaskEntry("bare", "train", 1, ()),))
+    empty = Named((TaskEntry("empty", "train", 0, ("d",)),))
+    cases: list[tuple[Named, dict[str, Any], str]] = [
+        (bare, {"tasks_a_step": 1}, "'bare' among them"),
+        (empty, {"tasks_a_step": 1}, "no task with samples"),
+        (store, {"tasks_a_step": 0}, "at least 1"),
+        (store, {"tasks_a_step": 1, "samples": 0}, "at least 1"),
+        (store, {"tasks_a_step": 1, "descriptions": -1}, "at least 1"),
     ]
     for given, words, message in cases:
         with pytest.raises(T2LError, match=message):
-            TaskBalancedSampler(given, seed=0, **words)  # type: ignore[arg-type]
-    assert TaskBalancedSampler(bare, 1, 0, with_descriptions=False).batch(9) == [(0, 0, -1)]
+            sampled(given, **words)
+    assert sampled(bare, 1, with_descriptions=False).groups(9) == [[(0, 0, -1)]]

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from t2l.data.sampler import TaskSampler, grouped
 from t2l.data.store import TaskEntry
 from t2l.encoders import MiniLmEncoder, OneHotEncoder
 from t2l.errors import RecipeError
 from t2l.recipes.reader import Recipe, load_recipe
 from t2l.training.conditions import ConditionTable, NoConditions, StepConditions, encode_table, table_of
 from t2l.training.loop import LoopConfig
-from t2l.training.mixture import MixtureSampler, grouped
 from t2l.training.sft_run import hidden_matrices
 from t2l.training.standardization import Standardization
 from t2l.training.store_batches import Ahead, StoreBatches
@@ -44,8 +44,8 @@ def small_recipe(*, first: float, examples: float) -> Recipe:
     return replace(recipe, data=replace(recipe.data, mixture={}), condition=condition)
 
 
-def mixture(fractions: dict[str, float], tasks: int = 8) -> MixtureSampler:
-    return MixtureSampler(STORE, ALL, tasks, 2, 0, mixture=fractions)
+def mixture(fractions: dict[str, float], tasks: int = 8) -> TaskSampler:
+    return TaskSampler(STORE, ALL, tasks, 2, 0, mixture=fractions)
 
 
 def test_each_named_group_gets_its_fraction_of_every_batch() -> None:

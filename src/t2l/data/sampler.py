@@ -1,152 +1,136 @@
-"""Which sample of which task comes when: a fixed order that can be entered at any step.
+"""Which samples of which tasks come at which step: a fixed order that can be entered at any step.
 
-Axis letters: W processes, B samples a batch of one process.
+Level 3. A step has groups of samples; those of a group are of one task and share a description, as one adapter serves
+them. Named groups of tasks get a fixed fraction of each step (a mixture); within one, every task is as frequent as
+every other, whatever its size, and within a task every sample comes once before any comes twice. The order is a
+function of (seed, step) alone, so nothing has to be saved or replayed to resume, and any number of processes may share
+a step. This file knows names and counts; it never reads a sample.
 
-Level 3. Every task is as frequent as every other, whatever its size; within a task every sample comes once before any
-comes twice; a batch holds samples of similar length. The order is a function of (seed, step, rank) alone, so nothing
-has to be saved or replayed to resume. This file knows lengths and counts; it never reads a sample.
-
-How. Positions 0, 1, 2, ... run through the tasks in rounds; each round is another permutation of all tasks, and the
-k-th visit to a task takes its k-th sample in permutations of its own. A *window* of consecutive positions is sorted by
-length, cut into steps, and the steps are put in a random order. Sorting moves samples between the steps of one window
-and changes neither which samples come nor how often: no task gains by its length. A permutation is the order of the
+How. The positions 0, 1, 2, ... of a stream run through its tasks in rounds; each round is another permutation of all
+tasks, and the k-th visit to a task takes its k-th samples in permutations of its own. A permutation is the order of the
 keyed hashes of its places, in integers that no library's version changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from fractions import Fraction
 from hashlib import blake2b
 from typing import Protocol
 
 import numpy as np
 
-from t2l.data.store import Split, TaskEntry
-from t2l.errors import DataError
+from t2l.data.store import TaskEntry
+from t2l.errors import DataError, RecipeError, did_you_mean
 
 Pick = tuple[int, int, int]
 """(task index, sample index, description index); the last is -1 where descriptions are not asked for."""
+REST = "*"
+"""In a mixture: the tasks that no other of its names fits."""
 
+_FINEST = 10_000  # fractions are multiples of one in so many
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
-class HasLengths(Protocol):
+class HasTasks(Protocol):
     """What the sampler needs of a store."""
 
     tasks: tuple[TaskEntry, ...]
 
-    def length(self, task_index: int, sample_index: int) -> int:
-        """The tokens of one sample."""
-        ...
 
-
-class TaskBalancedSampler:
-    """The batches of one process among ``world_size``.
+class TaskSampler:
+    """The groups of samples of each step.
 
     Args:
-        store: the samples' lengths and the tasks' descriptions.
-        batch_size: samples a batch of this process.
+        store: its tasks' names, sizes and descriptions.
+        tasks: places in ``store.tasks`` to draw from.
+        tasks_a_step: groups a step.
+        samples: of one task that come together.
         seed: another seed is another order.
-        rank: which of the ``world_size`` processes this is. At a step they get different samples of similar length.
-        split: the tasks to draw from.
-        tasks: places in ``store.tasks`` to draw from, instead of a split.
-        samples_per_task: so many samples of a task come together and share one description, as one adapter serves them.
-        descriptions_per_task: draw from the first so many descriptions (128 of 200 in the paper); all by default.
-        window: steps whose samples are sorted together; 1 sorts nothing between steps.
+        descriptions: draw from the first so many of each task (128 of 200 in the paper); all by default.
+        with_descriptions: whether a description is drawn as well.
+        mixture: name -> fraction of each step's groups. A name is the beginning of the names of the tasks meant, the
+            longest that fits counting, or a pattern with ``*`` inside, which goes before beginnings; ``*`` alone is the
+            rest. Empty: every task is as frequent as every other.
 
     Raises:
-        DataError: no task to draw from, a task without descriptions, or sizes that do not fit.
+        DataError: no task to draw from, or a task without descriptions.
+        RecipeError: a name fits no task, a task fits no name, or the fractions do not sum to 1 or cannot be kept to.
 
     Example:
-        >>> sampler = TaskBalancedSampler(store, batch_size=8, seed=0)  # doctest: +SKIP
-        >>> sampler.batch(10_000)[0]  # doctest: +SKIP
-        (17, 204, 3)
+        >>> sampler = TaskSampler(store, store.split("train"), 8, 1, seed=0)  # doctest: +SKIP
+        >>> sampler.groups(10_000)[0]  # doctest: +SKIP
+        [(17, 204, 3)]
     """
 
     def __init__(
         self,
-        store: HasLengths,
-        batch_size: int,
+        store: HasTasks,
+        tasks: Sequence[int],
+        tasks_a_step: int,
+        samples: int,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
         *,
-        split: Split = "train",
-        tasks: Sequence[int] | None = None,
-        samples_per_task: int = 1,
-        descriptions_per_task: int | None = None,
+        descriptions: int | None = None,
         with_descriptions: bool = True,
-        window: int = 32,
+        mixture: Mapping[str, float] | None = None,
     ) -> None:
-        chosen = tasks if tasks is not None else [i for i, task in enumerate(store.tasks) if task.split == split]
-        self.tasks = tuple(index for index in chosen if store.tasks[index].samples > 0)
-        if not self.tasks:
+        chosen = tuple(index for index in tasks if store.tasks[index].samples > 0)
+        if not chosen:
+            raise DataError("There is no task with samples to draw from.", "See the splits: t2l data show STORE")
+        if min(tasks_a_step, samples, descriptions or 1) < 1:
             raise DataError(
-                f"There is no {split} task with samples to draw from.", "See the splits: t2l data show STORE"
+                f"tasks_a_step={tasks_a_step}, samples={samples} and descriptions={descriptions} must be at least 1."
             )
-        if batch_size < 1 or samples_per_task < 1 or batch_size % samples_per_task:
-            raise DataError(
-                f"A batch of {batch_size} samples cannot hold groups of {samples_per_task} of one task.",
-                "Make the batch size a multiple of samples_per_task.",
-            )
-        if not 0 <= rank < world_size or window < 1:
-            raise DataError(f"Rank {rank} of {world_size} processes, and a window of {window} steps, do not exist.")
-        if descriptions_per_task is not None and descriptions_per_task < 1:
-            raise DataError(f"descriptions_per_task is {descriptions_per_task}; it must be at least 1.")
-        bare = [store.tasks[index].name for index in self.tasks if not store.tasks[index].descriptions]
+        bare = [store.tasks[index].name for index in chosen if not store.tasks[index].descriptions]
         if with_descriptions and bare:
             raise DataError(
-                f"{len(bare)} of {len(self.tasks)} tasks have no description, '{bare[0]}' among them.",
+                f"{len(bare)} of {len(chosen)} tasks have no description, '{bare[0]}' among them.",
                 "Write some (t2l data describe) or leave them out (t2l data prepare --without-descriptions drop).",
             )
-        self._lengths = store
-        self._sizes = [store.tasks[index].samples for index in self.tasks]
-        limit = descriptions_per_task
-        self._descriptions = [
-            min(len(store.tasks[index].descriptions), limit or len(store.tasks[index].descriptions))
-            if with_descriptions
-            else 0
-            for index in self.tasks
-        ]
-        self._seed = seed
-        self._rank, self._world_size = rank, world_size
-        self._groups = batch_size // samples_per_task  # of one process
-        self._samples_per_task = samples_per_task
-        self._window = window
+        self.tasks_a_step = tasks_a_step
+        members = grouped(store, chosen, mixture or {})
+        fractions = {name: Fraction((mixture or {REST: 1.0})[name]).limit_denominator(_FINEST) for name in members}
+        self._largest = max(fractions, key=lambda name: fractions[name])
+        self._fractions = {name: fraction for name, fraction in fractions.items() if name != self._largest}
+        if fractions[self._largest] * tasks_a_step < len(self._fractions):
+            raise RecipeError(
+                f"loop.tasks={tasks_a_step} tasks a step are too few for {len(members)} groups in data.mixture.",
+                "Draw more tasks a step, or name fewer groups.",
+            )
+        limit = descriptions if with_descriptions else 0
+        self._streams = {name: _Stream(store, places, samples, seed, limit) for name, places in members.items()}
+
+    def groups(self, step: int) -> list[list[Pick]]:
+        """The picks of a step, those of a task together. Work does not grow with ``step``."""
+        begin = {name: int(step * self.tasks_a_step * fraction) for name, fraction in self._fractions.items()}
+        end = {name: int((step + 1) * self.tasks_a_step * fraction) for name, fraction in self._fractions.items()}
+        begin[self._largest] = step * self.tasks_a_step - sum(begin.values())
+        end[self._largest] = (step + 1) * self.tasks_a_step - sum(end.values())
+        found = []
+        for name, stream in self._streams.items():
+            found += [stream.group(position) for position in range(begin[name], end[name])]
+        return found
+
+
+class _Stream:
+    """The endless order of some tasks; ``limit``: descriptions of each that are drawn from, None for all."""
+
+    def __init__(self, store: HasTasks, tasks: tuple[int, ...], samples: int, seed: int, limit: int | None) -> None:
+        self._tasks, self._samples, self._seed = tasks, samples, seed
+        self._sizes = [store.tasks[index].samples for index in tasks]
+        self._descriptions = [len(store.tasks[index].descriptions[:limit]) for index in tasks]
         self._permutations: dict[tuple[str, int], tuple[int, list[int]]] = {}  # the last turn of each
-        self._sorted: tuple[int, list[list[list[Pick]]]] | None = None
 
-    def batch(self, step: int) -> list[Pick]:
-        """The samples of this process at a step; any step may be asked for, in any order.
-
-        Work does not grow with ``step``: one window of steps is made, and kept for the steps beside it.
-        """
-        if step < 0:
-            raise IndexError(f"steps begin at 0, asked for {step}")
-        window, place = divmod(step, self._window)
-        if self._sorted is None or self._sorted[0] != window:
-            self._sorted = (window, self._make(window))
-        return [pick for group in self._sorted[1][place] for pick in group]
-
-    def _make(self, window: int) -> list[list[list[Pick]]]:
-        """The groups of this rank at each step of a window."""
-        per_step = self._groups * self._world_size
-        first = window * self._window * per_step
-        groups = [self._group(position) for position in range(first, first + self._window * per_step)]
-        longest = np.array([max(self._lengths.length(task, sample) for task, sample, _ in group) for group in groups])
-        ties = permutation(len(groups), self._key("ties", window))
-        order = np.lexsort(np.stack([ties, longest]))
-        steps = order.reshape(self._window, per_step)[permutation(self._window, self._key("steps", window))]
-        return [[groups[index] for index in row[self._rank :: self._world_size]] for row in steps]
-
-    def _group(self, position: int) -> list[Pick]:
-        """The samples at a position of the endless order of tasks."""
-        visit, place = divmod(position, len(self.tasks))
-        slot = self._permuted("round", 0, len(self.tasks), visit, place)
+    def group(self, position: int) -> list[Pick]:
+        """The samples at a position."""
+        visit, place = divmod(position, len(self._tasks))
+        slot = self._permuted("round", 0, len(self._tasks), visit, place)
         size, picks = self._sizes[slot], []
-        for number in range(visit * self._samples_per_task, (visit + 1) * self._samples_per_task):
+        for number in range(visit * self._samples, (visit + 1) * self._samples):
             turn, within = divmod(number, size)
-            picks.append((self.tasks[slot], self._permuted("samples", slot, size, turn, within)))
+            picks.append((self._tasks[slot], self._permuted("samples", slot, size, turn, within)))
         count, description = self._descriptions[slot], -1
         if count:
             turn, within = divmod(visit, count)
@@ -157,13 +141,41 @@ class TaskBalancedSampler:
         """Where a permutation puts a place; each turn has another one."""
         known = self._permutations.get((kind, slot))
         if known is None or known[0] != turn:
-            known = (turn, permutation(size, self._key(kind, slot, turn)).tolist())
+            key = blake2b(f"{self._seed}/{kind}/{slot}/{turn}".encode(), digest_size=8).digest()
+            known = (turn, permutation(size, int.from_bytes(key, "little")).tolist())
             self._permutations[kind, slot] = known
         return known[1][place]
 
-    def _key(self, *parts: str | int) -> int:
-        text = "/".join(str(part) for part in (self._seed, *parts))
-        return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+def grouped(store: HasTasks, tasks: tuple[int, ...], mixture: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
+    """Name -> the tasks that it means.
+
+    Raises:
+        RecipeError: as `TaskSampler`.
+    """
+    if not mixture:
+        return {REST: tasks}
+    if abs(sum(mixture.values()) - 1) > 1e-3 or min(mixture.values()) <= 0:
+        raise RecipeError(
+            f"The fractions of data.mixture are {', '.join(f'{value:g}' for value in mixture.values())}; "
+            "they must be above 0 and sum to 1."
+        )
+    named = sorted((name for name in mixture if name != REST), key=len, reverse=True)
+    patterns, names = [n for n in named if "*" in n], [n for n in named if "*" not in n]
+    found: dict[str, list[int]] = {name: [] for name in mixture}
+    for task in tasks:
+        own = store.tasks[task].name
+        fitting = [name for name in patterns if fnmatchcase(own, name)] or [n for n in names if own.startswith(n)]
+        name = fitting[0] if fitting else REST
+        if name not in found:
+            raise RecipeError(f"No name in data.mixture fits the task '{own}'.", f"Add the rest: {REST}: 0.5")
+        found[name].append(task)
+    empty = next((name for name, places in found.items() if not places), None)
+    if empty is not None:
+        known = sorted({store.tasks[task].name for task in tasks})
+        hint = "Leave it out." if empty == REST else did_you_mean(empty, known)
+        raise RecipeError(f"'{empty}' in data.mixture fits no training task of the store.", hint)
+    return {name: tuple(places) for name, places in found.items()}
 
 
 def permutation(size: int, key: int) -> np.ndarray:

@@ -162,11 +162,6 @@ class DataStore:
         """int32 (samples,): the tokens of each sample of a task, prompt and response together."""
         return np.diff(self._columns[task_index][0])
 
-    def length(self, task_index: int, sample_index: int) -> int:
-        """The tokens of one sample, without reading them."""
-        offsets = self._columns[task_index][0]
-        return int(offsets[sample_index + 1] - offsets[sample_index])
-
     def verify(self) -> None:
         """Reads every sample and compares digests.
 

@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2l.data.sampler import Pick
+from t2l.data.sampler import Pick, TaskSampler
 from t2l.data.store import DataStore
 from t2l.errors import DataError, RecipeError
 from t2l.recipes.reader import Recipe
 from t2l.training.conditions import Conditions, Gathered, Wanted
 from t2l.training.graphs import arrays_of, cut_into_shapes, shapes_of
-from t2l.training.mixture import MixtureSampler
 from t2l.training.sft import IGNORED, Batch
 from t2l.training.sft_step import MicroBatch, Shape
 
@@ -83,7 +82,7 @@ class StoreBatches:
         self._lock = Lock()  # the sampler keeps what it made last, and steps are made in another thread
         self.shapes = shapes_of()
         self.shaped = recipe.loop.graphs
-        self._sampler = MixtureSampler(
+        self._sampler = TaskSampler(
             store,
             train_tasks(store, recipe),
             recipe.loop.tasks,
