@@ -24,7 +24,6 @@ from t2l.errors import BaseModelError, DescriptionError, T2LError
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.model import TextToLora
 from t2l.serving.adapter_store import AdapterStore
-from t2l.serving.attention import rows_attention
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.errors import (
     BusyError,
@@ -39,7 +38,8 @@ from t2l.serving.passes import Passes, Piece
 from t2l.serving.prompts import chat_tokens
 from t2l.serving.sampling import Picker, Sampling
 from t2l.serving.scheduler import Job, Scheduler
-from t2l.serving.text import Writer
+from t2l.serving.slot_cache import rows_attention
+from t2l.serving.stream import Writer
 
 NAMES = [f"task {number}" for number in range(40)]
 SLOTS = 5

@@ -16,8 +16,8 @@ from helpers import tiny_pair
 from live_server import live, refused, user
 from t2l import composition
 from t2l.adapter import Adapter
-from t2l.serving.composer import Combination
 from t2l.serving.engine import Engine, Limits
+from t2l.serving.maker import Combination
 from t2l.serving.sampling import Sampling
 
 NAMES = [f"task {number}" for number in range(12)]

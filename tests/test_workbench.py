@@ -629,7 +629,6 @@ def test_a_step_is_json_so_that_no_form_of_another_page_can_be_one(page: httpx.C
         "/static/%2e%2e/%2e%2e/etc/passwd",
         "/assets/..%2f..%2froutes.py",
         "/gradio_api/component_server",
-        "/docs",
     ],
 )
 def test_the_routes_that_no_page_needs_are_shut(page: httpx.Client, path: str) -> None:

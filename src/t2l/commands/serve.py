@@ -92,7 +92,7 @@ def serve(
         ready = server(create_app(engine, options), graceful_s=int(options.drain_s) + 5)
         warn_of_openness(engine, door, host, bool(keys), notes)
         where = f"http://{shown_address(door)}/v1"
-        say(f"Serving {engine.name} on {where} (docs: /docs; Ctrl-C stops).", "bold green")
+        say(f"Serving {engine.name} on {where} (Ctrl-C stops).", "bold green")
         ready.run(sockets=[door])
     finally:
         door.close()

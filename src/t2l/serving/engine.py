@@ -29,9 +29,8 @@ from t2l.guidance.guide import Guide, is_calibrated
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.serving.adapter_store import AdapterStore
-from t2l.serving.composer import Combination, Composer
 from t2l.serving.errors import BusyError, RequestError, StoppedError
-from t2l.serving.maker import AdapterMaker, Made
+from t2l.serving.maker import AdapterMaker, Combination, Composer, Made
 from t2l.serving.passes import Passes
 from t2l.serving.prompts import chat_tokens, check_tokens, longest_token, room
 from t2l.serving.sampling import Sampling

@@ -9,32 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from t2l import composition
 from t2l.adapter import Adapter
-from t2l.errors import DescriptionError, T2LError
-from t2l.serving.access import App, Gate, Receive, Scope, Send
-from t2l.serving.adapter_replies import kept_json, made_json, model_json, zipped
+from t2l.errors import T2LError
+from t2l.serving.access import Gate
+from t2l.serving.adapter_routes import Gone, add_adapters, made_json, make, while_there
 from t2l.serving.adapter_store import ID_PREFIX
-from t2l.serving.api_page import api_page
 from t2l.serving.engine import Engine
-from t2l.serving.errors import OutOfTimeError, RequestError, UnknownModelError
+from t2l.serving.errors import RequestError, UnknownModelError
 from t2l.serving.maker import Made
-from t2l.serving.metrics import Metrics
+from t2l.serving.metrics import Counted, Metrics
 from t2l.serving.openai_schema import (
-    AdapterRequest,
     ChatRequest,
-    CombineRequest,
     CompletionRequest,
     ErrorReply,
     Reply,
@@ -45,10 +39,9 @@ from t2l.serving.openai_schema import (
 from t2l.serving.prompts import chat_tokens, text_tokens
 from t2l.serving.stream import Stream
 
-_Result = TypeVar("_Result")
 _STREAM: Any = {200: {"content": {"text/event-stream": {}}}}  # besides JSON; for the OpenAPI document
-_ZIP: Any = {200: {"content": {"application/zip": {}}}}
 _TEXT: Any = {200: {"content": {"text/plain": {}}}}
+_MOST_PROMPTS = 32  # in one request
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,6 @@ class HttpOptions:
         allow_hosts: names besides those of loopback under which the server is asked; see `access`.
         requests_per_minute: of one key or, without keys, of one address; 0 for no limit.
         max_body: bytes of a request.
-        max_descriptions: in one request.
-        max_description_chars: of them together, where there are several.
-        max_prompts: in one request.
-        max_parts: of one combined adapter.
         body_timeout_s: in which a request must have arrived.
         drain_s: for those under way when the server stops.
     """
@@ -72,10 +61,6 @@ class HttpOptions:
     allow_hosts: Sequence[str] = ()
     requests_per_minute: int = 0
     max_body: int = 1 << 20
-    max_descriptions: int = 64
-    max_description_chars: int = 32768
-    max_prompts: int = 32
-    max_parts: int = 16
     body_timeout_s: float = 30.0
     drain_s: float = 20.0
 
@@ -91,10 +76,6 @@ class _Chosen:
     @property
     def extra(self) -> dict[str, Any]:
         return {} if self.made is None else made_json(self.made)
-
-
-class Gone(Exception):
-    """The client has left."""
 
 
 def create_app(engine: Engine, options: HttpOptions | None = None) -> FastAPI:
@@ -116,38 +97,25 @@ def create_app(engine: Engine, options: HttpOptions | None = None) -> FastAPI:
         description="Describe a task in plain words; get answers under the LoRA adapter for it.",
         version="1",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere; /openapi.json says the same
         redoc_url=None,
         responses={status: {"model": ErrorReply, "description": "What is wrong."} for status in ("4XX", "5XX")},
     )
     app.state.engine = engine
     app.add_middleware(
-        _Inner,  # the last that is added is the outermost
-        wrap=lambda inner: Gate(
-            inner,
-            keys=options.api_keys,
-            hosts=options.allow_hosts,
-            per_minute=options.requests_per_minute,
-            max_body=options.max_body,
-            body_timeout_s=options.body_timeout_s,
-        ),
+        Gate,  # pyright: ignore[reportArgumentType] - plain ASGI
+        keys=options.api_keys,
+        hosts=options.allow_hosts,
+        per_minute=options.requests_per_minute,
+        max_body=options.max_body,
+        body_timeout_s=options.body_timeout_s,
     )
-    app.add_middleware(_Inner, wrap=metrics.around)
+    app.add_middleware(Counted, metrics=metrics)  # pyright: ignore[reportArgumentType] - the last is the outermost
     _add_errors(app)
-    _add_completions(app, engine, options)
-    _add_adapters(app, engine, options)
+    _add_completions(app, engine)
+    add_adapters(app, engine)
     _add_monitoring(app, engine, metrics)
     return app
-
-
-class _Inner:
-    """Lets a plain function or class wrap an ASGI application the way Starlette adds middleware."""
-
-    def __init__(self, app: App, wrap: Any) -> None:
-        self._app = wrap(app)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
 
 
 class _Events(StreamingResponse):
@@ -170,7 +138,7 @@ class _Events(StreamingResponse):
 # --- completions --------------------------------------------------------------------------------------------------
 
 
-def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
+def _add_completions(app: FastAPI, engine: Engine) -> None:
     @app.post("/v1/chat/completions", tags=["completions"], responses=_STREAM)
     async def chat(body: ChatRequest, request: Request) -> Any:
         """A conversation's next message."""
@@ -189,8 +157,8 @@ def _add_completions(app: FastAPI, engine: Engine, options: HttpOptions) -> None
     async def complete(body: CompletionRequest, request: Request) -> Any:
         """What follows a text, or each of several texts."""
         sampling, prompts = body.sampling(body.max_tokens), body.prompts()
-        if len(prompts) > options.max_prompts:
-            raise RequestError(f"There are {len(prompts)} prompts; {options.max_prompts} may be sent.", field="prompt")
+        if len(prompts) > _MOST_PROMPTS:
+            raise RequestError(f"There are {len(prompts)} prompts; {_MOST_PROMPTS} may be sent.", field="prompt")
         tokens = await asyncio.to_thread(_tokens, engine, prompts)
         chosen = await _choose(engine, body.model, body.task_description, request)
         strength = _strength(body.strength, chosen)
@@ -228,7 +196,7 @@ async def _choose(engine: Engine, model: str, description: str | None, request: 
             f"Leave one of them away; with a task description, model is '{engine.name}'.",
             field="task_description",
         )
-    (made,) = await _while_there(request, _await(engine, [description]))
+    (made,) = await while_there(request, make(engine, [description]))
     return _Chosen(made.kept.id, made.adapter, made)
 
 
@@ -250,24 +218,12 @@ def _named(engine: Engine, model: str) -> Adapter:
     )
 
 
-async def _await(engine: Engine, descriptions: Sequence[str]) -> list[Made]:
-    return await _in_time(engine, await asyncio.to_thread(engine.make, descriptions))
-
-
-async def _in_time(engine: Engine, ordered: Future[_Result]) -> _Result:
-    allowed = engine.limits.timeout_s
-    try:
-        return await asyncio.wait_for(asyncio.wrap_future(ordered), allowed)
-    except asyncio.TimeoutError:
-        raise OutOfTimeError(f"The adapter was not made within {allowed:g} s.", "Try again later.") from None
-
-
 async def _reply(body: Any, request: Request, streams: list[Stream], reply: Reply) -> Any:
     if body.stream:
         return _Events(_events(streams, reply, body.with_usage), streams)
     try:
         results = asyncio.gather(*(stream.aresult() for stream in streams))
-        return reply.whole(await _while_there(request, results))
+        return reply.whole(await while_there(request, results))
     finally:
         for stream in streams:
             if not stream.done:
@@ -308,114 +264,6 @@ async def _events(streams: list[Stream], reply: Reply, with_usage: bool) -> Asyn
     yield event("[DONE]")
 
 
-async def _while_there(request: Request, work: Any) -> Any:
-    """Awaits ``work``; stops it when the client leaves, and raises `Gone`."""
-
-    async def leaving() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, left = asyncio.ensure_future(work), asyncio.ensure_future(leaving())
-    try:
-        await asyncio.wait([working, left], return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Gone
-        return working.result()
-    finally:
-        for task in (working, left):
-            task.cancel()
-        await asyncio.gather(working, left, return_exceptions=True)  # what nobody fetches is a traceback in the log
-
-
-# --- adapters and models ------------------------------------------------------------------------------------------
-
-
-def _add_adapters(app: FastAPI, engine: Engine, options: HttpOptions) -> None:
-    @app.get("/v1/models", tags=["models"])
-    async def models() -> dict[str, Any]:
-        """The base and every adapter that is kept."""
-        base = {"id": engine.name, "object": "model", "created": int(started), "owned_by": "base"}
-        most = engine.t2l.spec.rank  # others can be downloaded, not asked
-        served = [kept for kept in engine.adapters.entries() if kept.rank <= most]
-        return {"object": "list", "data": [base, *(model_json(kept, engine) for kept in served)]}
-
-    @app.get("/v1/models/{model}", tags=["models"])
-    async def model(model: str) -> dict[str, Any]:
-        """The base or one adapter; the base's name may hold a slash, written %2F."""
-        if model == engine.name:
-            return {"id": engine.name, "object": "model", "created": int(started), "owned_by": "base"}
-        return model_json(engine.adapters.entry(model), engine)
-
-    @app.post("/v1/adapters", status_code=201, tags=["adapters"])
-    async def make(body: AdapterRequest, request: Request) -> dict[str, Any]:
-        """Adapters for one description or several; those that are kept already are not made again."""
-        if (body.description is None) == (body.descriptions is None):
-            raise RequestError("Give either description or descriptions.", field="description")
-        descriptions = [body.description] if body.description is not None else body.descriptions or []
-        if len(descriptions) > options.max_descriptions:
-            raise DescriptionError(
-                f"There are {len(descriptions)} descriptions; {options.max_descriptions} may be sent at a time."
-            )
-        _check_length(descriptions, options)
-        begun = time.perf_counter()
-        made = await _while_there(request, _await(engine, descriptions))
-        milliseconds = round(1000 * (time.perf_counter() - begun), 3)
-        return {"object": "list", "data": [made_json(one) for one in made], "milliseconds": milliseconds}
-
-    @app.post("/v1/adapters/combine", status_code=201, tags=["adapters"])
-    async def combine(body: CombineRequest, request: Request) -> dict[str, Any]:
-        """One adapter from several adapters or descriptions: stronger, weaker, added, subtracted or blended."""
-        if len(body.parts) > options.max_parts:
-            raise RequestError(f"There are {len(body.parts)} parts; {options.max_parts} may be sent.", field="parts")
-        _check_length(body.parts, options)
-        ordered = await asyncio.to_thread(engine.combine, body.wanted())
-        return made_json(await _while_there(request, _in_time(engine, ordered)))
-
-    @app.get("/v1/adapters", tags=["adapters"])
-    async def adapters(
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Annotated[int, Query(ge=0, le=2**31)] = 0
-    ) -> dict[str, Any]:
-        """Adapters that are kept, the newest first."""
-        kept = engine.adapters.entries()
-        return {"object": "list", "data": [kept_json(one) for one in kept[offset : offset + limit]], "total": len(kept)}
-
-    @app.get("/v1/adapters/{adapter}", tags=["adapters"])
-    async def adapter(adapter: str) -> dict[str, Any]:
-        """One adapter."""
-        kept = engine.adapters.entry(adapter)
-        return {**kept_json(kept), "composition": kept.composition}
-
-    @app.get("/v1/adapters/{adapter}/download", tags=["adapters"], response_class=Response, responses=_ZIP)
-    async def download(adapter: str, strength: float = 1.0) -> Response:
-        """The PEFT folder of an adapter, as a zip file; another strength than 1 multiplies what it changes."""
-
-        def made() -> bytes:
-            whole = engine.adapters.get(adapter)
-            return zipped(whole if strength == 1 else composition.scale(whole, strength), adapter)
-
-        data = await asyncio.to_thread(made)
-        headers = {"Content-Disposition": f'attachment; filename="{adapter}.zip"'}  # an id that was found is harmless
-        return Response(data, media_type="application/zip", headers=headers)
-
-    @app.delete("/v1/adapters/{adapter}", tags=["adapters"])
-    async def delete(adapter: str) -> dict[str, Any]:
-        """Forgets an adapter; requests that run under it are not disturbed."""
-        await asyncio.to_thread(engine.adapters.remove, adapter)
-        return {"id": adapter, "object": "adapter", "deleted": True}
-
-    started = time.time()
-
-
-def _check_length(texts: Sequence[str], options: HttpOptions) -> None:
-    """One request may not hold up those who wait behind it: every 256 tokens are a pass of the encoder."""
-    length = sum(len(text) for text in texts)
-    if len(texts) > 1 and length > options.max_description_chars:
-        raise DescriptionError(
-            f"The descriptions have {length} characters together; {options.max_description_chars} may be sent at once.",
-            "Send them in several requests.",
-        )
-
-
 # --- monitoring and errors ----------------------------------------------------------------------------------------
 
 
@@ -425,11 +273,6 @@ def _add_monitoring(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         """200 while requests are taken, else 503. Needs no key."""
         running = engine.running
         return JSONResponse({"status": "ok" if running else "stopping"}, 200 if running else 503)
-
-    @app.get("/docs", include_in_schema=False)
-    async def documentation() -> Response:
-        """The API as a page for people."""
-        return HTMLResponse(api_page(app.openapi()))
 
     @app.get("/metrics", tags=["monitoring"], response_class=Response, responses=_TEXT)
     async def numbers() -> Response:

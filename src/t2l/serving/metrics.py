@@ -59,29 +59,33 @@ class Metrics:
         """In Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def around(self, app: App) -> App:
-        """The application, its requests counted."""
+    def count(self, route: str, status: int, seconds: float) -> None:
+        """One more request; ``status`` 0 where none was sent."""
+        self._requests.labels(route, str(status or "none")).inc()
+        self._seconds.labels(route).observe(seconds)
 
-        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http":
-                await app(scope, receive, send)
-                return
-            begun, status = time.perf_counter(), 0
 
-            async def noted(message: Any) -> None:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                await send(message)
+class Counted:
+    """An ASGI application whose requests are counted."""
 
-            try:
-                await app(scope, receive, noted)
-            finally:
-                route = getattr(scope.get("route"), "path", "other")  # never the path itself: anybody may ask for any
-                self._requests.labels(route, str(status or "none")).inc()
-                self._seconds.labels(route).observe(time.perf_counter() - begun)
+    def __init__(self, app: App, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
 
-        return counted
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun, status = time.perf_counter(), 0
+
+        async def noted(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            if scope["type"] == "http":  # the route, never the path itself: anybody may ask for any
+                route = getattr(scope.get("route"), "path", "other")
+                self._metrics.count(route, status, time.perf_counter() - begun)
 
 
 class _EngineNumbers:

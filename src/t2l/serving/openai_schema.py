@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from t2l.errors import DescriptionError, T2LError, did_you_mean
-from t2l.serving.composer import Combination
 from t2l.serving.errors import (
     BusyError,
     OutOfTimeError,
@@ -23,6 +22,7 @@ from t2l.serving.errors import (
     StoppedError,
     UnknownModelError,
 )
+from t2l.serving.maker import Combination
 from t2l.serving.sampling import Sampling
 from t2l.serving.stream import Completion
 

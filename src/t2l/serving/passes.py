@@ -56,7 +56,7 @@ class Passes:
 
     `exact` says whether, as tried at the start, the place of a request changes no bit of its logits here. That is a
     matter of the matrix library; eager attention may not keep it, nor ``sdpa`` in several threads, so
-    `t2l.serving.attention` is switched on where the base lets it be.
+    the attention of `t2l.serving.slot_cache` is switched on where the base lets it be.
 
     Args:
         base: frozen; nobody else may run it at the same time.
@@ -70,8 +70,7 @@ class Passes:
     """
 
     def __init__(self, base: Base, spec: LoraSpec, *, slots: int, context: int) -> None:
-        from t2l.serving.attention import NAME as ATTENTION
-        from t2l.serving.slot_cache import ALIGNED, SlotCache
+        from t2l.serving.slot_cache import ALIGNED, ATTENTION, SlotCache
 
         self.model = base.model
         if getattr(self.model.config, "_attn_implementation", None) in ("eager", "sdpa"):

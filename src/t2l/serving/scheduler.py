@@ -18,8 +18,7 @@ from t2l.lora import LoraWeights
 from t2l.serving.errors import OutOfTimeError, RequestError, StoppedError
 from t2l.serving.passes import MAX_PIECE, Passes, Piece
 from t2l.serving.sampling import Picker, Sampling, is_usable
-from t2l.serving.stream import Completion, FinishReason, Stream
-from t2l.serving.text import Writer
+from t2l.serving.stream import Completion, FinishReason, Stream, Writer
 
 _READ_IN_A_ROW = MAX_PIECE  # tokens of each prompt; then those who are decoding get a turn
 

@@ -1,22 +1,33 @@
-"""Keys and values of every request in a slot of its own: column t of a slot belongs to token t of its request.
+"""Keys and values of every request in a slot of its own, and attention over them that treats every row alike.
 
-Axis letters: S slots (or rows of one pass), H heads, T tokens of a pass, C columns, D width of a head.
+Axis letters: S slots (or rows of one pass), H heads, G heads of keys and values, Q heads that share one of them
+(H = G Q), T tokens of a pass, C columns, D width of a head.
 
-Level 5. One more slot than is used, and the last column, take what padding writes. So no request ever moves another,
-and where a request lies in memory does not depend on who else is served. This file knows no tokens and no requests.
+Level 5. Column t of a slot belongs to token t of its request; one more slot than is used, and the last column, take
+what padding writes. So no request ever moves another, and where a request lies in memory does not depend on who else is
+served. This file knows no tokens and no requests.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+ATTENTION = "t2l_rows"
+"""The attention implementation's name; importing this module makes it known to transformers."""
 
 ALIGNED = 64
 """Columns come in multiples of this, so that every slot begins at a like address: matrix libraries may add in another
 order where it does not."""
+
+_OTHER_SCORES = ("softcap", "position_bias", "s_aux", "head_mask")  # what a base may do besides products and a mask
 
 
 @dataclass
@@ -109,3 +120,38 @@ class SlotCache(Cache):
     def tensors(self) -> list[Tensor]:
         """Keys and values of every layer that has been used."""
         return [tensor for layer in self._own for tensor in (layer.keys, layer.values) if tensor is not None]
+
+
+def rows_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """As transformers' attention functions: (S, H, T, D), (S, G, C, D) twice and an additive mask to (S, T, H, D).
+
+    torch's fused kernel on the CPU gives each thread a scratch buffer of its own, and for one token a row the second
+    one is aligned unlike the first: the bits of a row then depend on which thread had it. Batched products treat all
+    rows alike, and are as fast. Whatever is not such a pass goes to transformers' ``sdpa``.
+    """
+    rows, heads, length, width = query.shape
+    shared = key.shape[1]
+    other = length != 1 or dropout > 0 or any(options.get(name) is not None for name in _OTHER_SCORES)
+    if other or heads % shared or attention_mask is None or not attention_mask.is_floating_point():
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
+        )
+    query_NQD = (query * (width**-0.5 if scaling is None else scaling)).reshape(rows * shared, heads // shared, width)
+    score_NQC = torch.bmm(query_NQD, key.flatten(0, 1).mT)
+    score_SGQC = score_NQC.view(rows, shared, heads // shared, -1) + attention_mask
+    weight_SGQC = score_SGQC.softmax(-1, dtype=torch.float32).to(value.dtype)
+    seen_NQD = torch.bmm(weight_SGQC.flatten(0, 1), value.flatten(0, 1))
+    return seen_NQD.view(rows, 1, heads, value.shape[-1]), None
+
+
+AttentionInterface.register(ATTENTION, rows_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
