@@ -36,7 +36,10 @@ class Gone(Exception):
 
 def add_adapters(app: FastAPI, engine: Engine) -> None:
     """Adds the routes below /v1/adapters and /v1/models."""
-    base = {"id": engine.name, "object": "model", "created": int(time.time()), "owned_by": "base"}
+    started = int(time.time())
+
+    def base_json() -> dict[str, Any]:
+        return {"id": engine.name, "object": "model", "created": started, "owned_by": "base"}
 
     def model_json(kept: Kept) -> dict[str, Any]:
         about = {"owned_by": "t2l", "parent": engine.name, "description": kept.description}
@@ -47,13 +50,13 @@ def add_adapters(app: FastAPI, engine: Engine) -> None:
         """The base and every adapter that is kept."""
         most = engine.t2l.spec.rank  # others can be downloaded, not asked
         served = [kept for kept in engine.adapters.entries() if kept.rank <= most]
-        return {"object": "list", "data": [base, *(model_json(kept) for kept in served)]}
+        return {"object": "list", "data": [base_json(), *(model_json(kept) for kept in served)]}
 
     @app.get("/v1/models/{model}", tags=["models"])
     async def model(model: str) -> dict[str, Any]:
         """The base or one adapter; the base's name may hold a slash, written %2F."""
         if model == engine.name:
-            return base
+            return base_json()
         return model_json(engine.adapters.entry(model))
 
     @app.post("/v1/adapters", status_code=201, tags=["adapters"])
