@@ -16,7 +16,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from helpers import tiny_base
 from t2l.encoders import (
@@ -313,6 +315,99 @@ def test_dtype_is_part_of_the_identity(tmp_path: Path) -> None:
     assert as_stored.identity != half.identity
     difference = (as_stored.encode(TEXTS) - half.encode(TEXTS)).abs().max()
     assert 1e-4 < difference < 0.3
+
+
+# ---------------------------------------------------------------------------------------------- code of their own
+
+_OWN_CODE = """
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+
+class OwnConfig(PretrainedConfig):
+    model_type = "own"
+
+    def __init__(self, hidden_size=8, num_hidden_layers=1, vocab_size=40, **more):
+        super().__init__(**more)
+        self.hidden_size, self.num_hidden_layers, self.vocab_size = hidden_size, num_hidden_layers, vocab_size
+
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.words = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        self.register_buffer("place", torch.arange(64), persistent=False)
+        table = torch.outer(torch.arange(64.0), 1.5 ** -torch.arange(float(config.hidden_size))).cos()
+        self.register_buffer("table", table, persistent=False)
+        self.post_init()
+
+    def _init_weights(self, module):
+        pass
+
+    def forward(self, input_ids, attention_mask=None, **more):
+        place = self.place[: input_ids.shape[1]]
+        return BaseModelOutput(last_hidden_state=self.words(input_ids) * self.table[place])
+"""
+
+
+def save_own(folder: Path, code: str = _OWN_CODE) -> None:
+    save_base(folder, "llama", "right")  # its tokenizer
+    (folder / "own.py").write_text(code)
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto_map}))
+    words = torch.randn(40, 8, generator=torch.Generator().manual_seed(5))
+    save_file({"words.weight": words}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_tables_that_loading_leaves_unset_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether transformers itself fills them depends on its version; here they are spoilt after loading in any case."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    save_own(folder)
+    loaded = PreTrainedModel.from_pretrained.__func__
+
+    def spoilt(cls: Any, *args: Any, **more: Any) -> Any:
+        model = loaded(cls, *args, **more)
+        model.place.fill_(3)
+        model.table.fill_(torch.nan)
+        return model
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(spoilt))
+    encoder = BaseModelEncoder(str(folder), trust_remote_code=True)
+    with pytest.warns(UserWarning, match="left 2 of the tables that its own code makes unset.*made again"):
+        found = encoder.encode(TEXTS)
+    words = load_file(folder / "model.safetensors")["words.weight"]
+    table = torch.outer(torch.arange(64.0), 1.5 ** -torch.arange(8.0)).cos()
+    ids = [encoder.reader.tokenizer(text)["input_ids"] for text in prepare(TEXTS)]
+    expected = torch.stack([on_sphere(words[row[-1]] * table[len(row) - 1]) for row in ids])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("own_modules")
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("place = torch.arange(60 + len(times))", "another table place"), ("assert len(times) == 1", "a second time")],
+)
+def test_tables_that_cannot_be_checked_are_refused(line: str, says: str, tmp_path: Path) -> None:
+    """Code that makes something else, or nothing, when it is asked again."""
+    begins = "        super().__init__(config)\n"
+    code = _OWN_CODE.replace(begins, f"{begins}        times.append(1)\n        {line}\n")
+    if "arange" in line:
+        code = code.replace('"place", torch.arange(64)', '"place", place')
+    folder = tmp_path / "own"
+    folder.mkdir()
+    save_own(folder, code.replace("class OwnConfig", "times = []\n\n\nclass OwnConfig"))
+    with pytest.raises(EncoderError, match=says):
+        BaseModelEncoder(str(folder), trust_remote_code=True).encode(TEXTS)
 
 
 # ---------------------------------------------------------------------------------------------- one-hot

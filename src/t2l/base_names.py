@@ -11,6 +11,7 @@ from pathlib import Path
 
 from t2l.errors import BaseModelError, did_you_mean
 from t2l.gguf_base import SUFFIX, converted, gguf_digest
+from t2l.hub import LEAVE_FIX, first_line
 
 EMBEDDED_BASE = "t2l-embedded-base"
 """The name of the tiny base that ships with the package."""
@@ -98,12 +99,9 @@ def source_identity(name: str, revision: str | None = None) -> str | None:
 
 def not_loaded(name: str, problem: Exception) -> BaseModelError:
     """The error for a base that was found and cannot be loaded, or that the hub does not give."""
-    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    reason = first_line(problem)
     if "trust_remote_code" in str(problem):
-        return BaseModelError(
-            f"The base model '{name}' brings Python code of its own, which was not run.",
-            "If you trust its authors with everything this account may do, set T2L_TRUST_REMOTE_CODE=1.",
-        )
+        return BaseModelError(f"The base model '{name}' brings Python code of its own, which was not run.", LEAVE_FIX)
     packaged = _packaged(name)
     if packaged is not None:
         return BaseModelError(

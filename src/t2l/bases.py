@@ -21,9 +21,10 @@ from torch import Tensor
 from t2l.base_names import EMBEDDED_BASE as EMBEDDED_BASE
 from t2l.base_names import canonical_name, locate, not_loaded
 from t2l.batched import apply_batched
-from t2l.encoders.loading import may_run_code
+from t2l.encoders.loading import mend_buffers
 from t2l.errors import BaseModelError, T2LError, did_you_mean
 from t2l.gguf_base import quiet, weights_note
+from t2l.hub import may_run_code
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.prompting import TEMPLATE, Prompting
 
@@ -220,7 +221,7 @@ def load_base(
     trust_remote_code: bool = False,
     loading: Mapping[str, Any] | None = None,
 ) -> Base:
-    """Loads a base model and its tokenizer, frozen, without a word on the terminal.
+    """Loads a base model and its tokenizer, frozen, with transformers' logging silenced.
 
     Args:
         name: `EMBEDDED_BASE`, ``smollm2-135m``, a GGUF file, a folder, or a hub id.
@@ -262,6 +263,7 @@ def load_base(
             f"The file of the base model '{name}' lacks {len(missing)} weights, '{missing[0]}' among them.",
             "It may be of another model than its config.json, or truncated; copy or download it again.",
         )
+    mend_buffers(model, str(name), BaseModelError)
     if wanted is None and torch.device(device).type == "cpu" and model.num_parameters() < _SMALL:
         model = model.float()
     if "device_map" not in (loading or {}):

@@ -24,6 +24,7 @@ from t2l.adapter import Adapter, adapters_from_weights
 from t2l.encoders import DescriptionEncoder, encoder_from_config, prepare
 from t2l.encoders.description import warned_once
 from t2l.errors import CheckpointError, DescriptionError, T2LError
+from t2l.hub import download, is_hub_id
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.prompting import TEMPLATE, recorded
@@ -332,21 +333,12 @@ def _find(source: str | Path, revision: str | None) -> Path:
 
 
 def _download(source: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+    if not is_hub_id(source):
         raise CheckpointError(
             f"There is no folder '{source}'.",
             f"Give a checkpoint folder, a hub id (org/name), or one that ships: {', '.join(_SHIPPED)}.",
         )
-    try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_DOWNLOADED))
-    except Exception as problem:  # the hub, the network and the disk each raise their own kinds
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        raise CheckpointError(
-            f"'{source}' is neither a folder nor a checkpoint that could be fetched: {reason}",
-            "Check the spelling; offline, give a folder. Reference checkpoints: t2l import SOURCE OUT",
-        ) from problem
+    folder = download(source, _DOWNLOADED, revision=revision, error=CheckpointError)
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(
             f"The repository '{source}' has no {CONFIG_FILE}, so it is not a t2l checkpoint.",

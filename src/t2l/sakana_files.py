@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from t2l.errors import CheckpointError
+from t2l.hub import download, first_line, list_files
 from t2l.storage import MOST_FOREIGN, read_json, read_pickled
 
 STATE_FILE = "hypermod.pt"
@@ -81,9 +82,7 @@ def _download(source: str, checkpoint: str | None, revision: str | None) -> Chec
         )
     repository = "/".join(parts[:2])
     wanted = "/".join([*parts[2:], *([checkpoint] if checkpoint else [])]) or None
-    from huggingface_hub import snapshot_download
-
-    names = _hub_files(repository, revision)
+    names = list_files(repository, revision=revision, error=CheckpointError)
     found = sorted(name.rpartition("/")[0] or "." for name in names if name.rpartition("/")[2] == STATE_FILE)
     chosen = _choose(found, wanted, f"The hub repository '{repository}'")
     folders = {chosen, chosen.split("/checkpoints/")[0]}  # training leaves the settings above checkpoints/it_N/
@@ -92,32 +91,8 @@ def _download(source: str, checkpoint: str | None, revision: str | None) -> Chec
         for folder in sorted(folders)
         for name in (STATE_FILE, ARGS_FILE, ADAPTER_FILE)
     ]
-    try:
-        root = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except Exception as problem:  # the network, the hub and its cache each raise their own kinds
-        raise _unreachable(repository, problem) from problem
+    root = download(repository, patterns, revision=revision, error=CheckpointError)
     return _files_beside(root / chosen / STATE_FILE)
-
-
-def _hub_files(repository: str, revision: str | None) -> list[str]:
-    """The files of a hub repository; without a network, those of them that were downloaded before."""
-    from huggingface_hub import list_repo_files, snapshot_download
-
-    try:
-        return list_repo_files(repository, revision=revision)
-    except Exception as problem:
-        try:
-            root = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-        except Exception:
-            raise _unreachable(repository, problem) from problem
-        return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-
-
-def _unreachable(source: str, problem: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"'{source}' is no folder here and cannot be read from the hub: {first_line(problem)}.",
-        "Check the name and the network, or download the checkpoint and give its folder.",
-    )
 
 
 def _choose(found: list[str], wanted: str | None, where: str) -> str:
@@ -184,12 +159,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(f"'{path}': {name} is not a plain tensor ({tensor.layout}, {tensor.dtype}).")
     return {name: tensor.detach() for name, tensor in state.items()}
-
-
-def first_line(problem: Exception) -> str:
-    """What an exception says first, without its final stop."""
-    lines = str(problem).strip().splitlines()
-    return (lines[0] if lines else type(problem).__name__)[:300].rstrip(".")
 
 
 def _torch_reason(problem: Exception) -> str:

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from t2l.base_names import locate
 from t2l.encoders.description import warn_unseen
 from t2l.encoders.encoder import model_identity
-from t2l.encoders.loading import loading, may_run_code
+from t2l.encoders.loading import loading, mend_buffers
+from t2l.errors import EncoderError
 from t2l.gguf_base import quiet
+from t2l.hub import may_run_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -104,6 +106,8 @@ class CausalReader:
                 trust_remote_code=may_run_code(self.trust_remote_code),
                 **{key: self.dtype},
             )
+        with loading(self.name):
+            mend_buffers(model, self.name, EncoderError)
         return model.to(self.device).eval().requires_grad_(False)
 
     @property

@@ -22,7 +22,6 @@ from t2l.data.store import DataStore, TaskEntry
 from t2l.encoders import DescriptionEncoder, encoder_from_config
 from t2l.encoders.cache import CachedEncoder, default_cache_folder
 from t2l.encoders.description import warned_once
-from t2l.encoders.loading import may_run_code
 from t2l.errors import RecipeError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.library import Library
@@ -144,7 +143,7 @@ def run_recon(
     run.open(recipe, "recon", accept_changes=accept_changes, begun=begun)
     if checkpoint.is_dir():
         return checkpoint
-    encoder = CachedEncoder(encoder_from_config(recipe.encoder, device=device, trust_remote_code=may_run_code(False)))
+    encoder = CachedEncoder(encoder_from_config(recipe.encoder, device=device))
     texts = {name: described(recipe, plan.tasks[name]) for name in (*plan.learned, *plan.held_out)}
     scale = embed_all(encoder, [text for name in plan.learned for text in texts[name]], embedded)
     standardize = scale if recipe.hypernetwork.standardize else None
