@@ -637,7 +637,7 @@ from t2l.data.sources import open_source
 from t2l.data.splits import SplitRule
 from t2l.world.base import build_tokenizer
 prepare(open_source(sys.argv[1]), sys.argv[2], build_tokenizer(), base="x",
-        config=PrepareConfig(split=SplitRule(validation=0)), report=lambda progress: time.sleep(0.02))
+        config=PrepareConfig(split=SplitRule(validation=0)), report=lambda *progress: time.sleep(0.02))
 """
 
 

@@ -19,7 +19,7 @@ from t2l.errors import DataError
 
 if TYPE_CHECKING:
     from t2l.data.descriptions import DescriptionFile
-    from t2l.data.sources import TaskSource
+    from t2l.data.sources import Report, TaskSource
 
 data = typer.Typer(
     name="data",
@@ -164,7 +164,7 @@ def prepare(
     )
     described = read_descriptions(descriptions)
     tasks = open_sources(sources, described, notes)
-    with _progress() as report:
+    with bar() as report:
         store = make(
             tasks,
             output,
@@ -352,8 +352,8 @@ def _limits(base: str, prompt: int | None, response: int | None, notes: Notes) -
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
-    """A bar on stderr with tasks, rate and time left; nothing where stderr is no terminal."""
+def bar() -> Iterator[Report]:
+    """A bar on stderr with what is at hand, time and time left; nothing where stderr is not a terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
@@ -364,25 +364,9 @@ def _progress() -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     console = messages()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        row = bar.add_task("", total=None)
-
-        def report(state: Any) -> None:
-            text = f"{state.tasks}/{state.all_tasks} tasks  {state.name[:40]}"
-            bar.update(row, description=text, completed=state.size, total=state.all_size)
-
-        yield report
-
-
-@contextmanager
-def bar() -> Iterator[Any]:
-    """A bar on stderr for work that is counted: done, of how many, at what."""
-    from types import SimpleNamespace
-
-    with _progress() as report:
-        yield lambda done, total, name: report(
-            SimpleNamespace(tasks=done, all_tasks=total, size=done, all_size=total, name=name)
-        )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        row = shown.add_task("", total=None)
+        yield lambda done, total, name: shown.update(row, description=name[:60], completed=done, total=total)
 
 
 def _print_summary(folder: Path, manifest: dict[str, Any], *, tasks: bool = False) -> None:

@@ -35,9 +35,6 @@ def describe(
         str, typer.Option("--api-key-env", help="The environment variable that holds the key.")
     ] = "OPENAI_API_KEY",
     local: Annotated[str | None, typer.Option(help="A base model in this process instead: a folder or hub id.")] = None,
-    templates: Annotated[
-        bool, typer.Option("--templates", help="No model: the definition's sentences in frames.")
-    ] = False,
     only: Annotated[
         list[str] | None, typer.Option("--task", help="Only tasks of this name or pattern; may be repeated.")
     ] = None,
@@ -53,34 +50,26 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Write descriptions of tasks with a model; tasks that --descriptions knows are passed over."""
-    from t2l.data.describe import DescribeConfig, Describer, describe_by_templates
-    from t2l.data.endpoint import ChatEndpoint, LocalAuthor
+    from t2l.data.describe import ChatEndpoint, DescribeConfig, Describer, LocalAuthor
     from t2l.data.wording import STYLES
 
-    if sum((endpoint is not None, local is not None, templates)) != 1:
-        raise DataError(
-            "Who shall write the descriptions?",
-            "Give one of --endpoint URL --model NAME, --local BASE, or --templates.",
-        )
+    if (endpoint is None) == (local is None):
+        raise DataError("Who writes the descriptions?", "Give either --endpoint URL --model NAME or --local BASE.")
     if endpoint is not None and not model:
-        raise DataError("The server has to be told which model.", "Add --model NAME.")
+        raise DataError("The server has several models.", "Add --model NAME.")
     notes = Notes()
     described = read_descriptions(known)
     tasks = _read_tasks(open_sources(sources, described, notes), only, described, notes)
     config = DescribeConfig(count=count, per_request=per_request, styles=tuple(style or STYLES), seed=seed)
-    if templates:
-        notes.add("Templates repeat the definition's words; a hypernetwork learns more from a model's own wordings.")
-        done = describe_by_templates(tasks, output, config)
-    else:
-        author = (
-            ChatEndpoint(endpoint, str(model), key_variable=key_variable)
-            if endpoint is not None
-            else LocalAuthor(str(local))
-        )
-        describer = Describer(output, author, config)
-        _confirm(describer.estimate(tasks), len(tasks), price_in, price_out, yes)
-        with bar() as report:
-            done = describer.run(tasks, parallel=parallel if endpoint else 1, report=report)
+    author = (
+        ChatEndpoint(endpoint, str(model), key_variable=key_variable)
+        if endpoint is not None
+        else LocalAuthor(str(local))
+    )
+    describer = Describer(output, author, config)
+    _confirm(describer.estimate(tasks), len(tasks), price_in, price_out, yes)
+    with bar() as report:
+        done = describer.run(tasks, parallel=parallel if endpoint else 1, report=report)
     money = done.cost.money(price_in, price_out)
     if as_json:
         print_json(

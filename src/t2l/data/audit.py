@@ -9,7 +9,7 @@ are compared by 64-bit hashes, so a task's text is read once and never kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from t2l.data.benchmarks import Benchmark
-from t2l.data.sources import Task, TaskSource
+from t2l.data.sources import Report, Task, TaskSource, no_report
 from t2l.data.splits import near_benchmark, removed_by_paper
 from t2l.errors import DataError
 
@@ -183,7 +183,7 @@ class Auditor:
 def audit(
     sources: Sequence[TaskSource],
     auditor: Auditor,
-    report: Callable[[int, int, str], None] = lambda done, total, name: None,
+    report: Report = no_report,
 ) -> tuple[list[TaskAudit], dict[str, str]]:
     """Every task that can be read, those with most held items first; and those that cannot, with the reason."""
     found, unread = [], {}

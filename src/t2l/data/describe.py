@@ -1,25 +1,26 @@
 """Writes descriptions of tasks with a model: what it will cost, every answer kept, and a run that can be stopped.
 
 Level 3. Answers are written to ``FILE.journal`` as they come, so that nothing that was paid for is lost; the file of
-descriptions is made from all of them, the same however often the run was stopped. This file does not know what a good
-description is (`t2l.data.wording`) nor how a model is reached (`t2l.data.endpoint`).
+descriptions is made from all of them, the same however often the run was stopped. A model is any server of OpenAI's
+chat completions, or a base in this process; a key is read from the environment, sent, and written nowhere. This file
+does not know what a good description is (`t2l.data.wording`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from t2l.data.endpoint import Author, Reply, useless_to_go_on
-from t2l.data.sources import Task
-from t2l.data.wording import STYLES, DescriptionFilter, from_templates, parse, question
+from t2l.data.sources import Report, Task, no_report
+from t2l.data.wording import STYLES, DescriptionFilter, parse, question
 from t2l.errors import DataError, OutputError, T2LError, did_you_mean
 from t2l.storage import write_bytes
 
@@ -27,6 +28,140 @@ _CHARS_PER_TOKEN = 4  # of English, for the estimate
 _TOKENS_PER_DESCRIPTION = 45
 _FAILURES_IN_A_ROW = 8  # before a run gives up
 JOURNAL_SUFFIX = ".journal"
+
+
+class EndpointError(DataError):
+    """A server that will not answer however often it is asked: a wrong key, an unknown model, a wrong address."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model wrote, and the tokens of the question and the answer (0 where nobody counted)."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Author(Protocol):
+    """Something that answers a question in plain words."""
+
+    name: str
+
+    def ask(self, question: str, seed: int) -> Reply:
+        """The answer.
+
+        Raises:
+            EndpointError: asking again is useless.
+            T2LError: this question was not answered.
+        """
+        ...
+
+
+class ChatEndpoint:
+    """A server of OpenAI's chat completions, asked through the package `openai`, which tries again what may pass.
+
+    Args:
+        url: up to and with its version: ``http://localhost:8000/v1``.
+        model: the model's name on that server.
+        key_variable: the environment variable that holds the key.
+        attempts: of each question: a busy server (``Retry-After`` is kept), a lost connection, a broken or empty reply.
+        timeout: seconds for one answer.
+        max_tokens: of one answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        key_variable: str = "OPENAI_API_KEY",
+        attempts: int = 8,
+        timeout: float = 120.0,
+        max_tokens: int = 4096,
+        temperature: float = 1.0,
+    ) -> None:
+        try:
+            import openai
+        except ImportError as problem:
+            raise EndpointError(
+                "Endpoints need the package openai.", "Install it: pip install 't2l[data]'"
+            ) from problem
+        if not url.startswith(("http://", "https://")):
+            raise EndpointError(f"'{url}' is not a URL.", "Write one such as http://localhost:8000/v1.")
+        self.name = model
+        self._url = url.rstrip("/").removesuffix("/chat/completions")
+        self._key_variable, self._attempts = key_variable, attempts
+        key = os.environ.get(key_variable, "").strip() or "no-key"  # the package sends one in any case
+        self._openai: Any = openai
+        self._client = openai.OpenAI(base_url=self._url, api_key=key, max_retries=attempts - 1, timeout=timeout)
+        self._settings = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
+
+    def ask(self, question: str, seed: int) -> Reply:
+        """The model's answer.
+
+        Raises:
+            EndpointError: the server refuses the key, the model or the address.
+            DataError: no usable answer in all attempts.
+        """
+        settings: dict[str, Any] = {**self._settings, "seed": seed}
+        reason = "an empty answer"
+        for _ in range(self._attempts):
+            try:
+                answer = self._client.chat.completions.create(
+                    messages=[{"role": "user", "content": question}], **settings
+                )
+                text, usage = answer.choices[0].message.content, answer.usage
+            except self._openai.APIStatusError as problem:
+                if problem.status_code == 400 and "seed" in settings:  # a server that does not know it
+                    del settings["seed"]
+                    continue
+                if problem.status_code not in (408, 409, 425, 429) and problem.status_code < 500:
+                    raise self._refusal(problem) from problem
+                reason = f"status {problem.status_code}"
+                break
+            except self._openai.APIConnectionError as problem:
+                reason = str(problem.__cause__ or problem).strip() or "no connection"
+                break
+            except (ValueError, IndexError, TypeError, AttributeError, self._openai.OpenAIError) as problem:
+                reason = f"a broken reply ({type(problem).__name__}: {problem})"
+                continue
+            if isinstance(text, str) and text.strip():
+                return Reply(text, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
+        raise DataError(f"'{self._url}' gave no usable answer in {self._attempts} attempts: {reason}.")
+
+    def _refusal(self, problem: Any) -> EndpointError:
+        fix = None
+        if problem.status_code in (401, 403):
+            fix = f"Put the key into the environment variable {self._key_variable}."
+        elif problem.status_code == 404:
+            fix = f"Is the model '{self.name}' there, and does the address end as the server's does (often /v1)?"
+        told = problem.body.get("message") if isinstance(problem.body, dict) else None
+        return EndpointError(
+            f"'{self._url}' refuses (status {problem.status_code}): {str(told or problem.message)[:300]}", fix
+        )
+
+
+class LocalAuthor:
+    """A base model in this process; it answers greedily, so that variety comes from the questions.
+
+    Args:
+        base: as for `t2l.bases.load_base`.
+        device: where it computes.
+    """
+
+    def __init__(self, base: str, *, device: str = "cpu", max_tokens: int = 1024) -> None:
+        from t2l.bases import load_base
+
+        self.name = base
+        self._base = load_base(base, device=device)
+        self._max_tokens = max_tokens
+
+    def ask(self, question: str, seed: int) -> Reply:
+        """The model's answer."""
+        text = self._base.answer([question], max_new_tokens=self._max_tokens)[0]
+        counted = self._base.tokenizer
+        return Reply(text, len(counted(question)["input_ids"]), len(counted(text)["input_ids"]))
 
 
 @dataclass(frozen=True)
@@ -91,13 +226,6 @@ class Described:
     stopped: str | None = None
 
 
-@dataclass
-class _State:
-    """The answers of one task, by request."""
-
-    replies: dict[int, Reply] = field(default_factory=dict)
-
-
 class Describer:
     """Describes tasks with an author, into one file.
 
@@ -116,14 +244,14 @@ class Describer:
         self._author, self._config = author, config
         self._header = json.loads(json.dumps({"model": author.name, **asdict(config)}))
         self._header.pop("count")  # more of them may be asked for later
-        self._states: dict[str, _State] = {}
+        self._replies: dict[str, dict[int, Reply]] = {}  # of each task, by request
         self._load()
 
     def estimate(self, tasks: Sequence[Task]) -> Cost:
         """What remains to be asked if every description is kept; a half more at most."""
         requests = prompts = 0
         for task in tasks:
-            done = self._state(task.name).replies
+            done = self._replies.get(task.name, {})
             missing = [number for number in range(self._config.planned) if number not in done]
             if missing:
                 text, _ = self._question(task, missing[0])
@@ -136,7 +264,7 @@ class Describer:
         tasks: Sequence[Task],
         *,
         parallel: int = 4,
-        report: Callable[[int, int, str], None] = lambda done, total, name: None,
+        report: Report = no_report,
     ) -> Described:
         """Asks for what is missing and writes the file, also when it is stopped in between.
 
@@ -158,14 +286,14 @@ class Describer:
         finally:
             described = self._write(tasks, failed, asked)
         if stopped is not None:
-            if useless_to_go_on(stopped):
+            if isinstance(stopped, EndpointError):
                 raise stopped
             described.stopped = stopped.message
         return described
 
     def _missing(self, task: Task) -> list[tuple[Task, int]]:
         """The requests that a task still needs: those planned, then one at a time while descriptions are too few."""
-        done = self._state(task.name).replies
+        done = self._replies.get(task.name, {})
         planned = [number for number in range(self._config.planned) if number not in done]
         if planned:
             return [(task, number) for number in planned]
@@ -180,7 +308,7 @@ class Describer:
         failed: dict[str, str],
         asked: Cost,
         parallel: int,
-        report: Callable[[int, int, str], None],
+        report: Report,
     ) -> tuple[Cost, T2LError | None]:
         """Asks all of them, several at once; returns what it took, and the error that ended it early."""
         row, waiting = 0, list(reversed(pending))
@@ -198,7 +326,7 @@ class Describer:
                     except T2LError as problem:
                         failed[task.name] = problem.message
                         row += 1
-                        if useless_to_go_on(problem) or row >= _FAILURES_IN_A_ROW:
+                        if isinstance(problem, EndpointError) or row >= _FAILURES_IN_A_ROW:
                             return asked, problem  # leaving the pool waits for those under way
                         continue
                     row = 0
@@ -211,36 +339,34 @@ class Describer:
                     report(len(pending) - len(waiting) - len(running), len(pending), task.name)
         return asked, None
 
-    def _kept(self, task: Task) -> tuple[list[str], dict[str, int]]:
+    def _kept(self, task: Task) -> tuple[list[str], Counter[str]]:
         """The descriptions of a task that pass, in the order of the requests; and why others do not."""
-        filtering, kept, left_out = DescriptionFilter(task), [], {}
-        for number, reply in sorted(self._state(task.name).replies.items()):
+        filtering, kept, left_out = DescriptionFilter(task), [], Counter[str]()
+        for number, reply in sorted(self._replies.get(task.name, {}).items()):
             _, shown = self._question(task, number)
             texts = parse(reply.text)
             if not texts:
-                left_out["an answer without descriptions"] = left_out.get("an answer without descriptions", 0) + 1
+                left_out["an answer without descriptions"] += 1
             for text in texts:
                 reason = filtering.refuse(text, shown)
                 if reason is None:
                     kept.append(text)
                 else:
-                    left_out[reason] = left_out.get(reason, 0) + 1
+                    left_out[reason] += 1
         return kept[: self._config.count], left_out
 
     def _write(self, tasks: Sequence[Task], failed: Mapping[str, str], asked: Cost) -> Described:
-        texts, left_out = {}, {}
-        lines = []
+        texts, left_out = {}, Counter[str]()
         for task in tasks:
             kept, reasons = self._kept(task)
-            for reason, number in reasons.items():
-                left_out[reason] = left_out.get(reason, 0) + number
+            left_out += reasons
             if kept:
                 texts[task.name] = tuple(kept)
-                lines.append({"name": task.name, "descriptions": kept, "written_by": self._author.name})
-        if lines:
-            data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        if texts:
+            lines = [{"name": name, "descriptions": list(kept)} for name, kept in texts.items()]
+            data = "".join(json.dumps({**x, "written_by": self._author.name}, ensure_ascii=False) + "\n" for x in lines)
             write_bytes(self.output, data.encode("utf-8", "replace"))
-        return Described(texts, left_out, dict(failed), asked)
+        return Described(texts, dict(left_out), dict(failed), asked)
 
     def _question(self, task: Task, number: int) -> tuple[str, Any]:
         style = self._config.styles[number % len(self._config.styles)]
@@ -249,9 +375,6 @@ class Describer:
     def _seed(self, task: Task, number: int) -> int:
         text = f"{self._config.seed}/{task.name}/{number}"
         return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "little") >> 1
-
-    def _state(self, name: str) -> _State:
-        return self._states.setdefault(name, _State())
 
     def _keep(self, name: str, number: int, reply: Reply) -> None:
         """An answer into the journal, on the disk before it counts."""
@@ -267,7 +390,7 @@ class Describer:
             raise OutputError(
                 f"Cannot write '{self.journal}': {problem.strerror or problem}.", "Free some space and run it again."
             ) from problem
-        self._state(name).replies[number] = reply
+        self._replies.setdefault(name, {})[number] = reply
 
     def _load(self) -> None:
         """The answers of earlier runs; a line that was cut off in the middle is taken away."""
@@ -280,7 +403,7 @@ class Describer:
             header, records = lines[0], lines[1:]
             for record in records:
                 reply = Reply(record["text"], record["prompt_tokens"], record["completion_tokens"])
-                self._state(record["task"]).replies[record["request"]] = reply
+                self._replies.setdefault(record["task"], {})[record["request"]] = reply
         except (ValueError, KeyError, IndexError, TypeError) as problem:
             raise DataError(f"The journal '{self.journal}' cannot be read: {problem}.", "Move it away.") from problem
         different = [key for key in self._header if header.get(key) != self._header[key]]
@@ -292,24 +415,3 @@ class Describer:
             )
         if len(whole) != len(data):
             write_bytes(self.journal, whole)
-
-
-def describe_by_templates(tasks: Sequence[Task], output: str | Path, config: DescribeConfig) -> Described:
-    """Descriptions from the definitions alone, where no model is at hand."""
-    texts, failed = {}, {}
-    for task in tasks:
-        kept = from_templates(task, config.count, config.seed)
-        if kept:
-            texts[task.name] = tuple(kept)
-        else:
-            failed[task.name] = "it has no definition to make descriptions of"
-    if not texts:
-        raise DataError(
-            "None of the tasks has a definition to make descriptions of.", "Use a model: --endpoint or --local."
-        )
-    lines = [{"name": name, "descriptions": list(kept), "written_by": "templates"} for name, kept in texts.items()]
-    write_bytes(
-        Path(output).expanduser(),
-        "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines).encode("utf-8", "replace"),
-    )
-    return Described(texts, {}, failed, Cost(0, 0, 0))

@@ -7,15 +7,16 @@ fetched once is in the cache of `datasets` and is not fetched again.
 
 from __future__ import annotations
 
+import email.utils
 import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
-from t2l.data.endpoint import retry_after
 from t2l.data.sources import Instance, Task, TaskSource, instance_of
 from t2l.errors import DataError
 
@@ -39,7 +40,6 @@ class Hub:
         load: name -> rows; by default `datasets.load_dataset` on the split ``train``.
         attempts: of each data set.
         first_wait: seconds after the first failure; each further wait is twice as long.
-        revision: branch, tag or commit.
         sleep: waits.
         note: is told of each failure that will be tried again.
     """
@@ -50,24 +50,22 @@ class Hub:
         *,
         attempts: int = 5,
         first_wait: float = 2.0,
-        revision: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        self._load = load or (lambda name: _load(name, revision))
+        self._load = load or load_rows
         self._attempts, self._first_wait = attempts, first_wait
         self._sleep, self._note = sleep, note or (lambda text: None)
         self._lost = 0  # data sets in a row that could not be reached
-        self._revision = revision
 
     def source(self, name: str) -> TaskSource:
         """A data set as a task of the same name, without its organisation."""
         task = name.rpartition("/")[2]
         return TaskSource(
             name=task,
-            place=f"{PREFIX}{name}" + (f"@{self._revision}" if self._revision else ""),
+            place=f"{PREFIX}{name}",
             size=_SIZE,
-            digest=lambda: sha256(f"{name}@{self._revision}".encode()).hexdigest(),
+            digest=lambda: sha256(name.encode()).hexdigest(),
             read=lambda: self._task(name, task),
         )
 
@@ -184,16 +182,18 @@ def parse_row(row: Mapping[str, Any]) -> tuple[str, Instance] | str:
     return definition or "", Instance(asked, instance.outputs)
 
 
-def _load(name: str, revision: str | None) -> Rows:
+def load_rows(name: str, config: str | None = None, split: str = "train") -> Rows:
+    """The rows of one split of a data set, from the hub or from the cache of `datasets`.
+
+    Raises:
+        DataError: `datasets` is not installed; what the hub raises is its own.
+    """
     try:
         import datasets
     except ImportError as problem:
-        raise DataError(
-            "Data sets of the hub need the package datasets, which is not installed.",
-            "Install it: pip install 't2l[data]'",
-        ) from problem
+        raise DataError("The hub requires the package datasets.", "Install it: pip install 't2l[data]'") from problem
     datasets.disable_progress_bars()
-    rows: Any = datasets.load_dataset(name, split="train", revision=revision)
+    rows: Any = datasets.load_dataset(name, config, split=split)
     return rows
 
 
@@ -241,9 +241,11 @@ def _may_pass(problem: Exception) -> bool:
 
 
 def _retry_after(problem: Exception) -> float | None:
-    """Seconds that the server asks to wait."""
+    """Seconds that the server asks to wait: a number or a date (RFC 9110, section 10.2.3)."""
     for link in _chain(problem):
-        asked = retry_after(getattr(getattr(link, "response", None), "headers", {}).get("Retry-After"))
-        if asked is not None:
-            return min(asked, _LONGEST_WAIT)
+        value: Any = getattr(getattr(link, "response", None), "headers", {}).get("Retry-After")
+        with suppress(TypeError, ValueError):
+            return min(max(0.0, float(value)), _LONGEST_WAIT)
+        with suppress(TypeError, ValueError):
+            return min(max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()), _LONGEST_WAIT)
     return None

@@ -8,7 +8,8 @@ This file does not know where tasks come from (`t2l.data.sources`, `t2l.data.hub
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import blake2b
@@ -18,9 +19,9 @@ from typing import Any
 from t2l.base_names import canonical_name
 from t2l.data.descriptions import DescriptionFile
 from t2l.data.prompts import Counts, Frame, SampleTokenizer, Template, is_included, prompt_text, tokenizer_digest
-from t2l.data.sources import Task, TaskSource, unique
+from t2l.data.sources import Report, Task, TaskSource, no_report, unique
 from t2l.data.splits import SplitRule, near_benchmark, removed_by_paper
-from t2l.data.store import DataStore, as_split
+from t2l.data.store import DataStore
 from t2l.data.writer import StoreWriter, forget_from, open_writer
 from t2l.errors import DataError, did_you_mean
 from t2l.prompting import TEMPLATE
@@ -80,21 +81,6 @@ class PrepareConfig:
                 raise DataError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: tasks and the sources' sizes, done and in all, and the task at hand."""
-
-    tasks: int
-    all_tasks: int
-    size: int
-    all_size: int
-    name: str
-
-
-def _no_report(progress: Progress) -> None:
-    """Reports nothing."""
-
-
 def prepare(
     sources: Sequence[TaskSource],
     target: str | Path,
@@ -103,11 +89,10 @@ def prepare(
     base: str,
     descriptions: DescriptionFile | None = None,
     config: PrepareConfig | None = None,
-    failed: Mapping[str, str] | None = None,
     force: bool = False,
     restart: bool = False,
     update: bool = False,
-    report: Callable[[Progress], None] = _no_report,
+    report: Report = no_report,
 ) -> DataStore:
     """Makes a store of all tasks that can be used.
 
@@ -115,10 +100,10 @@ def prepare(
 
     Args:
         base: the name of the base model whose tokenizer this is.
-        failed: sources that could not be listed or fetched, with the reason, for the manifest.
         force: replace a finished store.
         restart: do not go on with an unfinished one.
         update: take over the tasks of the finished store that are as they were, and add the others.
+        report: is told of the sources' sizes, done and in all, and of the task at hand.
 
     Raises:
         DataError: no task can be used, or an unfinished store was begun with other settings.
@@ -137,7 +122,7 @@ def prepare(
     rows = SampleTokenizer(
         tokenizer, frame, max_prompt=config.max_prompt, max_response=config.max_response, drop_long=config.drop_long
     )
-    dropped: dict[str, str] = dict(failed or {})
+    dropped: dict[str, str] = {}
     wanted = []
     for source in sources:
         reason = _removed(source.name, config)
@@ -161,7 +146,7 @@ def prepare(
         _forget_changed(writer, wanted)
         all_size, size = sum(source.size for source in wanted), 0
         for number, source in enumerate(wanted):
-            report(Progress(number, len(wanted), size, all_size, source.name))
+            report(size, all_size, f"{number}/{len(wanted)} tasks  {source.name}")
             size += source.size
             if source.name in writer.done:
                 continue
@@ -171,12 +156,13 @@ def prepare(
                 _write(writer, task, rows, config, record)
             except DataError as problem:
                 dropped[source.name] = problem.message
-        report(Progress(len(wanted), len(wanted), all_size, all_size, ""))
+        report(all_size, all_size, "")
         records, lines = _described([writer.done[name] for name in sorted(writer.done)], descriptions, config)
         if not records:
             raise DataError(f"No task of {len(sources)} can be used.", _shown(dropped))
         splits = config.split.assign({record["name"]: record["datasets"] for record in records})
-        tasks = [{**record, "split": as_split(splits[record["name"]])} for record in records]
+        tasks = [{**record, "split": splits[record["name"]]} for record in records]
+        licences = Counter(licence for task in tasks for licence in task["licences"] or ["not stated"])
         manifest = {
             "base": canonical_name(base),
             "chat_template": frame.chat,
@@ -186,7 +172,8 @@ def prepare(
             "settings": {**header, **_settings(config)},
             "totals": _totals(tasks),
             "dropped_tasks": dict(sorted(dropped.items())),
-            "licences": _licences(tasks),
+            # licence -> tasks whose instances are under it, the most frequent first
+            "licences": dict(sorted(licences.items(), key=lambda item: (-item[1], item[0]))),
             "seconds": round(time.monotonic() - begun, 1),
             "tasks": tasks,
         }
@@ -309,29 +296,19 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
 
 def _totals(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sums over the tasks: samples, tokens, cuts, and samples left out by reason."""
-    totals: dict[str, Any] = {"tasks": len(tasks), "tasks_by_split": {}, "samples_by_split": {}}
-    left_out: dict[str, int] = {}
-    sums = dict.fromkeys((name for name in asdict(Counts()) if name != "dropped"), 0)
-    described: dict[str, int] = {}
+    samples, omitted, sums = Counter[str](), Counter[str](), Counter[str]()
     for task in tasks:
-        split = task["split"]
-        totals["tasks_by_split"][split] = totals["tasks_by_split"].get(split, 0) + 1
-        totals["samples_by_split"][split] = totals["samples_by_split"].get(split, 0) + task["samples"]
-        described[task["described_by"]] = described.get(task["described_by"], 0) + 1
-        for name in sums:
-            sums[name] += task["counts"][name]
-        for reason, number in task["counts"]["dropped"].items():
-            left_out[reason] = left_out.get(reason, 0) + number
-    return {**totals, **sums, "tasks_described_by": described, "dropped_samples": left_out}
-
-
-def _licences(tasks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Licence -> tasks whose instances are under it."""
-    found: dict[str, int] = {}
-    for task in tasks:
-        for licence in task["licences"] or ["not stated"]:
-            found[licence] = found.get(licence, 0) + 1
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+        samples[task["split"]] += task["samples"]
+        omitted.update(task["counts"]["dropped"])
+        sums.update({name: number for name, number in task["counts"].items() if name != "dropped"})
+    return {
+        "tasks": len(tasks),
+        "tasks_by_split": dict(Counter(task["split"] for task in tasks)),
+        "samples_by_split": dict(samples),
+        **sums,
+        "tasks_described_by": dict(Counter(task["described_by"] for task in tasks)),
+        "dropped_samples": dict(omitted),
+    }
 
 
 def _shown(dropped: Mapping[str, str], limit: int = 5) -> str | None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from t2l.errors import DataError, did_you_mean
 
+Report = Callable[[int, int, str], None]
+"""Is told of progress: how much is done, of how much, and what is at hand."""
 _JSONL = (".jsonl", ".ndjson")
 _TASK_FILE = re.compile(r"(?:task\d+|everyday)_.*\.json$")
 
@@ -77,6 +80,10 @@ class TaskSource:
     size: int
     digest: Callable[[], str]
     read: Callable[[], Task]
+
+
+def no_report(done: int, total: int, name: str) -> None:
+    """Reports nothing."""
 
 
 def open_source(place: str | Path) -> list[TaskSource]:
@@ -337,14 +344,14 @@ def _line(line: bytes) -> dict[str, Any] | str:
 
 
 def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as problem:
-        raise DataError(f"'{file}' cannot be read: {problem.strerror or problem}.") from problem
+    with _opened(file) as stream:
+        return stream.read()
 
 
-def _opened(file: Path) -> Any:
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
     try:
-        return file.open("rb")
+        with file.open("rb") as stream:
+            yield stream
     except OSError as problem:
         raise DataError(f"'{file}' cannot be read: {problem.strerror or problem}.") from problem

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Literal, cast, get_args
 
-from t2l.data.store import Split, as_split
-from t2l.errors import DataError
+from t2l.errors import DataError, did_you_mean
 from t2l.storage import read_json
+
+Split = Literal["train", "validation", "test"]
 
 PAPER_REMOVED = {
     (33, "winogrande"): "WinoGrande",
@@ -182,6 +184,17 @@ class SplitRule:
 
     def _draw(self, key: str) -> bytes:
         return blake2b(f"{self.seed}/{key}".encode()).digest()
+
+
+def as_split(name: str) -> Split:
+    """``name``, if it is a split.
+
+    Raises:
+        DataError: it is not.
+    """
+    if name not in get_args(Split):
+        raise DataError(f"There is no split '{name}'.", did_you_mean(name, get_args(Split)))
+    return cast(Split, name)
 
 
 def read_split_file(path: Path) -> dict[str, Split]:

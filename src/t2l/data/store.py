@@ -9,14 +9,15 @@ writes what is read here.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t2l import prompting
+from t2l.data.descriptions import DescriptionSet, read_description_files
+from t2l.data.splits import Split
 from t2l.errors import DataError, did_you_mean
 from t2l.storage import read_json
 
@@ -28,9 +29,6 @@ SAMPLES_FILE = "samples.arrow"
 DESCRIPTIONS_FILE = "descriptions.jsonl"
 FORMAT = 1
 """The version of the store's format, in its manifest."""
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class DataStore:
         """
         folder = Path(folder).expanduser()
         manifest = _manifest(folder)
-        descriptions = read_descriptions_file(folder / DESCRIPTIONS_FILE)
+        described = read_description_files([folder / DESCRIPTIONS_FILE])
         recorded = manifest["tasks"]
         path = folder / SAMPLES_FILE
         size = path.stat().st_size if path.is_file() else 0
@@ -120,9 +118,9 @@ class DataStore:
             raise DataError(f"'{path}' holds {len(batches)} tasks; its manifest names {len(recorded)}.")
         tasks, columns, evaluation = [], [], []
         for record in recorded:
-            texts, kept_back = descriptions.get(record["name"], ((), ()))
-            tasks.append(TaskEntry(record["name"], record["split"], record["samples"], texts))
-            evaluation.append(kept_back)
+            told = described.of(record["name"]) or DescriptionSet(record["name"], ())
+            tasks.append(TaskEntry(record["name"], record["split"], record["samples"], told.descriptions))
+            evaluation.append(told.evaluation)
             columns.append(_views(batches[record["batch"]]))
             if len(columns[-1][2]) != record["samples"]:
                 raise DataError(f"'{path}' does not hold the {record['samples']} samples of '{record['name']}'.")
@@ -199,20 +197,6 @@ def read_batches(path: Path) -> list[Any]:
         raise DataError(f"'{path}' is not a whole Arrow file: {problem}.", "Run t2l data prepare again.") from problem
 
 
-def read_descriptions_file(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Task name -> descriptions, and those kept for evaluation, as a store keeps them."""
-    found = {}
-    try:
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            if line.strip():
-                record = json.loads(line)
-                kept_back = tuple(record.get("evaluation_descriptions", ()))
-                found[record["name"]] = (tuple(record["descriptions"]), kept_back)
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise DataError(f"'{path}' cannot be read: {problem}.", "Run t2l data prepare again.") from problem
-    return found
-
-
 def pyarrow() -> ModuleType:
     """The module pyarrow, or an error that says how to get it."""
     try:
@@ -251,14 +235,3 @@ def _views(batch: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = batch.column("input_ids")
     offsets = rows.offsets.to_numpy(zero_copy_only=True)
     return offsets, rows.values.to_numpy(zero_copy_only=True), batch.column("prompt_length").to_numpy()
-
-
-def as_split(name: str) -> Split:
-    """``name``, if it is a split.
-
-    Raises:
-        DataError: it is not.
-    """
-    if name not in SPLITS:
-        raise DataError(f"There is no split '{name}'.", did_you_mean(name, SPLITS))
-    return cast(Split, name)

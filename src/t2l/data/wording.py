@@ -116,24 +116,6 @@ class DescriptionFilter:
         )
 
 
-def from_templates(task: Task, count: int, seed: int) -> list[str]:
-    """Descriptions without any model: the definition's sentences in frames. A makeshift: the words stay the same."""
-    sentences = [each.strip() for each in re.split(r"(?<=[.!?])\s+", " ".join(task.definition.split())) if each.strip()]
-    if not sentences:
-        return []
-    whole = " ".join(sentences)
-    frames = (
-        "{}", "Task: {}", "What has to be done: {}", "You get one input at a time. {}", "Here is what I need. {}",
-        "{} Answer with nothing else.", "Follow this instruction for every input: {}", "The job is described so: {}",
-    )  # fmt: skip
-    bodies = list(
-        dict.fromkeys([whole, sentences[0], " ".join(sentences[:2]), " ".join(sentences[1:]) or whole, sentences[-1]])
-    )
-    found = [frame.format(body) for body in bodies for frame in frames]
-    Random(seed).shuffle(found)
-    return list(dict.fromkeys([whole, *found]))[:count]
-
-
 def _runs(text: str, n: int) -> Sequence[tuple[str, ...]]:
     words = _WORD.findall(text.lower())
     return [tuple(words[place : place + n]) for place in range(len(words) - n + 1)]

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -66,7 +66,7 @@ class StoreWriter:
                     _sync(stream)
                     entry["end"] = stream.tell()
                 with (self.folder / JOURNAL_FILE).open("ab") as journal:
-                    journal.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
+                    journal.write(_lines([entry]))
                     _sync(journal)
             except OSError:
                 with suppress(OSError):
@@ -81,7 +81,7 @@ class StoreWriter:
         Raises:
             OutputError: the disk is full, or ``target`` cannot be replaced; the unfinished store stays.
         """
-        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in descriptions).encode()
+        lines = _lines(descriptions)
         with _writing(self.folder):
             path = self.folder / SAMPLES_FILE
             with path.open("ab") as stream:
@@ -161,7 +161,7 @@ def _begin(folder: Path, header: dict[str, Any]) -> None:
     """An empty stream and a journal of one line; the journal last, so that it never speaks of nothing."""
     (folder / JOURNAL_FILE).unlink(missing_ok=True)
     write_bytes(folder / SAMPLES_FILE, _schema().serialize().to_pybytes())
-    write_bytes(folder / JOURNAL_FILE, (json.dumps(header, ensure_ascii=False) + "\n").encode())
+    write_bytes(folder / JOURNAL_FILE, _lines([header]))
 
 
 def _reopen(folder: Path, target: Path) -> None:
@@ -171,8 +171,7 @@ def _reopen(folder: Path, target: Path) -> None:
     header = {key: manifest["settings"].get(key) for key in manifest["header"]}
     (folder / JOURNAL_FILE).unlink(missing_ok=True)
     shutil.copyfile(target / SAMPLES_FILE, folder / SAMPLES_FILE)
-    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [header, *records])
-    write_bytes(folder / JOURNAL_FILE, lines.encode())
+    write_bytes(folder / JOURNAL_FILE, _lines([header, *records]))
 
 
 def _resume(folder: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
@@ -211,8 +210,7 @@ def forget_from(writer: StoreWriter, name: str) -> None:
     records = sorted(writer.done.values(), key=lambda record: record["batch"])
     kept = records[: writer.done[name]["batch"]]
     with _writing(writer.folder):
-        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [writer.header, *kept])
-        write_bytes(writer.folder / JOURNAL_FILE, lines.encode())
+        write_bytes(writer.folder / JOURNAL_FILE, _lines([writer.header, *kept]))
         end = kept[-1]["end"] if kept else len(_schema().serialize().to_pybytes())
         os.truncate(writer.folder / SAMPLES_FILE, end)
     writer.done = {record["name"]: record for record in kept}
@@ -221,6 +219,10 @@ def forget_from(writer: StoreWriter, name: str) -> None:
 def _schema() -> Any:
     arrow = pyarrow()
     return arrow.schema([("input_ids", arrow.list_(arrow.int32())), ("prompt_length", arrow.int32())])
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
 
 
 def _sync(stream: Any) -> None:

@@ -1,9 +1,9 @@
 """Which tasks there are and where their data lies: the harness's own, the paper's ten by two protocols, and folders.
 
 Level 5. Every task becomes one of lm-evaluation-harness. Local copies (``--data DIR``) lie in ``DIR/TASK`` as jsonl,
-json or parquet files named by their split (see `t2l.data.rows`), or flat as ``DIR/TASK.jsonl``, in the benchmark's own
-schema; nothing but the place of the data differs from the hub. A folder with a ``task.json`` is a task of its own:
-inputs, outputs and descriptions. This file knows no model.
+json or parquet files named by their split (see `t2l.data.benchmarks`), or flat as ``DIR/TASK.jsonl``, in the
+benchmark's own schema; nothing but the place of the data differs from the hub. A folder with a ``task.json`` is a task
+of its own: inputs, outputs and descriptions. This file knows no model.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from t2l.data.benchmarks import BENCHMARKS
+from t2l.data.benchmarks import BENCHMARKS, ENDINGS, SPLITS, ending_of, files_of_split, read_rows
 from t2l.data.descriptions import read_description_files
-from t2l.data.rows import ENDINGS, SPLITS, ending_of, files_of_split, read_rows
 from t2l.data.sources import as_text
 from t2l.errors import DataError, T2LError, did_you_mean
 from t2l.evaluation.paper_protocol import code_config, configs
