@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 
-from helpers import tiny_base
+from helpers import random_weights, tiny_base
+from t2l.adapter import Adapter
 from t2l.encoders import TokenStatesEncoder, encoder_from_config, prepare
-from t2l.errors import DescriptionError, EncoderError, T2LError
+from t2l.errors import CheckpointError, DescriptionError, EncoderError, T2LError
 from t2l.evaluation.flops import counted, hypernetwork_flops
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
-from t2l.site_attention import num_sites, writes_to_residual
+from t2l.site_attention import SiteAttention, site_layers, writes_to_residual
 from test_encoders import TEXTS, save_base
 from test_hypernet import uneven_spec
 
@@ -52,8 +55,12 @@ def texts(lengths: list[int], seed: int = 0) -> torch.Tensor:
     return state_NTW.flatten(1)
 
 
-def test_training_begins_at_the_base_and_gradients_reach_every_parameter_that_b_hangs_on() -> None:
-    hypernetwork = build()
+STATES = pytest.mark.parametrize("state_dim", [None, 1], ids=["shared", "own layers"])
+
+
+@STATES
+def test_training_begins_at_the_base_and_gradients_reach_every_parameter_that_b_hangs_on(state_dim: int | None) -> None:
+    hypernetwork = build(state_dim=state_dim)
     weights = hypernetwork(texts([4, 7]))
     assert all(not b_NLOR.any() for b_NLOR in weights.b.values())
     assert all(bool((a_NLRI[0] != a_NLRI[1]).any()) for a_NLRI in weights.a.values())
@@ -66,12 +73,13 @@ def test_shapes_follow_the_spec_and_the_bottleneck() -> None:
     spec = uneven_spec()
     hypernetwork = build(spec)
     hypernetwork(texts([3])).check(spec)
-    assert num_sites(spec) == spec.rank * 6
-    assert hypernetwork.encode(texts([3, 5])).shape == (2, num_sites(spec) * 64)
+    assert len(site_layers(spec)) == spec.rank * 6
+    assert hypernetwork.encode(texts([3, 5])).shape == (2, len(site_layers(spec)) * 64)
 
 
-def test_neither_padding_nor_other_rows_change_an_adapter() -> None:
-    hypernetwork = moved(build())
+@STATES
+def test_neither_padding_nor_other_rows_change_an_adapter(state_dim: int | None) -> None:
+    hypernetwork = moved(build(state_dim=state_dim))
     together = hypernetwork(texts([3, 9]))
     condition_NE = texts([3, 9])[:1, : 3 * WIDTH]
     alone = hypernetwork(condition_NE)
@@ -174,10 +182,65 @@ def test_layers_that_the_model_lacks_are_refused(tmp_path: Path) -> None:
         TokenStatesEncoder(str(tmp_path), [])
 
 
-def test_flops_are_those_that_torch_counts() -> None:
+@STATES
+def test_flops_are_those_that_torch_counts(state_dim: int | None) -> None:
     spec = uneven_spec()
-    hypernetwork = build(spec)
+    hypernetwork = build(spec, state_dim=state_dim)
     condition_NE = texts([WINDOW])
-    attention = 4 * 64 * WINDOW * (2 * WINDOW + num_sites(spec))  # torch does not count its fused attention on the CPU
+    read = len(site_layers(spec)) * (1 if state_dim is None else 2)
+    attention = 4 * 64 * WINDOW * (2 * WINDOW + read)  # torch does not count its fused attention on the CPU
     expected = counted(lambda: hypernetwork(condition_NE)) + attention
     assert hypernetwork_flops(hypernetwork, WINDOW) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_site_reads_its_own_layers_states_and_those_that_all_read() -> None:
+    spec = uneven_spec()
+    hypernetwork = moved(build(spec, state_dim=1))
+    encoder = hypernetwork.task_encoder
+    assert isinstance(encoder, SiteAttention) and encoder.shared_states == [0, 2, 3, 5]
+    state_NE = texts([4])
+    changed_NTW = state_NE.unflatten(1, (-1, WIDTH)).clone()
+    changed_NTW[..., 4] += 1.0
+    before, after = encoder(state_NE), encoder(changed_NTW.flatten(1))
+    moved_S = (before != after).unflatten(1, (-1, 64)).any(dim=-1)[0].tolist()
+    assert moved_S == [layer == 4 for layer in site_layers(spec)]
+    with pytest.raises(T2LError, match="encoder.layers name all layers"):
+        build(spec, state_dim=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_the_encoder_reads_in_a_frame_and_under_a_lora_and_a_checkpoint_takes_it_along(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", "llama", "left")
+    spec = LoraSpec.from_base(base.config, target_modules=["q_proj", "down_proj"], rank=2)
+    Adapter(spec, random_weights(spec)).save(tmp_path / "lora")
+    around = [TEXTS[0].split()[0] + " ", " " + TEXTS[1].split()[0]]
+    encoder = TokenStatesEncoder(
+        str(tmp_path / "base"), [0, 2], window=24, dtype="float32", around=around, adapter=tmp_path / "lora"
+    )
+    plain = TokenStatesEncoder(str(tmp_path / "base"), [0, 2], window=24, dtype="float32")
+    (text,) = prepare([TEXTS[2]])
+    model = PeftModel.from_pretrained(base, str(tmp_path / "lora")).eval()
+    ids = torch.tensor([plain.reader.tokenizer(around[0] + text + around[1])["input_ids"]])
+    with torch.no_grad():
+        hidden = model(input_ids=ids, output_hidden_states=True).hidden_states
+    expected = torch.cat([hidden[0], hidden[2]], dim=-1).flatten(1)
+    torch.testing.assert_close(encoder.embed([text]), expected, atol=1e-5, rtol=1e-4)
+    assert encoder.identity != plain.identity
+    long = " ".join([text] * 9)
+    (cut,) = encoder.step_tokens([long])
+    assert len(cut) == 24 and cut[-1] == ids[0, -1]
+
+    hypernetwork = HyperNetwork(
+        spec, encoder.dim, "T", trunk_dim=64, head_dim=4, task_encoder="tokens", token_dim=encoder.token_dim
+    )
+    t2l = TextToLora(encoder, moved(hypernetwork))
+    t2l.save_pretrained(tmp_path / "checkpoint")
+    shutil.rmtree(tmp_path / "lora")
+    again = TextToLora.from_pretrained(tmp_path / "checkpoint")
+    assert again.encoder.identity == encoder.identity
+    torch.testing.assert_close(again.encoder.encode([text]), encoder.encode([text]))
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+    config["encoder"]["adapter"] = "../lora"
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="outside its folder"):
+        TextToLora.from_pretrained(tmp_path / "checkpoint")

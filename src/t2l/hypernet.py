@@ -35,7 +35,7 @@ from t2l.features import (
 )
 from t2l.heads import FactorEmbedding, Head, Trunk, Variant, build_head
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
-from t2l.site_attention import SiteAttention, SiteHead, num_sites
+from t2l.site_attention import SiteAttention, SiteHead, site_layers
 from t2l.storage import check_tensors
 from t2l.token_attention import TokenTaskEncoder
 
@@ -147,6 +147,8 @@ class HyperNetwork(LoraSource):
         task_encoder: "linear" is the paper's; "tokens" reads the states of the description's tokens (see
             `t2l.token_attention`); see `t2l.features` for the others.
         token_dim: width of one token's state, where the task encoder reads tokens.
+        state_dim: width of one layer's part of it, where variant T reads the states of every layer and each site also
+            those of its own.
         output_gain: the output affine holds a gain; see `OutputAffine`.
         output_shift: the output affine holds a shift.
         seed: of the initial parameters; the global random generator is neither read nor advanced.
@@ -176,6 +178,7 @@ class HyperNetwork(LoraSource):
         head_init: HeadInit = "lora",
         task_encoder: TaskEncoderKind = "linear",
         token_dim: int | None = None,
+        state_dim: int | None = None,
         output_gain: bool = False,
         output_shift: bool = False,
         seed: int = 0,
@@ -189,7 +192,7 @@ class HyperNetwork(LoraSource):
         self.variant: Variant = variant
         self._sizes = {"trunk_dim": trunk_dim, "head_dim": head_dim, "dropout": dropout}
         self._task_encoder_kind: TaskEncoderKind = task_encoder
-        self._token_dim = token_dim
+        self._token_dim, self._state_dim = token_dim, state_dim
         self._learned_rank_positions = learned_rank_positions
         self._head_bias = head_bias
 
@@ -202,10 +205,10 @@ class HyperNetwork(LoraSource):
                 if token_dim is None or task_encoder != "tokens":
                     raise T2LError(
                         "Variant T reads the states of a description's tokens; this encoder gives one vector a text.",
-                        "Use an encoder of tokens (kind 'base-tokens'), or variant L, M or S.",
+                        "Use an encoder of tokens (kind 'token-states'), or variant L, M or S.",
                     )
                 self.task_encoder: TaskEncoder = SiteAttention(
-                    token_dim, num_sites(spec), trunk_dim, embedding_dim // token_dim
+                    token_dim, site_layers(spec), trunk_dim, embedding_dim // token_dim, state_dim
                 )
                 self.head = SiteHead(spec, trunk_dim, head_dim)
             else:
@@ -240,7 +243,8 @@ class HyperNetwork(LoraSource):
         """Names of the hidden matrices, which Muon updates; embeddings, queries and output maps are not among them."""
         hidden: tuple[str, ...] = HIDDEN_MATRICES
         if self.variant == "T":
-            hidden = ("task_encoder.enter.", "task_encoder.layers.", "task_encoder.to_kv.", "head.mlp.")
+            read = ("enter.", "layers.", "to_kv.", "own.enter.", "own.to_kv.")
+            hidden = ("head.mlp.", *(f"task_encoder.{part}" for part in read))
         named = self.named_parameters()
         return [n for n, p in named if p.ndim == 2 and (n.startswith(hidden) or n.endswith(".squeeze.weight"))]
 
@@ -305,6 +309,7 @@ class HyperNetwork(LoraSource):
             "head_bias": self._head_bias,
             "task_encoder": self._task_encoder_kind,
             **({"token_dim": self._token_dim} if self._token_dim is not None else {}),
+            **({"state_dim": self._state_dim} if self._state_dim is not None else {}),
             "output_gain": self.output_affine.has_gain,
             "output_shift": self.output_affine.has_shift,
         }

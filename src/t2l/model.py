@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from t2l.adapter import Adapter, adapters_from_weights
 from t2l.encoders import DescriptionEncoder, encoder_from_config, prepare
 from t2l.encoders.description import warned_once
+from t2l.encoders.encoder import ADAPTER_FOLDER
 from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.hub import download, is_hub_id
 from t2l.hypernet import HyperNetwork
@@ -33,7 +34,7 @@ from t2l.threads import SMALL, threads
 
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
-_DOWNLOADED = [CONFIG_FILE, TENSOR_FILE, "calibration.*"]
+_DOWNLOADED = [CONFIG_FILE, TENSOR_FILE, "calibration.*", f"{ADAPTER_FOLDER}/*"]
 MICRO_WORLD = "t2l-micro-world"
 """The name of the micro world's checkpoint: a tiny base and tasks that are made by a program."""
 _SHIPPED = {"smollm2-135m": "smollm2-135m", MICRO_WORLD: "checkpoint", "micro-world": "checkpoint"}
@@ -225,7 +226,7 @@ class TextToLora:
                 {
                     "kind": KIND,
                     "format": FORMAT,
-                    "encoder": self.encoder.to_config(),
+                    "encoder": self.encoder.save(inside),
                     "encoder_identity": self.encoder.identity,
                     "hypernetwork": self.hypernetwork.to_config(),
                     "metadata": self.metadata,
@@ -265,7 +266,7 @@ class TextToLora:
                 "Update t2l.",
             )
         try:
-            encoder = encoder_from_config(config["encoder"])
+            encoder = encoder_from_config(config["encoder"], folder=folder)
             structure, metadata = config["hypernetwork"], dict(config.get("metadata", {}))
         except (KeyError, TypeError, ValueError) as problem:
             reason = problem.message if isinstance(problem, T2LError) else f"{type(problem).__name__}: {problem}"

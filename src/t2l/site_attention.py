@@ -2,7 +2,8 @@
 
 Axis letters: N samples, T tokens, W width of one token's state, E = T * W condition width, D model width, H attention
 heads, C channels of a head, S sites (a layer of a module group, a rank), L layers of a group, R rank, I in-features,
-O out-features, Z bottleneck of a layer's own map, K = S * D width of the task features.
+O out-features, Z bottleneck of a layer's own map, K = S * D width of the task features; where the states of every
+layer are read, J states a token (a model's layers and its input embedding) of V numbers each, W = J * V.
 
 Level 1. One pooled vector tells what kind of task a description is about and not which words to answer with; here each
 rank-one piece of an adapter chooses the words that it is made from, so a label that only the description names can
@@ -14,6 +15,7 @@ texts, encoders, files or base models.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,7 @@ from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 
 HEAD_CHANNELS = 64
 READER_LAYERS = 2
+SHARED_STATES = 4  # of those of every layer, which all sites read
 DROPOUT = 0.1
 TOKEN_DROPOUT = 0.1
 GAIN = 4.0  # output maps are scaled by GAIN / fan-in, so that one learning rate serves every width
@@ -37,9 +40,9 @@ _WRITERS = frozenset(
 """Last names of modules whose output goes to the residual stream; the input of all others comes from it."""
 
 
-def num_sites(spec: LoraSpec) -> int:
-    """S: a site for every adapted layer of every module group and every rank."""
-    return spec.rank * sum(len(group.layers) for group in spec.groups)
+def site_layers(spec: LoraSpec) -> list[int]:
+    """The layer of each site (S): one for every module group, adapted layer and rank, in this order."""
+    return [layer for group in spec.groups for layer in group.layers for _ in range(spec.rank)]
 
 
 def writes_to_residual(group: ModuleGroup) -> bool:
@@ -52,16 +55,29 @@ class SiteAttention(TaskEncoder):
 
     Args:
         token_dim: W.
-        sites: S.
+        site_layer_S: the layer of each site.
         model_dim: D, a multiple of `HEAD_CHANNELS`.
         max_tokens: longest description, in tokens.
+        state_dim: V, where a token's state is that of every layer: each site then also reads the state that its own
+            layer sees, and all read those of `SHARED_STATES` layers. Otherwise all sites read the whole state.
+
+    Raises:
+        T2LError: model_dim is no multiple, or a state is not that of every layer.
     """
 
     mean_W: Tensor
     std_W: Tensor
 
-    def __init__(self, token_dim: int, sites: int, model_dim: int = 384, max_tokens: int = 512) -> None:
+    def __init__(
+        self,
+        token_dim: int,
+        site_layer_S: Sequence[int],
+        model_dim: int = 384,
+        max_tokens: int = 512,
+        state_dim: int | None = None,
+    ) -> None:
         super().__init__()
+        sites = len(site_layer_S)
         if model_dim < HEAD_CHANNELS or model_dim % HEAD_CHANNELS:
             raise T2LError(f"trunk_dim is {model_dim}; variant T needs a multiple of {HEAD_CHANNELS}.")
         self.token_dim, self.sites, self.model_dim = token_dim, sites, model_dim
@@ -70,7 +86,19 @@ class SiteAttention(TaskEncoder):
         self.heads = model_dim // HEAD_CHANNELS
         self.register_buffer("mean_W", torch.zeros(token_dim))
         self.register_buffer("std_W", torch.ones(token_dim))
-        self.enter = nn.Linear(token_dim, model_dim)
+        self.own: _OwnLayers | None = None
+        self.shared_states: list[int] = []
+        if state_dim is not None:
+            states, rest = divmod(token_dim, state_dim)
+            if rest or states < 2 + max(site_layer_S):
+                raise T2LError(
+                    f"A token's state has {token_dim} numbers; own_layers needs {state_dim} for each of "
+                    f"{2 + max(site_layer_S)} states, the input embedding and every layer's.",
+                    "Let encoder.layers name all layers of the base, from 0.",
+                )
+            self.own = _OwnLayers(state_dim, site_layer_S, model_dim)
+            self.shared_states = [round(part * (states - 1) / (SHARED_STATES - 1)) for part in range(SHARED_STATES)]
+        self.enter = nn.Linear(token_dim if state_dim is None else SHARED_STATES * state_dim, model_dim)
         self.position = nn.Embedding(max_tokens, model_dim)
         self.layers = nn.ModuleList([_ReaderLayer(model_dim) for _ in range(READER_LAYERS)])
         self.norm = nn.LayerNorm(model_dim)
@@ -105,7 +133,7 @@ class SiteAttention(TaskEncoder):
             kept_NT[:, 0] = True
             real_NT = real_NT & kept_NT
         state_NTW = ((state_NTW - self.mean_W) / self.std_W).clamp(-_LARGEST, _LARGEST)
-        x_NTD = self.enter(state_NTW)
+        x_NTD = self.enter(self._shared(state_NTW))
         x_NTD = x_NTD + _POSITION_SCALE * self.position.weight[: x_NTD.shape[1]]
         x_NTD = F.dropout(x_NTD, DROPOUT, self.training)
         mask_N11T = real_NT[:, None, None, :]
@@ -116,7 +144,16 @@ class SiteAttention(TaskEncoder):
         q_HSC = self.query_SD.unflatten(-1, (self.heads, -1)).transpose(0, 1).to(v_NHTC.dtype)
         q_NHSC = q_HSC.expand(len(k_NHTC), -1, -1, -1)
         content_NHSC = F.scaled_dot_product_attention(q_NHSC, k_NHTC, v_NHTC, attn_mask=mask_N11T)
-        return content_NHSC.transpose(1, 2).flatten(1)
+        content_NSD = content_NHSC.transpose(1, 2).flatten(2)
+        if self.own is not None:
+            content_NSD = content_NSD + self.own(state_NTW, mask_N11T, self.query_SD)
+        return content_NSD.flatten(1)
+
+    def _shared(self, state_NTW: Tensor) -> Tensor:
+        """The part of a token's state that all sites read."""
+        if self.own is None:
+            return state_NTW
+        return state_NTW.unflatten(-1, (-1, self.own.state_dim))[..., self.shared_states, :].flatten(-2)
 
 
 class SiteHead(nn.Module):
@@ -135,7 +172,7 @@ class SiteHead(nn.Module):
     def __init__(self, spec: LoraSpec, model_dim: int, bottleneck: int) -> None:
         super().__init__()
         self.spec, self.model_dim, self.bottleneck = spec, model_dim, bottleneck
-        sites = num_sites(spec)
+        sites = len(site_layers(spec))
         self.gain_SD = nn.Parameter(torch.ones(sites, model_dim))
         self.shift_SD = nn.Parameter(torch.zeros(sites, model_dim))
         self.mlp = nn.Sequential(
@@ -200,6 +237,44 @@ class _GroupMaps(nn.Module):
         fan_in = self.squeeze.out_features if self.writes else self.shared.in_features
         generated.normal_(0.0, _GENERATED_A * bound * math.sqrt(fan_in) / GAIN, generator=generator)
         written.zero_()
+
+
+class _OwnLayers(nn.Module):
+    """What each site attends to in the states that its own layer sees; maps are shared by the layers.
+
+    Args:
+        state_dim: V.
+        site_layer_S: the layer of each site.
+        model_dim: D.
+    """
+
+    def __init__(self, state_dim: int, site_layer_S: Sequence[int], model_dim: int) -> None:
+        super().__init__()
+        self.state_dim = state_dim
+        self.heads = model_dim // HEAD_CHANNELS
+        self.sites = {layer: [s for s, own in enumerate(site_layer_S) if own == layer] for layer in set(site_layer_S)}
+        order = [site for sites in self.sites.values() for site in sites]
+        self.place_S = sorted(range(len(order)), key=order.__getitem__)  # of each site among those, layer after layer
+        self.enter = nn.Linear(state_dim, model_dim)
+        self.layer = nn.Embedding(1 + max(site_layer_S), model_dim)
+        self.norm = nn.LayerNorm(model_dim)
+        self.to_kv = nn.Linear(model_dim, 2 * model_dim)
+        self.key_norm = nn.LayerNorm(HEAD_CHANNELS)
+
+    def forward(self, state_NTW: Tensor, mask_N11T: Tensor, query_SD: Tensor) -> Tensor:
+        """Content (N, S, D)."""
+        state_NTJV = state_NTW.unflatten(-1, (-1, self.state_dim))[:, :, : self.layer.num_embeddings]
+        x_NTJD = F.gelu(self.enter(state_NTJV) + _POSITION_SCALE * self.layer.weight)
+        k_NJHTC, v_NJHTC = self.to_kv(self.norm(x_NTJD)).unflatten(-1, (2, self.heads, -1)).permute(3, 0, 2, 4, 1, 5)
+        k_NJHTC = self.key_norm(k_NJHTC).to(v_NJHTC.dtype)
+        q_HSC = query_SD.unflatten(-1, (self.heads, -1)).transpose(0, 1).to(v_NJHTC.dtype)
+        parts = []
+        for layer, sites in self.sites.items():
+            q_NHSC = q_HSC[:, sites].expand(len(k_NJHTC), -1, -1, -1)
+            k_NHTC, v_NHTC = k_NJHTC[:, layer], v_NJHTC[:, layer]
+            content_NHSC = F.scaled_dot_product_attention(q_NHSC, k_NHTC, v_NHTC, attn_mask=mask_N11T)
+            parts.append(content_NHSC.transpose(1, 2).flatten(2))
+        return torch.cat(parts, dim=1)[:, self.place_S]
 
 
 class _ReaderLayer(nn.Module):

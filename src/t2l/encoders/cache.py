@@ -155,6 +155,9 @@ class CachedEncoder(DescriptionEncoder):
     def to_config(self) -> dict[str, Any]:
         return self.encoder.to_config()
 
+    def save(self, folder: Path) -> dict[str, Any]:
+        return self.encoder.save(folder)
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, device: str, trust_remote_code: bool) -> CachedEncoder:
         raise EncoderError("A cache is not a kind of encoder.", "Wrap the encoder: CachedEncoder(encoder).")

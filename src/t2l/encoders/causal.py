@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,8 @@ from t2l.hub import may_run_code
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from t2l.adapter import Adapter
+
 
 class CausalReader:
     """A causal language model without its output layer. Tokenizer and weights load at first use.
@@ -35,12 +38,21 @@ class CausalReader:
         dtype: ``"auto"`` (as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         device: where the model runs.
         trust_remote_code: let code from the hub run in this process.
+        adapter: a PEFT folder; the model reads with this LoRA in its weights.
     """
 
     def __init__(
-        self, model: str, *, revision: str | None, dtype: str, device: str | torch.device, trust_remote_code: bool
+        self,
+        model: str,
+        *,
+        revision: str | None,
+        dtype: str,
+        device: str | torch.device,
+        trust_remote_code: bool,
+        adapter: str | Path | None = None,
     ) -> None:
         self.name = str(model)
+        self.adapter = adapter
         self.revision = revision
         self.dtype = dtype
         self.device = device
@@ -49,15 +61,37 @@ class CausalReader:
     @cached_property
     def identity(self) -> str:
         """Names the weights: a folder by its content, anything else by hub id and revision."""
-        return f"{model_identity(self.name, self.revision)}/dtype={self.dtype}"
+        under = "" if self.adapter is None else f"/adapter={self._adapter.digest[:16]}"
+        return f"{model_identity(self.name, self.revision)}/dtype={self.dtype}{under}"
 
-    def tokens(self, text: str, window: int) -> list[int]:
-        """Token ids of a text; a longer one is cut to ``window`` tokens, with a warning."""
-        ids = list(self.tokenizer(text, verbose=False)["input_ids"])
-        window = min(window, getattr(self.model.config, "max_position_embeddings", None) or window)
-        if len(ids) > window:
-            warn_unseen(text, len(ids), window)
-        return ids[:window]
+    @cached_property
+    def _adapter(self) -> Adapter:
+        from t2l.adapter import Adapter
+
+        assert self.adapter is not None
+        return Adapter.load(self.adapter)
+
+    def tokens(
+        self, texts: Sequence[str], window: int, around: tuple[str, str] = ("", ""), *, warn: bool = True
+    ) -> list[list[int]]:
+        """Token ids of texts between two others (a frame); of a longer one the end is left out, and the frame stays.
+
+        Args:
+            warn: say which texts were not read to their end.
+        """
+        before, after = around
+        framed = [f"{before}{text}{after}" for text in texts]
+        end = list(self.tokenizer(after, add_special_tokens=False)["input_ids"]) if after else []
+        found = []
+        for text, ids in zip(texts, self.tokenizer(framed, verbose=False)["input_ids"], strict=True):
+            if warn and len(ids) > window:
+                warn_unseen(text, len(ids), window)
+            found.append(list(ids) if len(ids) <= window else [*ids[: window - len(end)], *end])
+        return found
+
+    def readable(self, window: int) -> int:
+        """How many of ``window`` tokens the model has positions for. Loads it."""
+        return min(window, getattr(self.model.config, "max_position_embeddings", None) or window)
 
     @torch.no_grad()
     def states(self, tokens: Sequence[list[int]], layers: Sequence[int] = ()) -> tuple[list[Tensor], Tensor]:
@@ -108,6 +142,11 @@ class CausalReader:
             )
         with loading(self.name):
             mend_buffers(model, self.name, EncoderError)
+        if self.adapter is not None:
+            with torch.no_grad():
+                for path in self._adapter.spec.module_paths():
+                    weight_OI = model.get_submodule(path.removeprefix("model.")).weight
+                    weight_OI.copy_(weight_OI.float() + self._adapter.delta(path))
         return model.to(self.device).eval().requires_grad_(False)
 
     @property

@@ -23,6 +23,9 @@ from t2l.encoders.description import prepare, warned_once
 from t2l.errors import EncoderError, did_you_mean
 from t2l.storage import hash_file
 
+ADAPTER_FOLDER = "reader"
+"""Where a checkpoint's folder holds the LoRA that its encoder reads with."""
+
 
 class DescriptionEncoder(ABC):
     """From task descriptions to embeddings in the form that the hypernetwork reads. Weights load at first use."""
@@ -53,6 +56,10 @@ class DescriptionEncoder(ABC):
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
         """Plain data from which `t2l.encoders.encoder_from_config` makes this encoder again."""
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """As `to_config`, with the files that it names copied into a checkpoint's folder and named from there."""
+        return self.to_config()
 
     @classmethod
     @abstractmethod

@@ -82,7 +82,7 @@ class BaseModelEncoder(DescriptionEncoder):
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
         check_dim(self._loaded_dim, self._stated_dim, self.reader.name)
-        tokens = [self.reader.tokens(text, _WINDOW) for text in texts]
+        tokens = self.reader.tokens(texts, self.reader.readable(_WINDOW))
         order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
         embedding_NE = torch.empty(len(texts), self.dim)
         for start in range(0, len(order), _BATCH):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from t2l.encoders.encoder import DescriptionEncoder
@@ -29,12 +30,13 @@ def encoder_kinds() -> list[str]:
 
 
 def encoder_from_config(
-    config: Mapping[str, Any], *, device: str = "cpu", trust_remote_code: bool = False
+    config: Mapping[str, Any], *, folder: Path | None = None, device: str = "cpu", trust_remote_code: bool = False
 ) -> DescriptionEncoder:
     """The encoder that a checkpoint's config describes; loads no weights yet.
 
     Args:
         config: what `DescriptionEncoder.to_config` gave; ``kind`` says which encoder.
+        folder: of the checkpoint whose config it is; files that the config names by a relative path lie there.
         device: where the encoder runs.
         trust_remote_code: let code from the hub run in this process. Never read from a config.
 
@@ -48,6 +50,10 @@ def encoder_from_config(
     kind = config.get("kind") if isinstance(config, Mapping) else None
     if not isinstance(kind, str):
         raise EncoderError(f"An encoder's config is an object with a 'kind'; this one is {str(config)[:80]!r}.")
+    if folder is not None and isinstance(config.get("adapter"), str):
+        if Path(config["adapter"]).name != config["adapter"]:
+            raise EncoderError(f"A checkpoint's encoder names an adapter outside its folder: '{config['adapter']}'.")
+        config = {**config, "adapter": str(folder / config["adapter"])}
     doors = _doors()
     if kind not in doors:
         raise EncoderError(f"No encoder is of kind '{kind}'.", did_you_mean(kind, sorted(doors)))

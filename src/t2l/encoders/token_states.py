@@ -9,15 +9,18 @@ itself or a small one beside a large base.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from t2l.encoders.causal import CausalReader
-from t2l.encoders.encoder import DescriptionEncoder, check_dim, read_fields
+from t2l.encoders.encoder import ADAPTER_FOLDER, DescriptionEncoder, check_dim, read_fields
 from t2l.errors import EncoderError
 
 _WINDOW = 512  # tokens
@@ -36,9 +39,13 @@ class TokenStatesEncoder(DescriptionEncoder):
         dtype: ``"auto"`` (as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         device: where the model runs.
         trust_remote_code: let code from the hub run in this process, for models that need it.
+        around: what stands before and after a text when it is read, such as a chat's frame up to where the answer
+            begins; the states of the text behind it are then those of a model about to answer.
+        adapter: a PEFT folder; the model reads with this LoRA in its weights. A checkpoint that is saved takes a copy
+            along (`ADAPTER_FOLDER`).
 
     Raises:
-        EncoderError: no layers, or a window below 1.
+        EncoderError: no layers, a window below 1, or an ``around`` that is not two texts.
     """
 
     ragged: ClassVar[bool] = True
@@ -54,14 +61,24 @@ class TokenStatesEncoder(DescriptionEncoder):
         dtype: str = "bfloat16",
         device: str | torch.device = "cpu",
         trust_remote_code: bool = False,
+        around: Sequence[str] = ("", ""),
+        adapter: str | Path | None = None,
     ) -> None:
+        if len(around) != 2 or not all(isinstance(part, str) for part in around):
+            raise EncoderError(f"around is {list(around)!r}; it must be two texts, before and after a description.")
         if not layers or any(isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 for layer in layers):
             raise EncoderError(f"layers is {list(layers)!r}; it must name layers of the model, from 0.")
         if window < 1:
             raise EncoderError(f"window is {window!r}; it must be at least 1.")
         self.reader = CausalReader(
-            model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+            model,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            adapter=adapter,
         )
+        self.around = (around[0], around[1])
         self.layers = tuple(layers)
         self.window = window
         self._stated_width = token_dim
@@ -72,7 +89,8 @@ class TokenStatesEncoder(DescriptionEncoder):
 
     @property
     def identity(self) -> str:
-        return f"token-states/{self.reader.identity}/layers={list(self.layers)}/window={self.window}"
+        around = f"/around={json.dumps(self.around)}" if any(self.around) else ""
+        return f"token-states/{self.reader.identity}/layers={list(self.layers)}/window={self.window}{around}"
 
     @property
     def dim(self) -> int:
@@ -87,13 +105,21 @@ class TokenStatesEncoder(DescriptionEncoder):
             "window": self.window,
             "revision": self.reader.revision,
             "dtype": self.reader.dtype,
+            **({"around": list(self.around)} if any(self.around) else {}),
+            **({"adapter": str(self.reader.adapter)} if self.reader.adapter is not None else {}),
         }
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        if self.reader.adapter is None:
+            return self.to_config()
+        shutil.copytree(self.reader.adapter, folder / ADAPTER_FOLDER)
+        return self.to_config() | {"adapter": ADAPTER_FOLDER}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, device: str, trust_remote_code: bool) -> TokenStatesEncoder:
         optional = type(None)
         fields = read_fields(
-            {"dtype": "bfloat16", "window": _WINDOW, **config},
+            {"dtype": "bfloat16", "window": _WINDOW, "around": ["", ""], **config},
             "token-states",
             model=str,
             layers=list,
@@ -101,6 +127,8 @@ class TokenStatesEncoder(DescriptionEncoder):
             window=int,
             revision=(str, optional),
             dtype=str,
+            around=list,
+            adapter=(str, optional),
         )
         return cls(**fields, device=device, trust_remote_code=trust_remote_code)
 
@@ -118,7 +146,7 @@ class TokenStatesEncoder(DescriptionEncoder):
 
         Needs no device, so it can be done ahead.
         """
-        return [ids[: self.window] for ids in self.reader.tokenizer(list(texts), verbose=False)["input_ids"]]
+        return self.reader.tokens(texts, self.window, self.around, warn=False)
 
     @torch.no_grad()
     def step_conditions(self, tokens: Sequence[list[int]]) -> Tensor:
@@ -150,7 +178,7 @@ class TokenStatesEncoder(DescriptionEncoder):
 
     def _read(self, text: str) -> Tensor:
         check_dim(self._loaded_width, self._stated_width, self.reader.name)
-        return self._states([self.reader.tokens(text, self.window)])
+        return self._states(self.reader.tokens([text], self.reader.readable(self.window), self.around))
 
     def _states(self, tokens: Sequence[list[int]]) -> Tensor:
         """(N, T, W), zero after a text's end."""

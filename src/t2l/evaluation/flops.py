@@ -310,6 +310,10 @@ def _site_flops(encoder: Any, head: SiteHead, tokens: int) -> float:
     width, sites = encoder.model_dim, encoder.sites
     read = 2 * tokens * (_linears(encoder.enter) + _linears(encoder.layers) + _linears(encoder.to_kv))
     attended = 4 * width * tokens * (len(encoder.layers) * tokens + sites)
+    if encoder.own is not None:
+        layers = encoder.own.layer.num_embeddings
+        read += 2 * tokens * layers * (_linears(encoder.own.enter) + _linears(encoder.own.to_kv))
+        attended += 4 * width * tokens * sites
     written = 2 * sites * _linears(head.mlp)
     for group in head.spec.groups:
         maps: Any = head.maps[group.key]

@@ -59,6 +59,8 @@ class HypernetworkSection:
 
     Args:
         standardize: train on embeddings with mean 0 and variance 1; the map is folded into the finished checkpoint.
+        own_layers: variant T: each site also attends to the states that its own layer has of the description;
+            encoder.layers must name all of them, from 0 to the number of layers.
         start: a checkpoint folder whose hypernetwork training begins from (a reconstruction-trained one, say).
     """
 
@@ -67,6 +69,7 @@ class HypernetworkSection:
     head_dim: int = 512
     dropout: float = 0.05
     standardize: bool = True
+    own_layers: bool = False
     start: str | None = None
 
 

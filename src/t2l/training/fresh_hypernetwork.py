@@ -30,6 +30,7 @@ def fresh_hypernetwork(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncod
         dropout=wanted.dropout,
         task_encoder="linear" if encoder.token_dim is None else "tokens",
         token_dim=encoder.token_dim,
+        state_dim=(encoder.token_dim or 0) // (spec.num_layers + 1) if wanted.own_layers else None,
         seed=recipe.loop.seed,
         **head,
     )
