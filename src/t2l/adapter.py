@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from t2l import peft_format
-from t2l.bases import EMBEDDED_BASE
+from t2l.base_names import EMBEDDED_BASE
 from t2l.errors import AdapterError, T2LError, did_you_mean
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.peft_format import CONFIG_FILE, DTYPES, TENSOR_FILE, peft_tensors
