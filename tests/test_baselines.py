@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from t2l.hypernet import HyperNetwork
 from t2l.library import Library
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.training.sft import Batch, SftConfig, answer_loss, sft_loss
+from t2l.training.sft_run import SftJob
+from t2l.training.sft_step import MicroBatch, Terms, learn_step
 from t2l.training.standardization import Standardization
 
 NAMES = ["first", "second", "third"]
@@ -149,11 +152,11 @@ def test_each_sample_is_answered_under_its_own_inputs_adapter(base: Any, spec: L
             weights = source(standardize(input_states(base, one.ids_ST, one.labels_ST)))
             with apply_batched(base, spec, weights):
                 losses.append(answer_loss(base, one.ids_ST, one.labels_ST))
-    from t2l.world.comparator_training import hyperdecoder_loss
-
-    loss = hyperdecoder_loss(base, source, batches, config, standardize)
+    job: Any = SimpleNamespace(base=base, device=torch.device("cpu"))
+    job.read = lambda model, ids_ST, labels_ST: standardize(input_states(model, ids_ST, labels_ST))
+    micros, condition_SE = SftJob._read(job, [MicroBatch(samples) for samples in batches])
+    loss = learn_step(base, source, condition_SE, micros, Terms(config))
     torch.testing.assert_close(loss, torch.stack(losses).mean())
-    loss.backward()
     assert all(parameter.grad is not None for parameter in source.trunk.parameters())
 
 

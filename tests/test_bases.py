@@ -198,7 +198,7 @@ def test_names_that_lead_nowhere(folder: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "is an adapter" in problem(tmp_path)
     monkeypatch.setattr(base_names.resources, "files", lambda package: tmp_path)
-    assert "t2l world build" in problem(EMBEDDED_BASE)
+    assert "no embedded base" in problem(EMBEDDED_BASE)
 
 
 def test_the_embedded_base_is_a_folder_of_the_package(

@@ -96,7 +96,7 @@ def test_help_names_every_verb() -> None:
     for verb in ("generate", "run", "import", "inspect", "demo", "world"):
         assert re.search(rf"\b{verb}\b", text)
         assert "Usage" in done(verb, "--help").stdout
-    for verb in ("build", "evaluate", "tasks", "examples"):
+    for verb in ("tasks", "examples"):
         assert re.search(rf"\b{verb}\b", done("world", "--help").stdout)
     assert done("--version").stdout.startswith("t2l") and done("-V").stdout == done("--version").stdout
     assert "--install-completion" in text and "--restart" in done("evaluate", "--help").stdout
@@ -724,14 +724,6 @@ def test_what_inspect_refuses(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "target", "expected"),
     [
-        (["demo", "--seed", "4"], "t2l.world.demo.demo", {"interactive": False, "seed": 4}),
-        (
-            ["world", "build"],
-            "t2l.world.commands.build",
-            {"stage": None, "folder": Path("world-build"), "install": False},
-        ),
-        (["world", "build", "--stage", "sft", "--dir", "d", "--install"], "t2l.world.commands.build", {"stage": "sft"}),
-        (["world", "evaluate", "--quick", "--json"], "t2l.world.commands.evaluate", {"quick": True, "as_json": True}),
         (["world", "tasks", "word", "--split", "far"], "t2l.world.commands.tasks", {"query": "word", "split": "far"}),
         (["world", "examples", "a", "-n", "3", "--seed", "2"], "t2l.world.commands.examples", {"n": 3, "seed": 2}),
     ],

@@ -265,12 +265,6 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, session: Session) -> None:
     assert refused.exit_code == 2 and "--all" in refused.stderr
 
 
-def test_the_micro_world_keeps_a_demo_of_its_own() -> None:
-    for words in (["demo", "-c", MICRO_WORLD, "--seed", "13"], ["world", "demo", "--seed", "13"]):
-        shown = CliRunner().invoke(app, words)
-        assert shown.exit_code == 0 and "tiny model" in shown.stdout, words
-
-
 def test_the_default_seed_is_neither_the_best_nor_the_worst(session: Session) -> None:
     measured = measure.record(session, list(session.try_all()))
     for number, one in enumerate(measured["tasks"]):

@@ -250,7 +250,7 @@ def test_a_wrong_command_line_is_seen(line: str) -> None:
 
 
 def test_the_commands_that_the_demo_recommends_parse() -> None:
-    from t2l.world.demo import NEXT
+    from t2l.demo.show import NEXT
 
     for command, _ in NEXT:
         words = shlex.split(command)

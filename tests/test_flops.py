@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from helpers import tiny_base, tokens
-from t2l.bases import EMBEDDED_BASE, load_base
 from t2l.batched import apply_batched
 from t2l.errors import T2LError
 from t2l.evaluation.flops import (
@@ -121,11 +120,3 @@ def test_a_cached_prefix_takes_the_saving_of_many_questions_away() -> None:
     )
     with pytest.raises(T2LError, match="tflops is 0"):
         replace(setting, tflops=0)
-
-
-def test_the_world_counts_by_the_same_formula() -> None:
-    from t2l.world.costs import answer_flops as on_the_world
-
-    base = load_base(EMBEDDED_BASE).model
-    run = [("ab", "c"), ("d", "ef")]
-    assert on_the_world(base, run) == forward_flops(TransformerShape.of(base), 10, logits=3, causal=True)

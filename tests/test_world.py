@@ -19,21 +19,16 @@ from torch import Tensor
 
 from helpers import random_weights
 from t2l.bases import EMBEDDED_BASE, Base, load_base
-from t2l.encoders import DescriptionEncoder, MiniLmEncoder, OneHotEncoder
+from t2l.encoders import DescriptionEncoder, OneHotEncoder
 from t2l.errors import T2LError
-from t2l.guidance.guide import is_calibrated
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import MICRO_WORLD, TextToLora, shipped_checkpoint
 from t2l.training import optimizers as optimizers_module
 from t2l.training.loop import LoopConfig
 from t2l.training.optimizers import muon_and_adamw
-from t2l.training.reconstruction import ReconstructionConfig
 from t2l.training.sft import IGNORED
 from t2l.training.standardization import Standardization
-from t2l.world import build as build_module
-from t2l.world import calibration as calibration_module
-from t2l.world import comparator_training as comparator_training_module
 from t2l.world import evaluate as evaluate_module
 from t2l.world import exact_match as exact_match_module
 from t2l.world import pretrain as pretrain_module
@@ -47,8 +42,6 @@ from t2l.world.base import (
     encode_runs,
     few_shot_batch,
 )
-from t2l.world.build import build
-from t2l.world.comparators import ComparatorConfig, HyperdecoderConfig, LibraryConfig, MultiTaskConfig
 from t2l.world.conditions import DescriptionTable
 from t2l.world.evaluate import CONDITIONS, Effort, bootstrap, evaluate, summarize
 from t2l.world.exact_match import Query, exact_match
@@ -70,6 +63,7 @@ from t2l.world.tasks import (
     tasks_of,
 )
 from t2l.world.wording import descriptions
+from t2l.world.workfolder import embedded_encoder, embedded_spec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -327,7 +321,7 @@ def greedy(base: Base, queries: list[Query], **adapters: Any) -> list[str]:
 
 def test_exact_match_is_what_greedy_generation_says(base: Base) -> None:
     """Plain and adapted, without and with examples; among the queries are ones whose answer is right."""
-    spec = build_module.embedded_spec()
+    spec = embedded_spec()
     weights = random_weights(spec, 3, std=0.02)
     tasks = [find_task(name) for name in ("give-first-word", "words-to-kebab", "antonym", "add-2")]
     queries = [
@@ -351,7 +345,7 @@ def test_exact_match_is_what_greedy_generation_says(base: Base) -> None:
 
 
 def test_exact_match_without_adapters_in_a_batch_that_could_have_them(base: Base) -> None:
-    spec = build_module.embedded_spec()
+    spec = embedded_spec()
     queries = [Query(example) for example in find_task("give-first-word").examples(3, seed=0)]
     assert exact_match(base.model, queries, spec, random_weights(spec, 2)) == exact_match(base.model, queries)
     assert exact_match(base.model, []) == []
@@ -392,7 +386,7 @@ class FirstLetters(DescriptionEncoder):
 
 def test_an_evaluation_scores_every_condition_on_every_task(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate_module, "tasks_of", lambda split: tasks_of(split)[:3])
-    source = HyperNetwork(build_module.embedded_spec(), 8, trunk_dim=8, head_dim=8).eval()
+    source = HyperNetwork(embedded_spec(), 8, trunk_dim=8, head_dim=8).eval()
     lines: list[str] = []
     effort = Effort(examples=2, wordings=2, train_tasks=2)
     scores = evaluate(base.model, FirstLetters(), source, effort=effort, report=lines.append)
@@ -481,7 +475,7 @@ def test_a_hypernetwork_learns_on_the_world(base: Base, tmp_path: Path, distill:
     hypernetwork = train_hypernetwork(
         recipe,
         base.model,
-        build_module.embedded_spec(),
+        embedded_spec(),
         encoder,
         tasks,
         table,
@@ -499,57 +493,10 @@ def test_a_recipe_that_cannot_be_is_refused() -> None:
         SftRecipe(LoopConfig(steps=1), views=1)
 
 
-def test_the_whole_build_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = [find_task(name) for name in ("give-first-word", "antonym", "add-2")]
-    monkeypatch.setattr(pretrain_module, "TOKENS", 300)
-    pretrain, two = pretrain_module.pretrain, LoopConfig(steps=2, warmup=1)
-    monkeypatch.setattr(build_module, "pretrain", lambda folder, report: pretrain(folder, report, two))
-    monkeypatch.setattr(build_module, "tasks_of", lambda *splits: few)
-    monkeypatch.setattr(build_module, "SFT", SftRecipe(two, tasks=3, trunk_dim=8, head_dim=8))
-    monkeypatch.setattr(build_module, "DESCRIPTIONS", 2)
-    monkeypatch.setattr(build_module, "RECONSTRUCTION", ReconstructionConfig(two, tasks=2))
-    monkeypatch.setattr(build_module, "SPLITS", ("train", "unseen-operation"))
-    short = LibraryConfig(steps=2, validation=2)
-    comparators = ComparatorConfig(
-        short, short, MultiTaskConfig(steps=1, tasks=2), HyperdecoderConfig(steps=1, tasks=2)
-    )
-    monkeypatch.setattr(build_module, "ComparatorConfig", lambda: comparators)
-    monkeypatch.setattr(comparator_training_module, "tasks_of", lambda *splits: few)
-    monkeypatch.setattr(calibration_module, "tasks_of", lambda *splits: tasks_of(*splits)[:4])
-    for name, stage in (("is missing", "assets"), ("no checkpoint", "calibration")):
-        with pytest.raises(T2LError, match=name):
-            build(tmp_path, [stage])
-    assets = build(tmp_path)
-    t2l = TextToLora.from_pretrained(assets / "checkpoint")
-    assert is_calibrated(t2l)
-    assert t2l.metadata["steps"] == 2 and t2l.spec.base_model == EMBEDDED_BASE
-    adapter = t2l.generate(["add two"])[0]
-    made = load_base(assets / "base")
-    assert made.answer(["12"], spec=adapter.spec, weights=adapter.weights, max_new_tokens=2)
-    build(tmp_path, ["library", "recon", "comparators"])
-    reconstructed = TextToLora.from_pretrained(tmp_path / "recon")
-    assert reconstructed.spec == t2l.spec and reconstructed.generate(["add two"])
-    for folder in ("oracle", "multi-task", "hyperdecoder"):
-        assert any((tmp_path / folder).iterdir())
-    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*") if path.name != "assets"}
-    build(tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*") if path.name != "assets"} == finished
-
-
 def test_an_old_torch_is_told_what_pretraining_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizers_module.torch, "optim", SimpleNamespace(AdamW=torch.optim.AdamW))
     with pytest.raises(T2LError, match=r"torch 2\.9 or newer"):
         muon_and_adamw(torch.nn.Linear(2, 2), lambda name, matrix: True, matrix_lr=1e-3, other_lr=1e-3)
-
-
-def test_a_stage_without_what_comes_before_says_so(tmp_path: Path) -> None:
-    with pytest.raises(T2LError, match=r"(?s)no embedded descriptions in .*--stage descriptions"):
-        build(tmp_path, ["sft"])
-    DescriptionTable(torch.ones(8, 3 * 384), [0, 4, 8], 1, MiniLmEncoder("tokens").dim).save(
-        tmp_path / "descriptions.safetensors"
-    )
-    with pytest.raises(T2LError, match=r"(?s)There is no base in .*--stage base"):
-        build(tmp_path, ["sft"])
 
 
 # What ships
@@ -565,11 +512,9 @@ def test_the_assets_are_small() -> None:
 def test_the_shipped_checkpoint_fits_the_shipped_base(base: Base) -> None:
     t2l = TextToLora.from_pretrained()
     assert (
-        t2l.spec
-        == build_module.embedded_spec()
-        == replace(LoraSpec.from_base(base.model.config, rank=8), base_model=EMBEDDED_BASE)
+        t2l.spec == embedded_spec() == replace(LoraSpec.from_base(base.model.config, rank=8), base_model=EMBEDDED_BASE)
     )
-    assert t2l.encoder.identity == build_module.embedded_encoder().identity
+    assert t2l.encoder.identity == embedded_encoder().identity
 
 
 def test_what_ships_does_held_out_tasks_from_their_descriptions(base: Base) -> None:

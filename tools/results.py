@@ -1,16 +1,14 @@
 """Measured results: `record` runs a command that prints JSON and stores it; `write` renders docs/results.md from them.
 
-python tools/results.py record world -- t2l world evaluate --json --dir world-build
 python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
 python tools/results.py record serve -- python benchmarks/serve.py --threads 1 --json
 python tools/results.py record soak -- python tools/soak.py
 python tools/results.py record recon_step -- python benchmarks/recon_step.py --json
 python tools/results.py record evaluate -- python benchmarks/evaluate.py --json
-python tools/results.py record gate -- t2l evaluate --gate --data world-build/near ... --json    (GATE_COMMANDS, before)
+python tools/results.py record gate -- t2l evaluate --gate --data FOLDER ... --json
 python tools/results.py record sni -- t2l evaluate --suite sni official-test --out sni-run --score-only --json
-python tools/results.py studies world-build    stores what is done of `t2l world study`
-python tools/results.py write [--check]        and draws the plots, docs/images/<study>.svg
+python tools/results.py write [--check]
 """
 
 from __future__ import annotations
@@ -24,17 +22,14 @@ import sys
 from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import results_sni
-import results_studies
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "docs" / "runs"
 PAGE = ROOT / "docs" / "results.md"
-IMAGES = ROOT / "docs" / "images"
 PACKAGES = ("torch", "transformers", "peft", "numpy")
 
 
@@ -57,7 +52,6 @@ def record(name: str, command: list[str]) -> None:
 
 def page() -> str:
     """The whole page, from the stored runs."""
-    studies = results_studies.stored(RUNS)
     parts = [
         "# Results",
         "Written by `python tools/results.py write` from the files in `docs/runs`; do not edit. "
@@ -68,107 +62,8 @@ def page() -> str:
         if stored.is_file():
             run = json.loads(stored.read_text())
             versions = ", ".join(f"{package} {number}" for package, number in run["versions"].items())
-            if name == "world":
-                parts.append(targets(run["result"], studies))
             parts += [section(run["result"]), f"`{run['command']}`, {run['date']}, {run['machine']}, {versions}."]
-        if name == "gate" and studies:
-            parts.append("## Studies")
-            parts += [results_studies.section(study, document, _table) for study, document in studies.items()]
     return "\n\n".join(parts) + "\n"
-
-
-def draw() -> None:
-    """Draws the plot of every stored study."""
-    IMAGES.mkdir(exist_ok=True)
-    for name, svg in results_studies.pictures(results_studies.stored(RUNS)).items():
-        (IMAGES / f"{name}.svg").write_text(svg)
-
-
-def targets(result: dict[str, Any], studies: dict[str, dict[str, Any]]) -> str:
-    """Every figure that the embedded world was to reach, what was measured, and whether it is reached."""
-    rows = [["figure, on near held-out tasks", "measured", "target", "reached"]]
-    for figure in result.get("headlines", []):
-        interval = _interval(figure)
-        rows.append([figure["text"], interval, figure["target"], _yes(figure["reached"])])
-    if "flops" in result:
-        flops = result["flops"]
-        share = 100 * flops["adapter"] / flops["3-shot"]
-        spread = 100 * (flops["adapter"] + flops["generation"] / 1000) / flops["3-shot"]
-        text = f"{share:.1f}; {spread:.1f} with making the adapter spread over 1,000 answers"
-        rows.append(["operations of an answer, as % of one after 3 examples", text, "below 25", _yes(spread < 25)])
-    gap = results_studies.objective_gap(studies)
-    if gap is not None:
-        measured = "{:.1f} ({:.1f} to {:.1f})".format(*gap)
-        rows.append(["SFT minus reconstruction, equal compute", measured, "at least 4.5", _yes(gap[0] >= 4.5)])
-    points = results_studies.growth(studies)
-    if points is not None:
-        measured = ", ".join(f"{accuracy:.1f} with {count}" for count, accuracy in points)
-        rising = all(one[1] < other[1] for one, other in pairwise(points))
-        rows.append(["more training tasks, equal compute", measured, "rising", _yes(rising)])
-    named = {row[0] for row in rows}
-    open_ones = [f"{text} ({target})" for text, target in ISSUE_FIGURES if not any(text in name for name in named)]
-    parts = [
-        "## Figures to reach",
-        "Differences in points of exact match, both near splits together, paired: the 95% intervals resample tasks.",
-        _table(rows),
-    ]
-    if open_ones:
-        parts.append(f"Not measured in the stored runs: {'; '.join(open_ones)}.")
-    return "\n\n".join(parts)
-
-
-ISSUE_FIGURES = (
-    ("task-specific LoRA", "at least 95%"),
-    ("multi-task LoRA", "at least 25"),
-    ("another task's", "at least 40"),
-    ("unseen paraphrases", "at most 3"),
-    ("3 examples in the prompt", "above 0"),
-    ("operations of an answer", "below 25% of 3 examples"),
-    ("SFT minus reconstruction", "at least 4.5"),
-    ("more training tasks", "rising"),
-)
-"""Part of a figure's row -> its target, to name those that no stored run measured."""
-CONDITIONS = ("matched", "paraphrase", "vague", "other-task", "junk", "empty", "multi-task")
-NEAR_GROUPS = ("near", "near, input half-reveals", "near, input says nothing")
-
-
-def world(result: dict[str, Any]) -> str:
-    """Comparators, the gate, and exact match by split and condition."""
-    percent, effort = result["percent"], result["effort"]
-    splits = [split for split in percent if split not in NEAR_GROUPS]
-    parts = [
-        "## The embedded world",
-        "Greedy answers of the tiny base on held-out inputs, with 95% bootstrap intervals over tasks "
-        f"(1,000 resamples, evaluation seed {result['seed']}, one trained hypernetwork). "
-        f"{effort['examples']} inputs a task, {effort['wordings']} descriptions a task and condition, "
-        f"each with its own adapter. See [the embedded world](world.md) for what each split has seen.",
-    ]
-    if "near" in percent:
-        rivals = [name for name in result["conditions"] if name not in CONDITIONS or name in ("matched", "multi-task")]
-        groups = [group for group in NEAR_GROUPS if group in percent]
-        parts += [
-            "### Against its rivals",
-            "Near held-out tasks, all, and apart: those whose input half-reveals the task and those whose input says "
-            "nothing of it.",
-            _conditions(result, rivals, groups),
-            "### The gate",
-            "The same inputs, adapters from other descriptions. An empty description is refused; a full stop alone "
-            "stands for it.",
-            _conditions(result, [name for name in CONDITIONS if name in result["conditions"]], groups),
-            "### By split",
-        ]
-    parts.append(_conditions(result, list(result["conditions"]), splits))
-    parts += result.get("missing", [])
-    return "\n\n".join(parts)
-
-
-def _conditions(result: dict[str, Any], conditions: list[str], columns: list[str]) -> str:
-    rows = [["exact match, %", *columns]]
-    for condition in conditions:
-        cells = [result["percent"][column].get(condition) for column in columns]
-        if any(cells):
-            rows.append([result["conditions"][condition], *("" if cell is None else _interval(cell) for cell in cells)])
-    return _table(rows)
 
 
 def _interval(figure: dict[str, Any]) -> str:
@@ -334,19 +229,6 @@ def evaluate(result: dict[str, Any]) -> str:
     )
 
 
-GATE_COMMANDS = (
-    "t2l world export world-build/near -n 20 --each 10",
-    "t2l world export world-build/train --split train --each 2",
-    "t2l world export world-build/near-training -n 20 --each 100",
-    "t2l data prepare world-build/near-training/tasks.jsonl -d world-build/near-training/descriptions.jsonl "
-    "-o world-build/near-store --base t2l-embedded-base",
-    "t2l train library embedded-real-tasks data.store=world-build/near-store library.split=all library.steps=60 "
-    "library.samples=4 library.validation=8 library.learning_rate=3e-3 library.together=20 "
-    "-o world-build/near-adapters --cpu",
-)
-"""What makes the data of the section "gate" beside the stages of `t2l world build` that its command names."""
-
-
 def gate(result: dict[str, Any]) -> str:
     """The description gate and every row that was given, as `t2l evaluate` measures them."""
     settings, found = result["settings"], result["findings"]
@@ -362,8 +244,8 @@ def gate(result: dict[str, Any]) -> str:
     items = against["static"]["items"]
     parts = [
         "## The gate, by `t2l evaluate`",
-        f"The shipped checkpoint, trained on {result['training_tasks']} tasks, on {len(result['tasks'])} of the "
-        f"world's near held-out tasks as local data: {items} questions, {settings['wordings']} descriptions a task and "
+        f"The micro world: a checkpoint trained on {result['training_tasks']} tasks, on {len(result['tasks'])} near "
+        f"held-out ones as local data: {items} questions, {settings['wordings']} descriptions a task and "
         f"condition, answers of at most {settings['max_new_tokens']} tokens, seed {settings['seed']}. Differences are "
         "paired question by question; 95% intervals resample tasks and questions within them, 2,000 times. The "
         f"library holds adapters of {result['library']} training tasks; the multi-task LoRA is the one that ships in "
@@ -371,7 +253,7 @@ def gate(result: dict[str, Any]) -> str:
         f"**{found['verdict'][-1]}**",
         _table(rows),
         *result["notes"],
-        f"Before it: {'; '.join(f'`{command}`' for command in GATE_COMMANDS)}.",
+        "Data, library and multi-task LoRA were made at commit 4f5f90a, with commands that have gone since.",
     ]
     return "\n\n".join(parts)
 
@@ -421,7 +303,6 @@ def recon_step(result: dict[str, Any]) -> str:
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "sni": lambda result: results_sni.section(result, _table),
-    "world": world,
     "gate": gate,
     "generate": generate,
     "batched_lora": batched_lora,
@@ -451,20 +332,15 @@ def main() -> None:
     recording = verbs.add_parser("record", help="run a command that prints JSON, and store it")
     recording.add_argument("name", choices=SECTIONS)
     recording.add_argument("command", nargs="+")
-    gathering = verbs.add_parser("studies", help="store what is done of the studies in a folder of 't2l world build'")
-    gathering.add_argument("folder", type=Path)
-    writing = verbs.add_parser("write", help="render docs/results.md and draw its plots")
+    writing = verbs.add_parser("write", help="render docs/results.md")
     writing.add_argument("--check", action="store_true", help="only say whether it is up to date")
     options = parser.parse_args()
     if options.verb == "record":
         record(options.name, options.command)
-    elif options.verb == "studies":
-        print("Stored:", ", ".join(results_studies.gather(options.folder, RUNS)) or "nothing; no arm is done.")
     elif options.check:
         if not PAGE.is_file() or PAGE.read_text() != page():
             raise SystemExit("docs/results.md is not what the stored runs give; run: python tools/results.py write")
     else:
-        draw()
         PAGE.write_text(page())
 
 

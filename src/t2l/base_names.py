@@ -150,7 +150,7 @@ def _in_hub_cache(hub_id: str) -> bool:
 def _embedded() -> str:
     folder = Path(str(resources.files("t2l"))) / "assets" / "base"
     if not (folder / "config.json").is_file():
-        raise BaseModelError("This installation of t2l has no embedded base.", "Build it: t2l world build")
+        raise BaseModelError("This installation of t2l has no embedded base.", "Install t2l again.")
     return str(folder)
 
 

@@ -299,7 +299,7 @@ def default_checkpoint() -> str:
     for name, folder in _SHIPPED.items():
         if (_ASSETS / folder / CONFIG_FILE).is_file():
             return name
-    raise CheckpointError("This installation of t2l has no checkpoint.", "Build one: t2l world build")
+    raise CheckpointError("This installation of t2l has no checkpoint.", "Install t2l again.")
 
 
 def shipped_checkpoint(name: str) -> Path:
@@ -310,8 +310,7 @@ def shipped_checkpoint(name: str) -> Path:
     """
     folder = _ASSETS / _SHIPPED[name]
     if not (folder / CONFIG_FILE).is_file():
-        fix = "Build it: t2l world build" if _SHIPPED[name] == _SHIPPED[MICRO_WORLD] else "Install t2l again."
-        raise CheckpointError(f"This installation of t2l lacks the checkpoint '{name}'.", fix)
+        raise CheckpointError(f"This installation of t2l lacks the checkpoint '{name}'.", "Install t2l again.")
     return folder
 
 

@@ -15,8 +15,6 @@ from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.demo import TITLE
 from t2l.errors import BaseModelError, T2LError
 
-_WORLD_SEED = 5
-
 
 def demo(
     seed: Annotated[
@@ -45,27 +43,21 @@ def demo(
     if not as_json:
         say(TITLE, "bold cyan", console=results())
     session = _session(checkpoint, base, checked_device(device))
-    if session is None:
-        from t2l.world.demo import demo as show
-
-        show(results(), interactive=interactive, seed=_WORLD_SEED if seed is None else seed)
-    elif every:
+    if every:
         _all(session, keep=keep, as_json=as_json)
     else:
         _some(session, seed, count, interactive=interactive, as_json=as_json)
 
 
 def _session(checkpoint: str | None, base: str | None, device: str) -> Any:
-    """The checkpoint with its base; None for the micro world's, whose base can do none of these tasks."""
-    from t2l.bases import EMBEDDED_BASE, load_base
+    """The checkpoint with its base."""
+    from t2l.bases import load_base
     from t2l.demo.measure import Session
     from t2l.model import TextToLora
 
     with Notes().of_warnings(), messages().status("Loading the base and the checkpoint ..."):
         t2l = TextToLora.from_pretrained(checkpoint, device=device)
         name = base or t2l.spec.base_model
-        if name == EMBEDDED_BASE:
-            return None
         if name is None:
             raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
         return Session(t2l, load_base(name, device=device).with_system(t2l.system))

@@ -189,7 +189,7 @@ def _static(folder: Path, t2l: TextToLora) -> LoraWeights:
     from t2l.adapter import Adapter
     from t2l.library import INDEX_FILE, Library
 
-    if (folder / INDEX_FILE).is_file():  # as 't2l world build' keeps it
+    if (folder / INDEX_FILE).is_file():  # of 't2l train library'
         library = Library.open(folder)
         if len(library) != 1:
             raise T2LError(f"The library in '{folder}' holds {len(library)} adapters; one is a fallback.")

@@ -1,66 +1,23 @@
-"""``t2l world ...``: the embedded world, from showing it to building it again.
+"""``t2l world ...``: the embedded world's tasks and examples.
 
 Level 6. Thin wrappers: `t2l.world` does the work and the printing.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from t2l.commands.options import AsJson, Checkpoint, Force
-from t2l.commands.terminal import messages, results
+from t2l.commands.options import AsJson, Force
+from t2l.commands.terminal import results
 
 world = typer.Typer(
     name="world",
-    help="The embedded world: micro-tasks, a tiny base and a checkpoint trained on them.",
+    help="The embedded world's micro-tasks.",
     no_args_is_help=True,
 )
-
-
-@world.command("demo")
-def demo(
-    seed: Annotated[int, typer.Option(help="Which tasks and inputs are shown; 5 by default.")] = 5,
-    ask: Annotated[
-        bool, typer.Option("--ask/--no-ask", help="Ask for a description of your own at the end (on a terminal).")
-    ] = True,
-) -> None:
-    """See the micro world: held-out tasks, and the answers of a tiny model before and after."""
-    from t2l.world.demo import demo as show
-
-    show(results(), interactive=ask and sys.stdin.isatty() and sys.stdout.isatty(), seed=seed)
-
-
-@world.command("build")
-def build(
-    stage: Annotated[str | None, typer.Option(help="One stage alone; all that are not done by default.")] = None,
-    folder: Annotated[Path, typer.Option("--dir", help="Where the stages keep their work.")] = Path("world-build"),
-    install: Annotated[bool, typer.Option("--install", help="Put the result into this installation of t2l.")] = False,
-) -> None:
-    """Train the base and the checkpoint again, from nothing, in stages that resume."""
-    from t2l.world import commands
-
-    commands.build(stage=stage, folder=folder, install=install, console=results())
-
-
-@world.command("evaluate")
-def evaluate(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer tasks and inputs.")] = False,
-    checkpoint: Checkpoint = None,
-    folder: Annotated[Path, typer.Option("--dir", help="Where 'world build' keeps the comparators.")] = Path(
-        "world-build"
-    ),
-    as_json: AsJson = False,
-) -> None:
-    """Score the checkpoint on trained and held-out tasks, beside the base and its other rivals."""
-    from t2l.world import commands
-
-    commands.evaluate(
-        quick=quick, checkpoint=checkpoint, folder=folder, as_json=as_json, console=results(), notes=messages()
-    )
 
 
 @world.command("tasks")
@@ -100,32 +57,3 @@ def export(
     from t2l.world import commands
 
     commands.export(out=out, split=split, count=count, each=each, force=force, console=results())
-
-
-@world.command("study")
-def study(
-    name: Annotated[str | None, typer.Argument(help="Which study, or 'all'; without it they are listed.")] = None,
-    arm: Annotated[str | None, typer.Option(help="One arm alone.")] = None,
-    folder: Annotated[Path, typer.Option("--dir", help="Where 'world build' and the studies keep their work.")] = Path(
-        "world-build"
-    ),
-    steps: Annotated[int | None, typer.Option(min=2, help="Optimiser steps of each arm.")] = None,
-    checkpoint: Checkpoint = None,
-    as_json: AsJson = False,
-) -> None:
-    """Answer a question about hypernetworks by training many small ones; several processes share the arms."""
-    from t2l.world import studies_commands
-
-    if name is None:
-        studies_commands.list_studies(folder=folder, as_json=as_json, console=results())
-        return
-    studies_commands.run(
-        name=name,
-        label=arm,
-        folder=folder,
-        steps=steps,
-        checkpoint=checkpoint,
-        as_json=as_json,
-        console=results(),
-        notes=messages(),
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,153 +12,10 @@ from rich.text import Text
 from t2l.errors import T2LError, did_you_mean
 from t2l.world.tasks import NEAR, SPLITS, Part, all_tasks, find_task, tasks_of
 
-if TYPE_CHECKING:
-    from t2l.encoders import DescriptionEncoder
-    from t2l.world.evaluate import Score
-
 EXPORT_FILE = "world.json"
 SEED = 0
-"""Of the evaluation: inputs, descriptions and resampling."""
-SLOW_COMPARATORS = ("nearest", "arrow")
-"""Left out of a quick evaluation: one embeds thousands of descriptions, the other routes every token."""
+"""Of inputs and descriptions."""
 DESCRIPTIONS_SHOWN: dict[Part, int] = {"train": 40, "evaluation": 12}
-
-
-def build(stage: str | None, folder: Path, install: bool, console: Console) -> None:
-    """Rebuilds the assets, or one stage of them."""
-    from t2l.world.build import SHIPPED, STAGES
-    from t2l.world.build import build as run
-
-    if stage is not None and stage not in STAGES:
-        raise T2LError(f"No stage is called '{stage}'.", did_you_mean(stage, STAGES))
-    assets = run(folder, SHIPPED if stage is None else [s for s in STAGES if s == stage], install=install)
-    console.print(f"Done: {assets if assets.exists() else folder}")
-
-
-def evaluate(
-    quick: bool, checkpoint: str | None, folder: Path, as_json: bool, console: Console, notes: Console
-) -> None:
-    """Prints exact match by split and condition, comparators where they are built, and the headline figures."""
-    from t2l.bases import load_base
-    from t2l.model import MICRO_WORLD, TextToLora
-    from t2l.world.costs import costs
-    from t2l.world.evaluate import CONDITIONS, FULL, QUICK, summarize
-    from t2l.world.evaluate import evaluate as run
-    from t2l.world.headlines import NEAR_GROUPS, headlines, near_groups
-
-    t2l = TextToLora.from_pretrained(checkpoint or MICRO_WORLD)
-    base = load_base(t2l.spec.base_model or "").model
-    t2l.spec.check_base(base)
-    effort = QUICK if quick else FULL
-    scores = run(base, t2l.encoder, t2l.hypernetwork, effort=effort, seed=SEED, report=notes.print)
-    rivals, names, missing = _comparators(base, t2l.encoder, folder, quick, notes)
-    scores += rivals
-    conditions = {**CONDITIONS, **names}
-    summary = summarize([*scores, *near_groups(scores)], SEED)
-    figures = headlines(scores, SEED)
-    spent = costs(t2l, base, tasks_of(*NEAR), examples=effort.examples, seed=SEED)
-    if as_json:
-        document = {
-            "checkpoint": t2l.digest,
-            "seed": SEED,
-            "effort": vars(effort),
-            "conditions": conditions,
-            "missing": missing,
-            "percent": {
-                split: {name: {"mean": mean, "low": low, "high": high} for name, (mean, low, high) in row.items()}
-                for split, row in summary.items()
-            },
-            "headlines": [vars(figure) for figure in figures],
-            "flops": spent,
-            "tasks": [vars(score) for score in scores],
-        }
-        console.print_json(json.dumps(document))
-        return
-    for title, columns in (
-        ("Exact match, % (95% interval over tasks)", SPLITS),
-        ("Near held-out tasks: both splits together, and by what the input says of the task", NEAR_GROUPS),
-    ):
-        table = Table(title=title)
-        table.add_column("")
-        for split in columns:
-            table.add_column(split.removeprefix("near, "), justify="right")
-        for condition, name in conditions.items():
-            cells = [summary.get(split, {}).get(condition) for split in columns]
-            if any(cells):
-                table.add_row(name, *("" if c is None else f"{c[0]:.0f} ({c[1]:.0f}-{c[2]:.0f})" for c in cells))
-        console.print(table)
-    console.print("An empty description is refused; the full stop stands for it.")
-    for figure in figures:
-        reached = "reached" if figure.reached else "not reached"
-        interval = f"{figure.mean:.1f} ({figure.low:.1f} to {figure.high:.1f})"
-        console.print(f"{figure.text}: {interval}; {figure.target}: {reached}.", soft_wrap=True)
-    share = 100 * spent["adapter"] / spent["3-shot"]
-    answers = spent["generation"] / spent["adapter"]
-    console.print(
-        f"An answer under an adapter takes {share:.1f}% of the operations of one after 3 examples; "
-        f"making an adapter takes as many as {answers:.1f} answers.",
-        soft_wrap=True,
-    )
-    for line in missing:
-        console.print(line, soft_wrap=True)
-
-
-def _comparators(
-    base: Any, encoder: DescriptionEncoder, folder: Path, quick: bool, notes: Console
-) -> tuple[list[Score], dict[str, str], list[str]]:
-    """Scores on near held-out tasks of the comparators that ``folder`` holds, their names, and what is missing."""
-    from t2l.world.comparators import BUILT_BY, COMPARATORS, score_comparators
-    from t2l.world.evaluate import FULL, QUICK
-
-    scores: list[Score] = []
-    missing: list[str] = []
-    built = _built_in(folder)
-    for condition, name in COMPARATORS.items():
-        if quick and condition in SLOW_COMPARATORS:
-            continue
-        if not built.get(condition, True):
-            command = f"t2l world build --stage {BUILT_BY[condition]} --dir {folder}"
-            missing.append(f"Not measured: {name}. Build it: {command}")
-            continue
-        try:
-            scores += score_comparators(
-                base,
-                folder,
-                encoder,
-                effort=QUICK if quick else FULL,
-                splits=NEAR,
-                conditions=[condition],
-                seed=SEED,
-                report=notes.print,
-            )
-        except T2LError as problem:  # of another base or other settings
-            missing.append(f"Not measured: {name}. {problem.message}")
-    return (
-        scores,
-        {name: text for name, text in COMPARATORS.items() if any(s.condition == name for s in scores)},
-        missing,
-    )
-
-
-def _built_in(folder: Path) -> dict[str, bool]:
-    """Which comparators a folder holds whole; those that need nothing are not named."""
-    from t2l.library import INDEX_FILE, Library
-
-    def holds(name: str, adapters: list[str]) -> bool:
-        if not (folder / name / INDEX_FILE).is_file():
-            return False
-        library = Library.open(folder / name)
-        return all(adapter in library for adapter in adapters)
-
-    whole = holds("library", [task.name for task in tasks_of("train")])
-    return {
-        "average": whole,
-        "nearest": whole,
-        "arrow": whole,
-        "multi-task": holds("multi-task", ["multi-task"]),
-        "hyperdecoder": (folder / "hyperdecoder" / "config.json").is_file(),
-        "oracle": holds("oracle", [task.name for task in tasks_of(*NEAR)]),
-    }
 
 
 def tasks(query: str | None, split: str | None, as_json: bool, console: Console) -> None:
