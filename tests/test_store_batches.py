@@ -135,6 +135,21 @@ def test_pooled_embeddings_of_equal_texts_are_equal(tmp_path: Any, monkeypatch: 
     assert torch.equal(table.gather([(4, 0), (4, 1), (2, 0), (2, 1)]), torch.eye(3)[[2, 0, 1, 0]])
 
 
+def test_encoding_says_in_lines_how_far_it_is(monkeypatch: Any) -> None:
+    """Lines, not a bar: a run whose output goes to a log file tells them too."""
+    from t2l.training import conditions
+    from t2l.training.recon_run import embed_all
+
+    monkeypatch.setattr(conditions, "_SAID_EVERY", -1.0)
+    monkeypatch.setattr(conditions, "_ENCODED_AT_ONCE", 2)
+    names, lines = ["a", "bb", "ccc"], []
+    encode_table(OneHotEncoder(names), {0: names, 1: ["a"]}, lines.append)
+    embed_all(OneHotEncoder(names), [*names, "a"], lines.append)
+    told = [line.partition(",")[0] for line in lines]
+    assert told == [f"{number} of 3 descriptions encoded" for number in (2, 3, 3)]
+    assert lines[-1].endswith("about 0 s left")
+
+
 class Lengths:
     """An encoder that reads each step's texts, and tells their lengths."""
 

@@ -101,7 +101,13 @@ def recon(
     with run.locked():
         try:
             checkpoint = run_recon(
-                wanted, run, device=_device(cpu), accept_changes=accept_changes, report=report, watch=watch
+                wanted,
+                run,
+                device=_device(cpu),
+                accept_changes=accept_changes,
+                report=report,
+                watch=watch,
+                say=say,
             )
         finally:
             for tracker in trackers:

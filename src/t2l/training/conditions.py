@@ -193,6 +193,30 @@ def described(store: DataStore, tasks: Sequence[int], limit: int | None) -> dict
     return texts
 
 
+class EncodingProgress:
+    """Says every ten seconds how far the encoding of many texts is and how long it will take: also in a log file.
+
+    Args:
+        texts: all of them; work is counted in characters, as long texts take longer.
+        say: takes a line.
+    """
+
+    def __init__(self, texts: Sequence[str], say: Callable[[str], None]) -> None:
+        self._texts, self._characters, self._say = len(texts), sum(map(len, texts)), say
+        self._done = self._done_characters = 0
+        self._begun = self._said = time.monotonic()
+
+    def add(self, texts: Sequence[str]) -> None:
+        """These are encoded."""
+        now = time.monotonic()
+        self._done += len(texts)
+        self._done_characters += sum(map(len, texts))
+        if now - self._said > _SAID_EVERY:
+            self._said = now
+            left = (now - self._begun) / self._done_characters * (self._characters - self._done_characters)
+            self._say(f"{self._done:,} of {self._texts:,} descriptions encoded, about {left:,.0f} s left")
+
+
 def encode_table(
     encoder: DescriptionEncoder, texts: Mapping[int, Sequence[str]], say: Callable[[str], None]
 ) -> dict[str, Tensor]:
@@ -207,18 +231,13 @@ def encode_table(
     distinct = list(dict.fromkeys(text for own in texts.values() for text in own))
     order = sorted(range(len(distinct)), key=lambda row: len(distinct[row]))
     states: list[Tensor] = [torch.empty(0)] * len(distinct)
-    begun = said = time.monotonic()
-    done, total = 0, sum(map(len, distinct))  # characters: long texts take longer, and come last
+    progress = EncodingProgress(distinct, say)
     with warned_once():
         for first in range(0, len(order), _ENCODED_AT_ONCE):
             rows = order[first : first + _ENCODED_AT_ONCE]
             for row, state_TW in zip(rows, _encoded(encoder, [distinct[row] for row in rows], token_dim), strict=True):
                 states[row] = state_TW
-            now = time.monotonic()
-            done += sum(len(distinct[row]) for row in rows)
-            if now - said > _SAID_EVERY:
-                said, left = now, (now - begun) / done * (total - done)
-                say(f"{first + len(rows):,} of {len(order):,} descriptions encoded, about {left:,.0f} s left")
+            progress.add([distinct[row] for row in rows])
     row_of = {text: row for row, text in enumerate(distinct)}
     chosen = [states[row_of[text]] for own in texts.values() for text in own]
     lengths = torch.tensor([len(state_TW) for state_TW in chosen])

@@ -29,6 +29,7 @@ from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.prompting import recorded
 from t2l.recipes.reader import Recipe
+from t2l.training.conditions import EncodingProgress
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.library_run import loop_config, open_store
 from t2l.training.loop import Report
@@ -124,14 +125,14 @@ def run_recon(
     accept_changes: bool = False,
     report: Report,
     watch: Watch = lambda done, loss, best: None,
-    embedded: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Trains into the run's folder and gives the checkpoint in it; goes on where a killed run stopped.
 
     Args:
         accept_changes: go on though the recipe is not the one that the run began with.
         watch: told what is measured on held-out tasks.
-        embedded: told of descriptions embedded, before the first step.
+        say: told how far the encoding of the descriptions is, before the first step.
 
     Raises:
         RecipeError: the folder's run began with another recipe; the differences are named.
@@ -145,7 +146,7 @@ def run_recon(
         return checkpoint
     encoder = CachedEncoder(encoder_from_config(recipe.encoder, device=device))
     texts = {name: described(recipe, plan.tasks[name]) for name in (*plan.learned, *plan.held_out)}
-    scale = embed_all(encoder, [text for name in plan.learned for text in texts[name]], embedded)
+    scale = embed_all(encoder, [text for name in plan.learned for text in texts[name]], say)
     standardize = scale if recipe.hypernetwork.standardize else None
 
     def embed(some: Sequence[str]) -> Tensor:
@@ -224,20 +225,22 @@ def described(recipe: Recipe, task: TaskEntry) -> tuple[str, ...]:
     return task.descriptions[: recipe.data.descriptions_per_task or len(task.descriptions)]
 
 
-def embed_all(encoder: DescriptionEncoder, texts: Sequence[str], report: Callable[[int, int], None]) -> Standardization:
+def embed_all(encoder: DescriptionEncoder, texts: Sequence[str], say: Callable[[str], None]) -> Standardization:
     """Embeds every description once, into the encoder's cache, and gives what standardises them.
 
     The sums are taken in float64 as the embeddings pass by; none is kept in memory.
     """
     count, total_E, squares_E = 0, torch.zeros(encoder.dim).double(), torch.zeros(encoder.dim).double()
     distinct = list(dict.fromkeys(texts))
+    progress = EncodingProgress(distinct, say)
     with warned_once():
         for start in range(0, len(distinct), _TEXTS_AT_A_TIME):
-            embedding_NE = encoder.encode(distinct[start : start + _TEXTS_AT_A_TIME]).double()
+            some = distinct[start : start + _TEXTS_AT_A_TIME]
+            embedding_NE = encoder.encode(some).double()
             count += len(embedding_NE)
             total_E += embedding_NE.sum(dim=0)
             squares_E += embedding_NE.square().sum(dim=0)
-            report(count, len(distinct))
+            progress.add(some)
     return Standardization.from_sums(count, total_E, squares_E)
 
 
