@@ -36,9 +36,10 @@ from torch.utils._pytree import tree_leaves
 
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
+from t2l.recipes.sections import LossSection
+from t2l.training.batches import IGNORED, Batch
 from t2l.training.frozen_base import enable_activation_checkpointing, without_dropout
-from t2l.training.sft import IGNORED, Batch, SftConfig
-from t2l.training.sft_step import MicroBatch, Terms, learn_step
+from t2l.training.sft import learn_step
 
 TARGET_SPEED, TARGET_MEMORY = 3.0, 0.25
 SMOOTHING, PENALTY, CLIP = 0.1, 1e-3, 1.0
@@ -73,11 +74,11 @@ class Tally(TorchDispatchMode):
         weakref.finalize(storage, gone)
 
 
-def reference_step(base: Any, hypernetwork: HyperNetwork, condition_CE: Tensor, micro: MicroBatch) -> float:
+def reference_step(base: Any, hypernetwork: HyperNetwork, condition_CE: Tensor, micro: Batch) -> float:
     """The reference implementation's way, restated."""
-    ids_ST, labels_ST = micro.batch.ids_ST, micro.batch.labels_ST
+    ids_ST, labels_ST = micro.ids_ST, micro.labels_ST
     samples, tokens = ids_ST.shape
-    weights = hypernetwork(condition_CE[micro.batch.index_S])
+    weights = hypernetwork(condition_CE[micro.index_S])
     with token_repeated(base, hypernetwork.spec, weights, tokens):
         logits_STV = base(input_ids=ids_ST, use_cache=False).logits
     logits_STV, targets_ST = logits_STV[:, :-1].float(), labels_ST[:, 1:]
@@ -121,16 +122,17 @@ def token_repeated(base: Any, spec: LoraSpec, weights: Any, tokens: int) -> Iter
             handle.remove()
 
 
-def our_step(base: Any, hypernetwork: HyperNetwork, condition_CE: Tensor, micro: MicroBatch) -> float:
+def our_step(base: Any, hypernetwork: HyperNetwork, condition_CE: Tensor, micro: Batch) -> float:
     """A step of one micro-batch as `t2l train sft` learns from it."""
-    return float(learn_step(base, hypernetwork, condition_CE, [micro], Terms(SftConfig(SMOOTHING, PENALTY))))
+    loss = LossSection(label_smoothing=SMOOTHING, weight_penalty=PENALTY)
+    return float(learn_step(base, hypernetwork, condition_CE, [micro], loss))
 
 
-Way = Callable[[Any, HyperNetwork, Tensor, MicroBatch], float]
+Way = Callable[[Any, HyperNetwork, Tensor, Batch], float]
 WAYS: dict[str, Way] = {"ours": our_step, "reference": reference_step}
 
 
-def build(args: argparse.Namespace) -> tuple[Any, HyperNetwork, Tensor, MicroBatch]:
+def build(args: argparse.Namespace) -> tuple[Any, HyperNetwork, Tensor, Batch]:
     """A Mistral of the asked-for size with random weights, a hypernetwork, and a batch."""
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -157,7 +159,7 @@ def build(args: argparse.Namespace) -> tuple[Any, HyperNetwork, Tensor, MicroBat
     labels_ST[:, : args.tokens - args.response] = IGNORED
     index = torch.arange(args.samples).div(args.per_task, rounding_mode="floor")
     condition_CE = torch.randn(int(index.max()) + 1, 64, device=args.device)
-    return base, hypernetwork, condition_CE, MicroBatch(Batch(ids_ST, labels_ST, index))
+    return base, hypernetwork, condition_CE, Batch(ids_ST, labels_ST, index)
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -231,10 +233,10 @@ def on_store(args: argparse.Namespace) -> dict[str, Any]:
     """Samples a second and peak memory of both steps on the same samples of a store."""
     from t2l.data.store import DataStore
     from t2l.recipes.reader import load_recipe
-    from t2l.training.conditions import ConditionTable
+    from t2l.training.batches import StoreBatches, collate, cut, train_tasks
+    from t2l.training.conditions import ConditionTable, Wanted
     from t2l.training.frozen_base import load_frozen_base
     from t2l.training.sft_run import build_spec
-    from t2l.training.store_batches import StoreBatches, collate, cut, train_tasks
 
     store, device = DataStore.open(args.store), torch.device(args.device)
     model = args.base or store.manifest["base"]
@@ -250,7 +252,10 @@ def on_store(args: argparse.Namespace) -> dict[str, Any]:
     tasks = train_tasks(store, recipe)
     table = ConditionTable.of({task: torch.randn(1, width, generator=generator) for task in tasks})
     batches = StoreBatches(store, recipe, table)
-    terms, autocast = Terms(SftConfig(0.0, 0.0)), next(base.parameters()).dtype == torch.bfloat16
+    terms, autocast = (
+        LossSection(label_smoothing=0.0, weight_penalty=0.0),
+        next(base.parameters()).dtype == torch.bfloat16,
+    )
 
     def ours(step: int) -> tuple[float, int]:
         batch = batches.step(step)
@@ -264,13 +269,13 @@ def on_store(args: argparse.Namespace) -> dict[str, Any]:
         count, total, computed = max(1, len(picks) // PADDED), 0.0, 0
         for number in range(count):
             chosen = groups[number::count]
-            condition_CE = table.on_device(table.gather([(group[0][0], 0) for group in chosen]), device)
+            condition_CE = table.on_device(table.gather([Wanted(group[0][0], 0) for group in chosen]), device)
             found = [store.sample(task, sample) for group in chosen for task, sample, _ in group]
             samples = [cut(one.input_ids, one.prompt_length, recipe.data.max_length) for one in found]
             index = [place for place, group in enumerate(chosen) for _ in group]
-            micro = MicroBatch(collate(samples, index))
+            micro = collate(samples, index)
             total += float(learn_step(base, source, condition_CE, [micro], terms, autocast=autocast)) / count
-            computed += micro.batch.ids_ST.numel()
+            computed += micro.ids_ST.numel()
         return total, computed
 
     clock = time.process_time if device.type == "cpu" else time.perf_counter

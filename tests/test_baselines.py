@@ -22,12 +22,14 @@ from t2l.errors import BaseModelError, DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.library import Library
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.sft import Batch, SftConfig, answer_loss, sft_loss
+from t2l.recipes.sections import LossSection
+from t2l.training.batches import Batch
+from t2l.training.conditions import Standardization
+from t2l.training.sft import answer_loss, learn_step
 from t2l.training.sft_run import SftJob
-from t2l.training.sft_step import MicroBatch, Terms, learn_step
-from t2l.training.standardization import Standardization
 
 NAMES = ["first", "second", "third"]
+PLAIN = LossSection(label_smoothing=0.0, weight_penalty=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,7 @@ def test_a_static_lora_ignores_its_condition_and_learns_from_all_samples(base: A
     one, other = source(torch.zeros(2, 5)), source(torch.randn(2, 9, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(one.a["q_proj"], other.a["q_proj"]) and one.num_samples == 2
     samples = batch([3, 4, 2, 5], [0, 1, 0, 1])
-    config = SftConfig(weight_penalty=0.0)
-    loss = sft_loss(base, source, torch.zeros(2, 1), [samples], config)
-    loss.backward()
+    loss = learn_step(base, source, torch.zeros(2, 1), [samples], PLAIN)
     twin = StaticLora(spec, seed=3)
     with apply_batched(base, spec, twin.weights(), [0, 0, 0, 0]):
         plain = answer_loss(base, samples.ids_ST, samples.labels_ST)
@@ -144,7 +144,6 @@ def test_each_sample_is_answered_under_its_own_inputs_adapter(base: Any, spec: L
     source = HyperNetwork(spec, 24, "L", trunk_dim=16, head_dim=24, dropout=0.0, head_init="linear").eval()
     batches = [batch([3, 5], [0, 0]), batch([2, 4, 1], [0, 0, 0], seed=1)]
     standardize = Standardization(torch.full((24,), 0.3), torch.full((24,), 2.0))
-    config = SftConfig(weight_penalty=0.0)
     losses = []
     for samples in batches:
         for row in range(len(samples.ids_ST)):
@@ -154,8 +153,8 @@ def test_each_sample_is_answered_under_its_own_inputs_adapter(base: Any, spec: L
                 losses.append(answer_loss(base, one.ids_ST, one.labels_ST))
     job: Any = SimpleNamespace(base=base, device=torch.device("cpu"))
     job.read = lambda model, ids_ST, labels_ST: standardize(input_states(model, ids_ST, labels_ST))
-    micros, condition_SE = SftJob._read(job, [MicroBatch(samples) for samples in batches])
-    loss = learn_step(base, source, condition_SE, micros, Terms(config))
+    own, condition_SE = SftJob._read(job, batches)
+    loss = learn_step(base, source, condition_SE, own, PLAIN)
     torch.testing.assert_close(loss, torch.stack(losses).mean())
     assert all(parameter.grad is not None for parameter in source.trunk.parameters())
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 import torch
 
 from helpers import tiny_base
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.graphs import GraphedBase, arrays_of, cut_into_shapes, shapes_of
-from t2l.training.sft import IGNORED, Batch, SftConfig
-from t2l.training.sft_step import MicroBatch, Shape, Terms, learn_step
+from t2l.recipes.sections import LossSection
+from t2l.training.batches import IGNORED, Batch, Shape, arrays_of, cut_into_shapes, shapes_of
+from t2l.training.graphs import GraphedBase
+from t2l.training.sft import Teacher, learn_step
 
 SHAPES = (Shape(4, 6), Shape(2, 12))
 CONDITIONS = 3
@@ -66,28 +69,41 @@ def test_too_many_labels_for_a_shape_are_left_to_the_plain_step() -> None:
     assert arrays_of(Batch(batch.ids_ST, batch.ids_ST, batch.index_S), Shape(2, 6)) is None
 
 
-def test_gradients_and_loss_are_those_of_the_plain_step() -> None:
+@pytest.mark.parametrize("distilled", [False, True])
+def test_gradients_and_loss_are_those_of_the_plain_step(distilled: bool) -> None:
     base = tiny_base("llama").eval().requires_grad_(False)
     spec = LoraSpec.from_base(base.config, target_modules=["q_proj", "down_proj"], rank=2)
     plain, recorded = Given(spec), Given(spec)
     batches = [batch_of([5, 6, 4]), batch_of([9, 12], seed=1), batch_of([6, 3, 3, 3], seed=2)]
-    terms = Terms(SftConfig(weight_penalty=0.0))
+    states = None
+    if distilled:
+        fractions = torch.tensor([0.3, 0.3, 1.0, 0.3])
+        first = [0, 3, 5]
+        for place, batch in enumerate(batches):
+            count = len(batch.ids_ST)
+            numbers = tuple(range(first[place], first[place] + count))
+            divergence_S = fractions[:count]
+            batches[place] = replace(batch, weight_S=1 - divergence_S, divergence_S=divergence_S, numbers=numbers)
+        teachers = [replace(batch, ids_ST=(batch.ids_ST + 1) % 30) for batch in batches]  # it reads something else
+        states = Teacher(base).states(teachers)
+    terms = LossSection(label_smoothing=0.0, weight_penalty=0.0)
     condition_CE = torch.zeros(CONDITIONS, 1)
-    loss = learn_step(base, plain, condition_CE, [MicroBatch(batch) for batch in batches], terms)
+    loss = learn_step(base, plain, condition_CE, batches, terms, teacher=states)  # pyright: ignore[reportArgumentType]
     shaped = [
-        MicroBatch(batch, None, shape, arrays_of(batch, shape))
+        replace(batch, shape=shape, arrays=arrays_of(batch, shape))
         for batch, shape in zip(batches, (SHAPES[0], SHAPES[1], SHAPES[0]), strict=True)
     ]
-    graphed = GraphedBase(base, spec, CONDITIONS, SHAPES)
+    graphed = GraphedBase(base, spec, CONDITIONS, SHAPES, taught=distilled)
+    how: Any = {"graphed": graphed, "teacher": states}
     for _ in range(2):  # nothing is left of the step before
         recorded.zero_grad()
         # the last one without its arrays goes through the plain step beside the others
-        mixed = [*shaped[:2], MicroBatch(batches[2])]
-        own = learn_step(base, recorded, condition_CE, mixed, terms, graphed=graphed)
+        mixed = [*shaped[:2], batches[2]]
+        own = learn_step(base, recorded, condition_CE, mixed, terms, **how)  # pyright: ignore[reportArgumentType]
     assert float(own) == pytest.approx(float(loss), rel=1e-5)
     for expected, found in zip(plain.parameters(), recorded.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, atol=1e-6, rtol=1e-4)
     recorded.zero_grad()
-    learn_step(base, recorded, condition_CE, shaped, terms, graphed=graphed)
+    learn_step(base, recorded, condition_CE, shaped, terms, **how)  # pyright: ignore[reportArgumentType]
     for expected, found in zip(plain.parameters(), recorded.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, atol=1e-6, rtol=1e-4)

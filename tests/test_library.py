@@ -18,6 +18,7 @@ from t2l.adapter_table import AdapterTable
 from t2l.errors import AdapterError, OutputError, T2LError
 from t2l.library import INDEX_FILE, Library
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.recipes.sections import LossSection
 from t2l.training import oracles as oracles_module
 from t2l.training.loop import LoopConfig
 from t2l.training.oracles import (
@@ -29,7 +30,7 @@ from t2l.training.oracles import (
     row_losses,
     train_oracles,
 )
-from t2l.training.sft import SftConfig, sft_loss
+from t2l.training.sft import learn_step
 
 CONFIG = OracleConfig(
     LoopConfig(steps=12, warmup=2, decay=0.5, save_every=3),
@@ -37,7 +38,7 @@ CONFIG = OracleConfig(
     check_every=2,
     patience=3,
     chunk=8,
-    sft=SftConfig(weight_penalty=1e-3, label_smoothing=0.1),
+    loss=LossSection(weight_penalty=1e-3, label_smoothing=0.1),
 )
 
 
@@ -230,7 +231,7 @@ def test_row_losses_add_up_to_the_sft_loss(base: Any, spec: LoraSpec) -> None:
         torch.nn.init.normal_(tensor, generator=torch.Generator().manual_seed(0))
     weights = table.table()
     loss_N = row_losses(base, spec, weights, collate(samples, 4), 0.1)
-    whole = sft_loss(base, table, torch.eye(3), collate(samples, 100), SftConfig(0.1, weight_penalty=0.0))
+    whole = learn_step(base, table, torch.eye(3), collate(samples, 100), LossSection(weight_penalty=0.0))
     torch.testing.assert_close(loss_N.mean(), whole)
     alone = row_losses(base, spec, weights.select(1), collate([(0, s) for row, s in samples if row == 1], 9), 0.1)
     torch.testing.assert_close(loss_N[1:2], alone)
@@ -256,7 +257,7 @@ def test_an_adapter_trained_among_eight_is_the_one_trained_alone(base: Any, spec
 def test_one_row_is_trained_as_plain_adamw_would(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
     """Against a loop written out: PEFT's own LoRA layers, torch's clipping and AdamW."""
     loop = LoopConfig(steps=4, warmup=2, decay=0.0)
-    config = replace(CONFIG, loop=loop, check_every=4, sft=SftConfig(weight_penalty=0.0))
+    config = replace(CONFIG, loop=loop, check_every=4, loss=LossSection(label_smoothing=0.0, weight_penalty=0.0))
     oracle = task(3)
     library = train_oracles(base, spec, tmp_path, [oracle], config, report=silent)
     assert library.record("shift-3")["best_step"] == 4

@@ -15,11 +15,17 @@ from t2l.data.store import TaskEntry
 from t2l.encoders import MiniLmEncoder, OneHotEncoder
 from t2l.errors import RecipeError
 from t2l.recipes.reader import Recipe, load_recipe
-from t2l.training.conditions import ConditionTable, NoConditions, StepConditions, encode_table, table_of
+from t2l.training.batches import Ahead, StoreBatches
+from t2l.training.conditions import (
+    ConditionTable,
+    NoConditions,
+    Standardization,
+    StepConditions,
+    encode_table,
+    table_of,
+)
 from t2l.training.loop import LoopConfig
 from t2l.training.sft_run import hidden_matrices
-from t2l.training.standardization import Standardization
-from t2l.training.store_batches import Ahead, StoreBatches
 from t2l.training.trainer import WeightAverage, modules_of
 
 NAMES = [f"real-{i}" for i in range(6)] + [f"everyday-{i}" for i in range(3)] + ["everyday-odd-0"]

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,12 +28,11 @@ from t2l.data.store import DataStore
 from t2l.errors import BaseModelError, OutputError, T2LError
 from t2l.lora import LoraSpec
 from t2l.recipes.reader import Recipe, load_recipe, recipe_names
+from t2l.recipes.sections import LossSection
+from t2l.training.batches import IGNORED, Batch, StoreBatches, cut, cut_by_tokens
 from t2l.training.conditions import ConditionTable
-from t2l.training.cross_entropy import chunked_loss
 from t2l.training.run_folder import RunFolder
-from t2l.training.sft import IGNORED, Batch, SftConfig, answer_loss, sft_loss
-from t2l.training.sft_step import MicroBatch, Share, Terms, learn_step
-from t2l.training.store_batches import StoreBatches, cut, cut_by_tokens
+from t2l.training.sft import Share, Teacher, answer_loss, chunked_loss, labelled_hidden, learn_step, weighted_loss
 from t2l.training.trainer import Done, Job
 from t2l.training.trainer import run as run_job
 
@@ -68,7 +69,8 @@ def test_chunks_of_logits_give_the_loss_and_gradient_of_all_at_once(softcap: flo
         weights = random_weights(spec, 3).map(lambda tensor: tensor.requires_grad_())
         own = batch()
         with apply_batched(base, spec, weights, own.index_S):
-            loss = answer_loss(base, own.ids_ST, own.labels_ST, 0.1, at_once=at_once)
+            hidden = labelled_hidden(base, own.ids_ST, own.labels_ST)
+            loss = weighted_loss(base, *hidden, torch.full((3,), 1 / 3), 0.1, at_once=at_once)
             (3 * loss).backward()
         found.append((loss.detach(), [weights.a[key].grad for key in weights.a]))
     for loss, gradients in found[1:]:
@@ -112,7 +114,7 @@ class Given(torch.nn.Module):
         return LoraWeights(dict(self.a.items()), dict(self.b.items()))
 
 
-def gradients_of(base: Any, terms: Terms, *micros: MicroBatch, **how: Any) -> tuple[float, list[torch.Tensor]]:
+def gradients_of(base: Any, terms: LossSection, *micros: Batch, **how: Any) -> tuple[float, list[torch.Tensor]]:
     source = Given(LoraSpec.from_base(base.config))
     torch.manual_seed(7)
     loss = learn_step(base, source, torch.zeros(3, 1), micros, terms, **how)  # pyright: ignore[reportArgumentType]
@@ -120,8 +122,8 @@ def gradients_of(base: Any, terms: Terms, *micros: MicroBatch, **how: Any) -> tu
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:
-    terms = Terms(SftConfig(0.1, 1e-3, neftune=5.0))
-    micro = MicroBatch(batch())
+    terms = LossSection(neftune=5.0)
+    micro = batch()
     base = tiny_base().train()
     plain = gradients_of(base, terms, micro)
     enable_checkpointing(base, reentrant=False)
@@ -134,7 +136,7 @@ def test_a_compiled_base_gives_the_same_gradients_and_is_not_compiled_at_each_st
 
     from t2l.training.frozen_base import decoder_layers
 
-    terms, counter = Terms(SftConfig()), CompileCounter()
+    terms, counter = LossSection(label_smoothing=0.0), CompileCounter()
     plain, compiled = tiny_base().train(), tiny_base().train()
     for layer in decoder_layers(compiled):
         layer.compile(backend=counter, dynamic=True)
@@ -142,7 +144,7 @@ def test_a_compiled_base_gives_the_same_gradients_and_is_not_compiled_at_each_st
     adapters = apply_batched(compiled, spec, random_weights(spec, 3), range(3))
     counts = []
     for length in (9, 12, 10, 14, 8, 11):
-        micro = MicroBatch(batch(length=length))
+        micro = batch(length=length)
         source = Given(spec)
         loss = float(learn_step(compiled, source, torch.zeros(3, 1), [micro], terms, adapters=adapters))  # pyright: ignore
         counts.append(counter.frame_count)
@@ -154,24 +156,12 @@ def test_a_compiled_base_gives_the_same_gradients_and_is_not_compiled_at_each_st
     assert counts[-1] == counts[2], counts
 
 
-def test_a_step_is_the_loss_of_the_embedded_world() -> None:
-    """The same numbers as `sft_loss`, through which the world's studies train."""
-    base, own = tiny_base(), batch()
-    config = SftConfig(label_smoothing=0.1, weight_penalty=1e-2)
-    loss, gradients = gradients_of(base, Terms(config), MicroBatch(own))
-    source = Given(LoraSpec.from_base(base.config))
-    expected = sft_loss(base, source, torch.zeros(3, 1), [own], config)  # pyright: ignore[reportArgumentType]
-    expected.backward()
-    assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
-    torch.testing.assert_close(gradients, [parameter.grad for parameter in source.parameters()])
-
-
 def test_how_a_step_is_cut_and_shared_changes_neither_loss_nor_gradient() -> None:
-    terms = Terms(SftConfig(label_smoothing=0.1, weight_penalty=1e-2))
+    terms = LossSection(weight_penalty=1e-2)
     base, own = tiny_base(), batch()
-    whole = gradients_of(base, terms, MicroBatch(own))
+    whole = gradients_of(base, terms, own)
     rows = [slice(row, row + 1) for row in range(3)]
-    parts = [MicroBatch(Batch(own.ids_ST[row], own.labels_ST[row], own.index_S[row])) for row in rows]
+    parts = [Batch(own.ids_ST[row], own.labels_ST[row], own.index_S[row]) for row in rows]
     torch.testing.assert_close(gradients_of(base, terms, *parts), whole, rtol=1e-4, atol=1e-6)
     for in_step in (False, True):
         shares = [gradients_of(base, terms, *parts, share=Share(rank, 2, in_step)) for rank in range(2)]
@@ -203,16 +193,24 @@ def test_samples_are_cut_by_length_within_the_budget() -> None:
     assert len(cut_by_tokens([5, 5], 100, 50, parts=8)) == 2, "no more parts than samples"
 
 
+def taught(own: Batch, distill: float, crossed: tuple[int, ...] = ()) -> Batch:
+    """Samples a fraction of whose loss is the divergence from a teacher; the crossed ones' is nothing else."""
+    alone_S = torch.tensor([float(row in crossed) for row in range(len(own.ids_ST))])
+    weight_S, divergence_S = (1 - distill) * (1 - alone_S), torch.where(alone_S > 0, 1.0, distill)
+    return replace(own, weight_S=weight_S, divergence_S=divergence_S, numbers=tuple(range(len(own.ids_ST))))
+
+
 def test_distillation_from_a_teacher_that_reads_the_same_is_nothing_where_adapters_are_nothing() -> None:
     base, own = tiny_base(), batch()
-    micro = MicroBatch(own, teacher=own)
+    micro = taught(own, 1.0)
     source = Given(LoraSpec.from_base(base.config))
     for value in source.b.values():
         torch.nn.init.zeros_(value)
-    terms = Terms(SftConfig(weight_penalty=0.0), distill=1.0)
-    loss = learn_step(base, source, torch.zeros(3, 1), [micro], terms)  # pyright: ignore[reportArgumentType]
+    terms = LossSection(weight_penalty=0.0, label_smoothing=0.0)
+    states = Teacher(base).states([micro])
+    loss = learn_step(base, source, torch.zeros(3, 1), [micro], terms, teacher=states)  # pyright: ignore
     assert float(loss) == pytest.approx(0, abs=1e-6)
-    assert gradients_of(base, terms, micro)[0] > 1e-4
+    assert gradients_of(base, terms, micro, teacher=states)[0] > 1e-4
 
 
 def test_noise_is_within_its_bound_and_off_without_alpha() -> None:
@@ -277,8 +275,8 @@ def test_a_steps_samples_are_drawn_by_the_sampler_and_depend_on_nothing_else(sto
         assert len(ours.micros) == len(theirs.micros) >= 2
         assert torch.equal(ours.gathered, theirs.gathered)  # pyright: ignore[reportArgumentType]
         for one, two in zip(ours.micros, theirs.micros, strict=True):
-            assert torch.equal(one.batch.ids_ST, two.batch.ids_ST)
-            assert torch.equal(one.batch.index_S, two.batch.index_S)
+            assert torch.equal(one.ids_ST, two.ids_ST)
+            assert torch.equal(one.index_S, two.index_S)
 
 
 def test_a_sample_gets_the_condition_of_its_own_task(store: Path) -> None:
@@ -290,9 +288,9 @@ def test_a_sample_gets_the_condition_of_its_own_task(store: Path) -> None:
     answers = {tuple(s.input_ids.tolist()): s.input_ids[s.prompt_length :].tolist() for _, s in found}
     seen, views = [], []
     for micro in step.micros:
-        index_S = micro.batch.index_S
+        index_S = micro.index_S
         assert index_S.tolist() == sorted(index_S.tolist()), "samples of one adapter stand together"
-        for index, ids, labels in zip(index_S, micro.batch.ids_ST, micro.batch.labels_ST, strict=True):
+        for index, ids, labels in zip(index_S, micro.ids_ST, micro.labels_ST, strict=True):
             condition = int(step.gathered[index])
             length = int((labels != IGNORED).nonzero().max()) + 1
             seen.append((condition // 10, ids[:length].tolist()))
@@ -303,15 +301,22 @@ def test_a_sample_gets_the_condition_of_its_own_task(store: Path) -> None:
     assert (step.samples, step.tokens) == (8, sum(len(ids) for _, ids in wanted))
 
 
+def labels_by_number(batches: Sequence[Batch]) -> dict[int, list[int]]:
+    rows = [row for batch in batches for row in zip(batch.numbers, batch.labels_ST, strict=True)]
+    return {number: labels[labels != IGNORED].tolist() for number, labels in rows}
+
+
 def test_the_teacher_reads_examples_and_scores_the_same_answers(store: Path) -> None:
     batches = batches_of(store, "loss.distill=0.5", "loss.teacher_shots=2", "data.max_length=400")
-    for micro in batches.step(3).micros:
-        assert micro.teacher is not None
-        assert (micro.teacher.lengths_S > micro.batch.lengths_S).all()
-        for own, teacher in zip(micro.batch.labels_ST, micro.teacher.labels_ST, strict=True):
-            assert own[own != IGNORED].tolist() == teacher[teacher != IGNORED].tolist()
-        first = micro.batch.ids_ST[:, :1]
-        assert ((micro.teacher.ids_ST == first).sum(dim=1) == 1).all(), "the token that begins a text stands there once"
+    step = batches.step(3)
+    assert labels_by_number(step.micros) == labels_by_number(step.teachers)
+    assert sum(int(batch.lengths_S.sum()) for batch in step.teachers) > 2 * step.tokens
+    for teacher in step.teachers:
+        first = teacher.ids_ST[:, :1]
+        assert ((teacher.ids_ST == first).sum(dim=1) == 1).all(), "the token that begins a text stands there once"
+    for micro in step.micros:
+        assert micro.weight_S is not None and micro.divergence_S is not None
+        assert set(micro.weight_S.tolist()) == set(micro.divergence_S.tolist()) == {0.5}
 
 
 def test_a_long_sample_loses_the_beginning_of_its_prompt() -> None:

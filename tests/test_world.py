@@ -25,10 +25,10 @@ from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import MICRO_WORLD, TextToLora, shipped_checkpoint
 from t2l.training import optimizers as optimizers_module
+from t2l.training.batches import IGNORED
+from t2l.training.conditions import Standardization
 from t2l.training.loop import LoopConfig
 from t2l.training.optimizers import muon_and_adamw
-from t2l.training.sft import IGNORED
-from t2l.training.standardization import Standardization
 from t2l.world import evaluate as evaluate_module
 from t2l.world import exact_match as exact_match_module
 from t2l.world import pretrain as pretrain_module

@@ -200,6 +200,16 @@ class SampleTokenizer:
         counts.response_tokens += len(tokens) - sum(prompt_lengths)
         return Rows(np.asarray(offsets, dtype=np.int32), tokens, np.asarray(prompt_lengths, dtype=np.int32))
 
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of prompts alone, those of each cut like a sample's."""
+        cleaned = [self._clean(text, Counts()) for text in texts]
+        framed = [f"{self._frame.before}{text}{self._frame.after}" for text in cleaned]
+        found = self._ids(framed, special=not self._frame.chat)
+        return [
+            ids if len(ids) <= self._max_prompt else self._cut(text, ids)
+            for text, ids in zip(cleaned, found, strict=True)
+        ]
+
     def _pairs(self, texts: Sequence[tuple[str, str]], counts: Counts) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         usable = []
         for prompt, response in texts:

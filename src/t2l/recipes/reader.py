@@ -76,6 +76,7 @@ class Recipe:
             ("loop.warmup", loop.warmup),
             ("loop.decay", loop.decay),
             ("loss.distill", loss.distill),
+            ("loss.crossed", loss.crossed),
             ("hardware.utilization", self.hardware.utilization),
         ):
             if not 0 <= share <= 1:
@@ -93,6 +94,15 @@ class Recipe:
             raise RecipeError("loop.ema must be from 0 to below 1, loop.micro_overhead and condition.noise at least 0.")
         if loss.contrast and loss.views < 2:
             raise RecipeError("loss.contrast compares descriptions of one task; it needs loss.views=2.")
+        if loss.crossed and loss.teacher is None:
+            raise RecipeError(
+                "loss.crossed pairs inputs with descriptions of other tasks, to which only a teacher knows an answer.",
+                "Name one that reads descriptions: loss.teacher=FOLDER, or set loss.crossed=0.",
+            )
+        if loss.teacher is not None and not (loss.distill or loss.crossed):
+            raise RecipeError(
+                "loss.teacher has no effect without loss.distill or loss.crossed.", "Such as: loss.distill=0.5"
+            )
         _at_least("loss.views", loss.views, 1)
         if loop.samples % loss.views:
             raise RecipeError(

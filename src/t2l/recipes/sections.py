@@ -124,8 +124,14 @@ class LossSection:
         contrast: weight of the term that draws the features of one task's descriptions together and tasks apart.
         views: descriptions of each task in a step, each with an adapter of its own, to which the task's samples are
             shared out; 2 or more for the contrast.
-        distill: weight of distillation from the base with examples in its prompt; the answers get the rest.
-        teacher_shots: how many examples the teacher reads.
+        distill: fraction of a sample's loss that is the divergence from a teacher, the base with more in its prompt;
+            its answer gets the rest.
+        teacher: the teacher's LoRA, a PEFT folder: a multi-task LoRA trained on the same tasks with their descriptions
+            in the prompt (``t2l data prepare --template included``), which it then reads here. Without one the teacher
+            is the plain base with examples of the task in its prompt.
+        teacher_shots: how many examples that plain teacher reads.
+        crossed: fraction of a step's tasks whose inputs get the description of another task in the step. There are no
+            answers to these, so their loss is the divergence from the teacher alone.
     """
 
     label_smoothing: float = 0.1
@@ -134,7 +140,9 @@ class LossSection:
     contrast: float = 0.0
     views: int = 1
     distill: float = 0.0
+    teacher: str | None = None
     teacher_shots: int = 3
+    crossed: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """What adapters are generated from, step by step: embeddings kept in half precision, or texts encoded when needed.
 
-Axis letters: C conditions, D descriptions of a task, E condition width, W width of one token's state, K rows in all.
+Axis letters: C conditions, N conditions, D descriptions of a task, E condition width, W width of one token's state,
+K rows in all.
 
 Level 4. Gathering is done beside the step that runs (in another thread) and touches no device; the rest is done on the
-device. Knows encoders, texts and tensors; knows no hypernetwork and no loss.
+device. Sentence embeddings share a large common part (57% of their energy, on the descriptions of the lab's tasks),
+which slows learning what tells them apart: training reads standardised ones, and the affine map goes into the first
+linear layer at the end. Knows encoders, texts and tensors; knows no loss and no loop.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,13 +23,67 @@ from torch import Tensor
 from t2l.data.store import DataStore
 from t2l.encoders import MAX_DESCRIPTION_CHARS, CachedEncoder, DescriptionEncoder, prepare, with_examples
 from t2l.encoders.description import warned_once
-from t2l.errors import DataError
-from t2l.training.standardization import Standardization
+from t2l.errors import CheckpointError, DataError, T2LError
+from t2l.features import LinearTaskEncoder
+from t2l.hypernet import HyperNetwork
+from t2l.lora import LoraSource
+from t2l.recipes.sections import BaseSection, ConditionSection
+from t2l.storage import read_tensors, tensors_digest, write_tensors
+from t2l.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Gathered = Tensor | tuple[str, ...] | tuple[list[int], ...]
 
 _ENCODED_AT_ONCE = 256
 _SAID_EVERY = 10.0  # seconds
+_TEXTS_FOR_SCALE = 512  # descriptions from which that of token states is taken
+_AT_ONCE = 8  # of them
+_SMALLEST_SCALE = 1e-2  # a coordinate that hardly varies is not blown up
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """``(embedding - mean) / scale``, coordinate by coordinate.
+
+    Args:
+        mean_E: of the training descriptions.
+        scale_E: their standard deviation.
+    """
+
+    mean_E: Tensor
+    scale_E: Tensor
+
+    @classmethod
+    def of(cls, embedding_NE: Tensor) -> Standardization:
+        """The one that gives these embeddings mean 0 and variance 1."""
+        embedding_NE = embedding_NE.float()
+        return cls(embedding_NE.mean(dim=0), embedding_NE.std(dim=0).clamp_min(_SMALLEST_SCALE))
+
+    @classmethod
+    def from_sums(cls, count: int, total_E: Tensor, squares_E: Tensor) -> Standardization:
+        """As `of`, from the number of embeddings, their sum and the sum of their squares (float64)."""
+        mean_E = total_E / count
+        variance_E = (squares_E - count * mean_E.square()).clamp_min(0) / max(1, count - 1)
+        return cls(mean_E.float(), variance_E.sqrt().float().clamp_min(_SMALLEST_SCALE))
+
+    def __call__(self, embedding_NE: Tensor) -> Tensor:
+        """Standardised embeddings, float32."""
+        return (embedding_NE.float() - self.mean_E) / self.scale_E
+
+    @torch.no_grad()
+    def fold_into(self, hypernetwork: HyperNetwork) -> None:
+        """Lets a hypernetwork that was trained on standardised embeddings read plain ones, with the same output.
+
+        Raises:
+            T2LError: its task encoder does not begin with a linear layer.
+        """
+        if not isinstance(hypernetwork.task_encoder, LinearTaskEncoder):
+            raise T2LError("Standardisation can only be folded into a linear task encoder.")
+        linear = hypernetwork.task_encoder.linear
+        linear.weight.div_(self.scale_E)
+        linear.bias.sub_(linear.weight @ self.mean_E)
 
 
 class Wanted(NamedTuple):
@@ -265,3 +323,85 @@ def _encoded(encoder: DescriptionEncoder, texts: list[str], token_dim: int | Non
     for state_TW in embedding_NE.unflatten(-1, (-1, token_dim)):
         found.append(state_TW[(state_TW != 0).any(dim=-1)].half())
     return found
+
+
+def run_conditions(
+    store: DataStore,
+    encoder: DescriptionEncoder,
+    tasks: list[int],
+    limit: int | None,
+    condition: ConditionSection,
+    base: BaseSection,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
+) -> Conditions:
+    """The embeddings of the descriptions: made once by the main process, then read from the run's folder.
+
+    An encoder that offers it encodes each step's texts anew instead.
+
+    Args:
+        limit: descriptions of a task that are used; all of them where it is None.
+    """
+    texts = described(store, tasks, limit)
+    if hasattr(encoder, "step_conditions"):
+        example = SampleTexts(store, base) if condition.examples else None
+        return StepConditions(encoder, texts, example)
+    path = folder.folder / "conditions.safetensors"
+    mark = f"mark.{_texts_digest(texts, encoder.identity)}"
+    if accelerator.is_main_process and not (path.is_file() and mark in read_tensors(path, CheckpointError)):
+        say(f"Encoding the descriptions of {len(tasks)} tasks with {encoder.identity}.")
+        temporary = path.with_suffix(".tmp")
+        write_tensors(temporary, {mark: torch.zeros(1), **encode_table(encoder, texts, say)})
+        temporary.replace(path)
+    accelerator.wait_for_everyone()
+    table = table_of(read_tensors(path, CheckpointError), texts, encoder.dim)
+    table.noise = condition.noise
+    return table
+
+
+class SampleTexts:
+    """Input and output of a sample as texts, from its tokens and the frame that the store records."""
+
+    def __init__(self, store: DataStore, base: BaseSection) -> None:
+        from t2l.bases import load_tokenizer
+
+        self._store = store
+        self.tokenizer = load_tokenizer(base.model, revision=base.revision)
+        frame = store.manifest["frame"]
+        self._around = [frame[name] for name in ("before", "after", "opening", "closing")]
+
+    def __call__(self, task: int, sample: int) -> tuple[str, str]:
+        found = self._store.sample(task, sample)
+        prompt = self.tokenizer.decode(found.input_ids[: found.prompt_length])
+        response = self.tokenizer.decode(found.input_ids[found.prompt_length :])
+        before, after, opening, closing = self._around
+        return (
+            prompt.removeprefix(before).removesuffix(after),
+            response.removeprefix(opening).removesuffix(closing),
+        )
+
+
+def standardise_tokens(
+    conditions: Conditions, source: LoraSource, tasks: tuple[int, ...], device: torch.device
+) -> None:
+    """Tells a source that standardises token states itself their mean and spread, over some descriptions of each task.
+
+    The first token of a text is left out, as its few huge states would hide the spread of the rest.
+    """
+    encoder = getattr(source, "task_encoder", None)
+    standardise = getattr(encoder, "standardise", None)
+    if encoder is None or standardise is None:
+        return
+    wanted = [Wanted(task, number) for number in range(4) for task in tasks if number < conditions.count(task)]
+    states, kept = [], wanted[:_TEXTS_FOR_SCALE]
+    for start in range(0, len(kept), _AT_ONCE):
+        condition_CE = conditions.on_device(conditions.gather(kept[start : start + _AT_ONCE]), device)
+        state_KW = condition_CE.unflatten(1, (-1, encoder.token_dim))[:, 1:].flatten(0, 1)
+        states.append(state_KW[(state_KW != 0).any(dim=-1)].float().cpu())
+    standardise(torch.cat(states))
+
+
+def _texts_digest(texts: dict[int, tuple[str, ...]], identity: str) -> str:
+    whole = "\0".join([identity, *(text for own in texts.values() for text in own)])
+    return tensors_digest({"texts": torch.frombuffer(bytearray(whole.encode()), dtype=torch.uint8)})[:16]

@@ -20,52 +20,23 @@ from t2l.batched import apply_batched
 from t2l.errors import RecipeError
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.recipes.reader import Recipe
-from t2l.training.sft import IGNORED, Batch, logits_of
-from t2l.training.sft_step import MicroBatch, Shape
+from t2l.training.batches import Batch, Shape
+from t2l.training.sft import divergence_of, logits_of
 
-WIDTHS = (24, 40, 64, 104, 168, 272, 432)
-"""Tokens of the samples of each shape; longer samples are computed without a graph."""
-TOKENS = 4096
-"""Tokens of a shape, padding included."""
 _WARM_UP = 2
-
-
-def shapes_of(widths: Sequence[int] = WIDTHS, tokens: int = TOKENS) -> tuple[Shape, ...]:
-    """Shapes of about ``tokens`` tokens each, the narrowest first."""
-    return tuple(Shape(max(1, tokens // width), width) for width in sorted(widths))
-
-
-def cut_into_shapes(lengths: Sequence[int], shapes: Sequence[Shape]) -> list[tuple[Shape | None, list[int]]]:
-    """Places of samples in batches of the given shapes, the longest samples first.
-
-    The longest sample that is left chooses the narrowest shape that holds it, and the next ones fill its slots: what
-    is recorded is computed whether or not a slot is used. Samples longer than every shape come first, in a batch of
-    their own each, without a shape.
-
-    Example:
-        >>> cut_into_shapes([3, 9, 3, 30], [Shape(2, 4), Shape(2, 10)])
-        [(None, [3]), (Shape(samples=2, width=10), [1, 0]), (Shape(samples=2, width=4), [2])]
-    """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    cut: list[tuple[Shape | None, list[int]]] = []
-    start = 0
-    while start < len(order):
-        fitting = [shape for shape in shapes if shape.width >= lengths[order[start]]]
-        size = fitting[0].samples if fitting else 1
-        cut.append((fitting[0] if fitting else None, order[start : start + size]))
-        start += size
-    return cut
 
 
 class _Recorded:
     """One shape's graph with what it reads and gives."""
 
-    def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype, width: int) -> None:
         self.ids_ST = torch.zeros(shape.samples, shape.width, dtype=torch.int64, device=device)
         self.index_S = torch.zeros(shape.samples, dtype=torch.int64, device=device)
         self.place_K = torch.zeros(shape.labelled, dtype=torch.int64, device=device)
         self.target_K = torch.zeros(shape.labelled, dtype=torch.int64, device=device)
         self.weight_K = torch.zeros(shape.labelled, device=device)
+        self.divergence_K = torch.zeros(shape.labelled, device=device)
+        self.teacher_KW = torch.zeros(shape.labelled, width, dtype=dtype, device=device)
         self.loss = torch.zeros((), device=device)
         lowest = torch.finfo(dtype).min
         self.mask_11TT = torch.full((1, 1, shape.width, shape.width), lowest, dtype=dtype, device=device).triu(1)
@@ -79,11 +50,14 @@ class GraphedBase:
         base: frozen causal LM on a CUDA device.
         spec: of the adapters.
         conditions: C.
-        shapes: see `shapes_of`.
+        shapes: see `t2l.training.batches.shapes_of`.
+        taught: whether there is a teacher, from whom the divergence is computed as well.
     """
 
-    def __init__(self, base: Any, spec: LoraSpec, conditions: int, shapes: Sequence[Shape]) -> None:
-        self.base, self.shapes = base, tuple(shapes)
+    def __init__(
+        self, base: Any, spec: LoraSpec, conditions: int, shapes: Sequence[Shape], *, taught: bool = False
+    ) -> None:
+        self.base, self.shapes, self.taught = base, tuple(shapes), taught
         self.device = next(base.parameters()).device
         a, b = {}, {}
         for group in spec.groups:
@@ -114,18 +88,24 @@ class GraphedBase:
         for shape in self.shapes:
             self._record(shape)
 
-    def learn(self, micro: MicroBatch, part: float) -> Tensor:
+    def learn(self, micro: Batch, part: float, teacher_KW: Tensor | None = None) -> Tensor:
         """Adds ``part`` times the gradient of a micro-batch's mean loss; gives that much loss, on the device.
 
         Args:
-            micro: with a shape and its arrays, on the CPU; see `cut_into_shapes` and `arrays_of`.
+            micro: with a shape and its arrays, on the CPU; see `t2l.training.batches.arrays_of`.
+            teacher_KW: what the teacher's hidden states are where it has labels.
         """
         assert micro.shape is not None and micro.arrays is not None
         recorded = self._recorded.get(micro.shape) or self._record(micro.shape)
-        buffers = (recorded.ids_ST, recorded.index_S, recorded.place_K, recorded.target_K, recorded.weight_K)
+        buffers = [recorded.ids_ST, recorded.index_S, recorded.place_K, recorded.target_K, recorded.weight_K]
+        if self.taught:
+            assert teacher_KW is not None
+            buffers.append(recorded.divergence_K)
+            recorded.teacher_KW[: len(teacher_KW)].copy_(teacher_KW)
         for buffer, array in zip(buffers, micro.arrays, strict=True):
             buffer.copy_(array, non_blocking=True)
-        recorded.weight_K.mul_(part)
+        for weights in buffers[4:]:
+            weights.mul_(part)
         if recorded.graph is None:
             self._run(recorded)
         else:
@@ -133,7 +113,8 @@ class GraphedBase:
         return recorded.loss.clone()
 
     def _record(self, shape: Shape) -> _Recorded:
-        recorded = _Recorded(shape, self.device, self.base.get_input_embeddings().weight.dtype)
+        embeddings = self.base.get_input_embeddings().weight
+        recorded = _Recorded(shape, self.device, embeddings.dtype, embeddings.shape[1] if self.taught else 0)
         self._recorded[shape] = recorded
         if recorded.graph is None:  # elsewhere the same is computed without a graph, for tests
             return recorded
@@ -157,8 +138,12 @@ class GraphedBase:
                 input_ids=recorded.ids_ST, attention_mask=recorded.mask_11TT, use_cache=False
             ).last_hidden_state
             hidden_KW = hidden_STW.flatten(0, 1).index_select(0, recorded.place_K)
-            loss_K = F.cross_entropy(logits_of(self.base, hidden_KW).float(), recorded.target_K, reduction="none")
+            logits_KV = logits_of(self.base, hidden_KW).float()
+            loss_K = F.cross_entropy(logits_KV, recorded.target_K, reduction="none")
             loss = (loss_K * recorded.weight_K).sum()
+            if self.taught:
+                divergence_K = divergence_of(logits_KV, logits_of(self.base, recorded.teacher_KW).float())
+                loss = loss + (divergence_K * recorded.divergence_K).sum()
             gradients = torch.autograd.grad(loss, _tensors(local))
         for total, gradient in zip(_tensors(self._sums), gradients, strict=True):
             total.add_(gradient)
@@ -169,43 +154,19 @@ def check_graphs(recipe: Recipe, device: str) -> None:
     """Refuses recorded graphs where they cannot be had.
 
     Raises:
-        RecipeError: the device is no CUDA device, or the loss draws noise or reads a teacher.
+        RecipeError: the device is no CUDA device, or the loss draws noise.
     """
     if device != "cuda":
         raise RecipeError(
             "loop.graphs records CUDA graphs, and this device is not one of CUDA.", "Set loop.graphs=false."
         )
     loss = recipe.loss
-    if loss.neftune or loss.distill or loss.label_smoothing or recipe.lora.dropout or recipe.base.shard:
+    if loss.neftune or loss.label_smoothing or recipe.lora.dropout or recipe.base.shard:
         raise RecipeError(
-            "loop.graphs repeats one recorded computation: without NEFTune, distillation, label smoothing, LoRA "
-            "dropout and sharding.",
+            "loop.graphs repeats one recorded computation: without NEFTune, label smoothing, LoRA dropout "
+            "and sharding.",
             "Set those to 0, or loop.graphs=false.",
         )
-
-
-def arrays_of(batch: Batch, shape: Shape) -> tuple[Tensor, ...] | None:
-    """What a recorded graph reads of a batch, in its sizes: ids, index, places, targets, and weights of the mean loss.
-
-    None where there are too many labels.
-    """
-    count, width = batch.ids_ST.shape
-    ids_ST = torch.zeros(shape.samples, shape.width, dtype=torch.int64)
-    ids_ST[:count, :width] = batch.ids_ST
-    index_S = torch.zeros(shape.samples, dtype=torch.int64)
-    index_S[:count] = batch.index_S
-    sample_K, before_K = (batch.labels_ST[:, 1:] != IGNORED).nonzero(as_tuple=True)
-    labelled = len(sample_K)
-    if labelled > shape.labelled:
-        return None
-    place_K = torch.zeros(shape.labelled, dtype=torch.int64)
-    place_K[:labelled] = sample_K * shape.width + before_K
-    target_K = torch.zeros(shape.labelled, dtype=torch.int64)
-    target_K[:labelled] = batch.labels_ST[sample_K, before_K + 1]
-    weight_K = torch.zeros(shape.labelled)
-    length_S = torch.bincount(sample_K, minlength=count).clamp_min(1)
-    weight_K[:labelled] = 1 / (count * length_S[sample_K])
-    return ids_ST, index_S, place_K, target_K, weight_K
 
 
 def _tensors(weights: LoraWeights) -> list[Tensor]:

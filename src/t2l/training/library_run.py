@@ -20,7 +20,6 @@ from t2l.recipes.sections import LibrarySection, ReconSection
 from t2l.training.frozen_base import load_frozen_base
 from t2l.training.loop import LoopConfig, Report
 from t2l.training.oracles import OracleConfig
-from t2l.training.sft import SftConfig
 from t2l.training.sft_run import build_spec
 from t2l.training.task_library import TaskLibraryConfig, choose_tasks, train_task_library
 
@@ -105,7 +104,8 @@ def library_config(recipe: Recipe) -> TaskLibraryConfig:
         chunk=library.together,
         max_samples=_MAX_SAMPLES,
         max_tokens=library.pass_tokens,
-        sft=SftConfig(loss.label_smoothing, loss.weight_penalty, recipe.lora.dropout, loss.neftune),
+        loss=loss,
+        dropout=recipe.lora.dropout,
     )
     return TaskLibraryConfig(oracle, library.samples, library.validation, recipe.data.max_length)
 

@@ -29,18 +29,17 @@ from t2l.batched import apply_batched
 from t2l.errors import T2LError, TrainingStopped
 from t2l.library import Library
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.cross_entropy import LOGITS_AT_ONCE
+from t2l.recipes.sections import LossSection
+from t2l.training.batches import IGNORED, Batch
 from t2l.training.loop import LoopConfig, Report
 from t2l.training.sft import (
-    IGNORED,
-    Batch,
-    SftConfig,
+    LOGITS_AT_ONCE,
     labelled_hidden,
     logits_of,
     mean_squares,
     noisy_embeddings,
     vocabulary,
-    weighted_cross_entropy,
+    weighted_loss,
 )
 from t2l.training.state import afresh, read_state, write_state
 from t2l.training.stopping import stop_requests
@@ -83,7 +82,8 @@ class OracleConfig:
         max_samples: most samples in one forward pass.
         max_tokens: most tokens in one forward pass, padding included; a longer sample goes alone. 0: no limit.
         bfloat16: compute the base in bfloat16 (autocast).
-        sft: the terms of the loss.
+        loss: its terms; what the library does not have (teacher, contrast) is not read.
+        dropout: chance of dropping an input of the LoRA branch.
     """
 
     loop: LoopConfig
@@ -95,7 +95,8 @@ class OracleConfig:
     max_samples: int = 48
     max_tokens: int = 0
     bfloat16: bool = False
-    sft: SftConfig = field(default_factory=SftConfig)
+    loss: LossSection = field(default_factory=lambda: LossSection(label_smoothing=0.0))
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("check_every", "patience", "chunk", "max_samples"):
@@ -107,13 +108,17 @@ class OracleConfig:
     def settings(self) -> dict[str, Any]:
         """What determines an adapter (how it is computed aside), as plain JSON values."""
         values = asdict(self)
-        for name in ("chunk", "max_samples", "max_tokens", "bfloat16"):
+        for name in ("chunk", "max_samples", "max_tokens", "bfloat16", "dropout"):
             del values[name]
         del values["loop"]["save_every"]
+        loss = values.pop("loss")
+        values["sft"] = {name: loss[name] for name in ("label_smoothing", "weight_penalty")}
+        values["sft"]["lora_dropout"] = self.dropout
         # libraries from before there were these settings stay what they are
-        for part, name in (("sft", "neftune"), ("loop", "restart")):
-            if not values[part][name]:
-                del values[part][name]
+        if loss["neftune"]:
+            values["sft"]["neftune"] = loss["neftune"]
+        if not values["loop"]["restart"]:
+            del values["loop"]["restart"]
         return values
 
 
@@ -293,25 +298,25 @@ class _Run:
         """Gradients of the sum of the rows' losses, a forward pass at a time; gives the mean loss."""
         drawn = [(row, sample) for row in self.active for sample in self.tasks[row].draw(self.steps)]
         count_N = torch.bincount(torch.tensor([row for row, _ in drawn]), minlength=len(self.tasks)).clamp_min(1)
-        value, sft = 0.0, self.config.sft
+        value, terms = 0.0, self.config.loss
         for batch in collate(drawn, self.config.max_samples, self.config.max_tokens):
             used, place_S = batch.index_S.unique(return_inverse=True)
             weights = self.table.rows(used)
             on_device = Batch(batch.ids_ST.to(self.device), batch.labels_ST.to(self.device), place_S)
             share_S = (1 / count_N[batch.index_S]).to(self.device)
-            lengths_S = on_device.lengths_S if sft.neftune else share_S
+            lengths_S = on_device.lengths_S if terms.neftune else share_S
             with (
                 self._autocast(),
-                apply_batched(self.base, self.spec, weights, place_S, dropout=sft.lora_dropout),
+                apply_batched(self.base, self.spec, weights, place_S, dropout=self.config.dropout),
             ):
-                with noisy_embeddings(self.base, lengths_S, sft.neftune):
+                with noisy_embeddings(self.base, lengths_S, terms.neftune):
                     hidden = labelled_hidden(self.base, on_device.ids_ST, on_device.labels_ST)
-                loss = weighted_cross_entropy(self.base, *hidden, share_S, sft.label_smoothing)
+                loss = weighted_loss(self.base, *hidden, share_S, terms.label_smoothing)
                 loss.backward()
             value += loss.item()
-        if sft.weight_penalty:
+        if terms.weight_penalty:
             weights = self.table.rows(torch.tensor(self.active))
-            (sft.weight_penalty * len(self.active) * mean_squares(weights)).backward()
+            (terms.weight_penalty * len(self.active) * mean_squares(weights)).backward()
         return value / len(self.active)
 
     @torch.no_grad()

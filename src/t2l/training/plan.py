@@ -17,8 +17,8 @@ from t2l.encoders import encoder_from_config
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.recipes.reader import Recipe
-from t2l.training.cross_entropy import LOGITS_AT_ONCE
 from t2l.training.frozen_base import dtype_of
+from t2l.training.sft import LOGITS_AT_ONCE
 from t2l.training.sft_run import build_source, build_spec, targets_of
 from t2l.training.speed import layers_rate, source_seconds, this_device
 
@@ -109,7 +109,7 @@ def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
         notes.append(f"{devices} devices have unequally much to do; loop.parts={devices} makes it equal")
     samples = recipe.loop.steps * batch
     passes = 6.0 if recipe.base.activation_checkpointing else 4.0  # operations a weight and token: 2 each way, 2 again
-    if recipe.loss.distill:
+    if recipe.loss.distill or recipe.loss.crossed:
         passes += 2.0
     head = int(config.get_text_config().vocab_size) * int(config.get_text_config().hidden_size)
     operations = passes * (linear_parameters * tokens + head * responses) * samples
@@ -204,7 +204,7 @@ def _tokens_of_a_sample(recipe: Recipe) -> tuple[int, int, list[str]]:
         note = f"no data.store given: every sample is taken to be as long as allowed, {longest} tokens"
         return longest, max(1, longest // 8), [note]
     from t2l.data.store import DataStore
-    from t2l.training.store_batches import train_tasks
+    from t2l.training.batches import train_tasks
 
     store = DataStore.open(recipe.data.store)
     limit, tokens, responses, count = recipe.data.max_length, 0.0, 0.0, 0

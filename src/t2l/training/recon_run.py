@@ -29,13 +29,12 @@ from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.prompting import recorded
 from t2l.recipes.reader import Recipe
-from t2l.training.conditions import EncodingProgress
+from t2l.training.conditions import EncodingProgress, Standardization
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.library_run import loop_config, open_store
 from t2l.training.loop import Report
 from t2l.training.reconstruction import HeldOut, ReconstructionConfig, train_reconstruction
 from t2l.training.run_folder import RunFolder
-from t2l.training.standardization import Standardization
 
 STATE_FILE, BEST_FILE = "state.pt", "best.safetensors"
 _TEXTS_AT_A_TIME = 256

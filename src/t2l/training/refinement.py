@@ -22,8 +22,8 @@ from t2l.adapter_table import AdapterTable
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
+from t2l.training.batches import Batch
 from t2l.training.oracles import Sample, collate, row_losses
-from t2l.training.sft import Batch
 
 _MAX_SAMPLES = 48  # in one forward pass
 _CLIP = 1.0

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from t2l.adapter import Adapter
 from t2l.batched import BatchedLora, apply_batched
 from t2l.data.store import DataStore
 from t2l.encoders import DescriptionEncoder, encoder_from_config
@@ -25,22 +27,22 @@ from t2l.hypernet import HIDDEN_MATRICES, HyperNetwork
 from t2l.lora import LoraSource, LoraSpec
 from t2l.model import TextToLora
 from t2l.recipes.reader import Recipe
+from t2l.training.batches import Ahead, Batch, StepBatch, StoreBatches, collate, cut, cut_by_tokens, train_tasks
 from t2l.training.conditions import (
     Conditions,
     ConditionTable,
     NoConditions,
+    Standardization,
     Wanted,
+    run_conditions,
+    standardise_tokens,
 )
 from t2l.training.fresh_hypernetwork import fresh_hypernetwork
 from t2l.training.frozen_base import check_base_of_store, load_frozen_base, shard
 from t2l.training.graphs import GraphedBase, check_graphs
 from t2l.training.optimizers import muon_and_adamw
-from t2l.training.run_conditions import run_conditions, standardise_tokens
 from t2l.training.run_folder import RunFolder
-from t2l.training.sft import Batch, SftConfig
-from t2l.training.sft_step import MicroBatch, Share, Terms, answers_loss, learn_step
-from t2l.training.standardization import Standardization
-from t2l.training.store_batches import Ahead, StepBatch, StoreBatches, collate, cut, cut_by_tokens, train_tasks
+from t2l.training.sft import Share, Teacher, answer_loss, learn_step
 from t2l.training.trainer import Done, Job, Say, run, seed_draws
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class SftJob(Job):
         source: in training mode, on the device.
         conditions: of the descriptions, as the source reads them.
         read: for a source that reads the samples' prompts instead.
+        teacher: that the recipe's loss distils from.
     """
 
     def __init__(
@@ -71,15 +74,13 @@ class SftJob(Job):
         conditions: Conditions,
         device: torch.device,
         read: Read | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.recipe, self.base, self.source, self.store, self.device = recipe, base, source, store, device
-        self.conditions, self.read = conditions, read
+        self.conditions, self.read, self.teacher = conditions, read, teacher
         self.module: nn.Module = source
         self.batches = StoreBatches(store, recipe, conditions)
         self._ahead = Ahead(self._made, recipe.loop.steps)
-        loss = recipe.loss
-        sft = SftConfig(loss.label_smoothing, loss.weight_penalty, recipe.lora.dropout, loss.neftune)
-        self.terms = Terms(sft, loss.contrast, loss.views, loss.distill)
         self.autocast = next(base.parameters()).dtype == torch.bfloat16
         self._graphs: GraphedBase | None = None
         if recipe.loop.graphs:
@@ -110,14 +111,20 @@ class SftJob(Job):
                 weights = self.source(condition_CE[:1])
             dropout = self.recipe.lora.dropout
             self._adapters = apply_batched(self.base, self.source.spec, weights, [0], dropout=dropout)
+        share, states = Share(rank, world, in_step=self.recipe.base.shard), None
+        if self.teacher is not None:
+            wanted = {number for micro, _ in share.numbers(len(micros)) for number in micros[micro].numbers}
+            states = self.teacher.states(batch.teachers, None if share.in_step else wanted)
         loss = learn_step(
             self.base,
             self.source,
             condition_CE,
             micros,
-            self.terms,
+            self.recipe.loss,
+            dropout=self.recipe.lora.dropout,
+            teacher=states,
             adapters=self._adapters,
-            share=Share(rank, world, in_step=self.recipe.base.shard),
+            share=share,
             seed=lambda number: seed_draws(self.recipe.loop.seed, step, number),
             autocast=self.autocast,
             graphed=self._graphs,
@@ -129,7 +136,9 @@ class SftJob(Job):
         if not self.recipe.loop.graphs:
             return
         conditions = 1 if self.conditions.shared else self.recipe.loop.tasks * self.recipe.loss.views
-        graphs = GraphedBase(self.base, self.source.spec, conditions, self.batches.shapes)
+        graphs = GraphedBase(
+            self.base, self.source.spec, conditions, self.batches.shapes, taught=self.teacher is not None
+        )
         try:
             graphs.record()
         except RuntimeError as problem:  # what CUDA refuses to record depends on versions and kernels
@@ -193,23 +202,23 @@ class SftJob(Job):
         for rows in runs:
             rows = sorted(rows, key=lambda row: row % used)
             batch = collate([samples[row] for row in rows], [row % used for row in rows])
-            micro = MicroBatch(batch).to(self.device)
+            micro = batch.to(self.device)
             own = weights
             if described_by is not None and self.read is not None:
                 (micro,), condition_SE = self._read([micro])
                 own = self.source(condition_SE)
-            total += answers_loss(self.base, self.source, own, micro) * len(rows)
+            with nullcontext() if own is None else apply_batched(self.base, self.source.spec, own, micro.index_S):
+                total += float(answer_loss(self.base, micro.ids_ST, micro.labels_ST)) * len(rows)
         return total / count
 
-    def _read(self, micros: list[MicroBatch]) -> tuple[list[MicroBatch], Tensor]:
+    def _read(self, micros: list[Batch]) -> tuple[list[Batch], Tensor]:
         """A condition for each sample, where the source reads prompts."""
         assert self.read is not None
         found, states, first = [], [], 0
         for micro in micros:
-            count = len(micro.batch.ids_ST)
-            found.append(replace(micro, batch=replace(micro.batch, index_S=torch.arange(first, first + count))))
-            whole = replace(micro.batch, labels_ST=micro.batch.labels_ST.to(self.device))
-            states.append(self.read(self.base, whole.ids_ST, whole.labels_ST))
+            count = len(micro.ids_ST)
+            found.append(replace(micro, index_S=torch.arange(first, first + count)))
+            states.append(self.read(self.base, micro.ids_ST, micro.labels_ST.to(self.device)))
             first += count
         return found, torch.cat(states)
 
@@ -327,7 +336,10 @@ def train_from_store(
     tasks = [*train_tasks(store, recipe), *(validation_tasks(store, recipe) if recipe.validation.every else ())]
     standardize = None
     if make_source is None:
-        conditions = run_conditions(store, encoder, tasks, recipe, folder, accelerator, quiet)
+        limit = recipe.data.descriptions_per_task
+        conditions = run_conditions(
+            store, encoder, tasks, limit, recipe.condition, recipe.base, folder, accelerator, quiet
+        )
         source: LoraSource = build_source(recipe, spec, encoder)
         if isinstance(conditions, ConditionTable):
             standardize = _standardization(conditions, source, train_tasks(store, recipe), recipe)
@@ -346,7 +358,8 @@ def train_from_store(
         standardize = _scale_of_states(read, base.model, store, recipe, accelerator.device)
         read = _standardized(read, standardize)
     source.to(accelerator.device).train()
-    job = SftJob(recipe, base.model, source, store, conditions, accelerator.device, read)
+    teacher = _teacher(recipe, base.model, store)
+    job = SftJob(recipe, base.model, source, store, conditions, accelerator.device, read, teacher)
     job.record(quiet)
     try:
         selected = run(job, recipe, folder, accelerator, say=quiet)
@@ -375,6 +388,35 @@ def train_from_store(
         **store.prompts,
     }
     return TextToLora(encoder_from_config(recipe.encoder), finished, metadata)
+
+
+def _teacher(recipe: Recipe, base: Any, store: DataStore) -> Teacher | None:
+    """What the recipe's loss distils from.
+
+    Raises:
+        RecipeError: it was trained with other prompts, or the store's prompts hold descriptions already.
+        AdapterError: its folder cannot be read.
+        BaseModelError: it is for another base.
+    """
+    loss = recipe.loss
+    if not (loss.distill or loss.crossed):
+        return None
+    if loss.teacher is None:
+        return Teacher(base)
+    if (store.manifest.get("settings") or {}).get("template", "withheld") != "withheld":
+        raise RecipeError(
+            "loss.teacher reads the description before the input; the prompts of this store hold one already.",
+            "Prepare the data with --template withheld.",
+        )
+    adapter = Adapter.load(loss.teacher)
+    told = {name: adapter.provenance[name] for name in store.prompts if name in adapter.provenance}
+    if any(store.prompts[name] != value for name, value in told.items()):
+        raise RecipeError(
+            f"The teacher '{loss.teacher}' was trained with prompts of the form {told.get('prompt')!r}; those of the "
+            f"store are {store.prompts['prompt']!r}.",
+            "Prepare the data with the same --system.",
+        )
+    return Teacher(base, adapter.spec, adapter.weights)
 
 
 def _standardization(
@@ -407,7 +449,7 @@ def _batches_for_scale(store: DataStore, recipe: Recipe, device: torch.device) -
         for task, place in picks[start : start + _SMALL]:
             found = store.sample(task, place)
             samples.append(cut(found.input_ids, found.prompt_length, recipe.data.max_length))
-        batch = MicroBatch(collate(samples, range(len(samples)))).to(device).batch
+        batch = collate(samples, range(len(samples))).to(device)
         yield replace(batch, labels_ST=batch.labels_ST.to(device))
 
 

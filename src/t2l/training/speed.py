@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 from t2l.recipes.reader import Recipe
+from t2l.recipes.sections import LossSection
+from t2l.training.batches import IGNORED, Batch
 from t2l.training.frozen_base import attention_of, dtype_of, enable_activation_checkpointing, without_dropout
-from t2l.training.sft import IGNORED, Batch, SftConfig
-from t2l.training.sft_step import MicroBatch, Terms, learn_step
+from t2l.training.sft import learn_step
 
 _LAYERS = 2
 _WORDS = 256  # of the vocabulary: the output layer is counted, not measured
@@ -83,10 +84,10 @@ def layers_rate(recipe: Recipe, config: Any, target_modules: Any, tokens: int, p
     ids_ST = torch.randint(0, _WORDS, (samples, tokens), generator=torch.Generator().manual_seed(0))
     labels_ST = ids_ST.clone()
     labels_ST[:, : max(1, tokens - tokens // 8 - 1)] = IGNORED
-    micro = MicroBatch(Batch(ids_ST, labels_ST, torch.arange(samples) * count // samples)).to(device)
+    micro = Batch(ids_ST, labels_ST, torch.arange(samples) * count // samples).to(device)
     source = _Adapters(spec, count, device)
-    terms, condition_CE = Terms(SftConfig()), torch.zeros(count, 1, device=device)
-    seconds = _typical(lambda: learn_step(base, source, condition_CE, [micro], terms), device)
+    loss, condition_CE = LossSection(label_smoothing=0.0), torch.zeros(count, 1, device=device)
+    seconds = _typical(lambda: learn_step(base, source, condition_CE, [micro], loss), device)
     head = base.get_output_embeddings()
     weights = sum(
         module.weight.numel() for module in base.modules() if isinstance(module, nn.Linear) and module is not head

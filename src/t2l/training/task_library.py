@@ -21,10 +21,9 @@ from t2l.library import Library
 from t2l.lora import LoraSpec
 from t2l.prompting import TEMPLATE
 from t2l.storage import tensors_digest
+from t2l.training.batches import IGNORED, cut
 from t2l.training.loop import Report
 from t2l.training.oracles import OracleConfig, OracleTask, Sample, train_oracles
-from t2l.training.sft import IGNORED
-from t2l.training.store_batches import cut
 
 _ROWS_FOR_DIGEST = 64  # of the token embeddings
 _SHARE_HELD = 5  # at most one sample in so many is kept from training

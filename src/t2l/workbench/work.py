@@ -17,9 +17,9 @@ from t2l.errors import CheckpointError, T2LError
 from t2l.guidance.calibration import THRESHOLD
 from t2l.guidance.ensemble import ensemble
 from t2l.guidance.fallback import Policy, guided
-from t2l.serving.maker import Combination, Made, Method
 from t2l.serving.engine import Engine
 from t2l.serving.errors import BusyError, RequestError
+from t2l.serving.maker import Combination, Made, Method
 from t2l.serving.prompts import chat_tokens
 from t2l.serving.sampling import Sampling
 from t2l.serving.stream import Stream

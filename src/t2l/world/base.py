@@ -18,7 +18,7 @@ from torch import Tensor
 
 from t2l.errors import T2LError
 from t2l.storage import read_json, write_json
-from t2l.training.sft import IGNORED
+from t2l.training.batches import IGNORED
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerFast

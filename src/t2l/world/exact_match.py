@@ -15,7 +15,8 @@ import torch
 
 from t2l.batched import apply_batched
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.sft import IGNORED, labelled_logits
+from t2l.training.batches import IGNORED
+from t2l.training.sft import labelled_logits
 from t2l.world.base import encode_runs
 
 Example = tuple[str, str]

@@ -20,13 +20,14 @@ from t2l.errors import T2LError
 from t2l.heads import Variant
 from t2l.hypernet import HIDDEN_MATRICES, HeadInit, HyperNetwork
 from t2l.lora import LoraSpec
+from t2l.training.batches import IGNORED, Batch
+from t2l.training.conditions import Standardization
 from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, train
-from t2l.training.objectives import contrastive_loss, distillation_loss
 from t2l.training.optimizers import muon_and_adamw
-from t2l.training.sft import IGNORED, Batch, SftConfig, adapted_loss
-from t2l.training.standardization import Standardization
+from t2l.training.sft import contrastive_loss
 from t2l.world.base import decode_run, encode_runs
 from t2l.world.conditions import DescriptionTable
+from t2l.world.sft_loss import SftConfig, adapted_loss, distillation_loss
 from t2l.world.tasks import MicroTask
 
 LENGTH_BUCKETS = 4
