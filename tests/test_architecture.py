@@ -16,7 +16,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 LEVELS = {
     **dict.fromkeys(
         [
-            *("errors", "hub", "storage", "threads", "gguf_base", "base_names", "prompting"),
+            *("errors", "hub", "base_structure", "storage", "threads", "gguf_base", "base_names", "prompting"),
             *("lora", "features", "heads", "token_attention", "site_attention"),
         ],
         0,

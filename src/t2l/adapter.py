@@ -22,6 +22,7 @@ from torch import Tensor
 
 from t2l import peft_format
 from t2l.base_names import EMBEDDED_BASE
+from t2l.base_structure import is_inside_larger
 from t2l.errors import AdapterError, T2LError, did_you_mean
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.peft_format import CONFIG_FILE, DTYPES, TENSOR_FILE, peft_tensors
@@ -352,7 +353,7 @@ def _model_card(spec: LoraSpec, record: Mapping[str, Any]) -> str:
         else f"The runtime must apply the scaling {spec.scaling:.6g} (`use_rslora`: {str(spec.use_rslora).lower()}).",
         "",
         "```python",
-        *_usage(base),
+        *_usage(spec),
         "```",
         "",
         f"Where it comes from (`{PROVENANCE_FILE}`):",
@@ -363,19 +364,21 @@ def _model_card(spec: LoraSpec, record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _usage(base: str | None) -> list[str]:
+def _usage(spec: LoraSpec) -> list[str]:
     """The shortest Python that puts the adapter on its base."""
+    base = spec.base_model
     if base == EMBEDDED_BASE:  # a name that only t2l knows
         return [
             "from t2l import Adapter, load_base",
             "",
             f'model = Adapter.load("THIS_FOLDER").apply(load_base("{EMBEDDED_BASE}").model)',
         ]
+    auto = "AutoModelForImageTextToText" if is_inside_larger(spec.groups[0].path) else "AutoModelForCausalLM"
     return [
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
+        f"from transformers import {auto}",
         "",
-        f"base = AutoModelForCausalLM.from_pretrained({_quoted(base or 'BASE_MODEL')})",
+        f"base = {auto}.from_pretrained({_quoted(base or 'BASE_MODEL')})",
         'model = PeftModel.from_pretrained(base, "THIS_FOLDER")',
     ]
 

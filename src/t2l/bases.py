@@ -20,6 +20,7 @@ from torch import Tensor
 
 from t2l.base_names import EMBEDDED_BASE as EMBEDDED_BASE
 from t2l.base_names import canonical_name, locate, not_loaded
+from t2l.base_structure import auto_class
 from t2l.batched import apply_batched
 from t2l.encoders.loading import mend_buffers
 from t2l.errors import BaseModelError, T2LError, did_you_mean
@@ -245,7 +246,8 @@ def load_base(
 
             key = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust)
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            config = transformers.AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust)
+            loaded: Any = auto_class(config).from_pretrained(
                 place,
                 revision=revision,
                 trust_remote_code=trust,

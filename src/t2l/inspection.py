@@ -261,6 +261,7 @@ def _spec_facts(spec: LoraSpec) -> dict[str, Any]:
             }
             for group in spec.groups
         ],
+        **({"left_out": list(spec.left_out)} if spec.left_out else {}),
     }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_names import canonical_name, locate, not_loaded
+from t2l.base_structure import LinearSite, Structure, linear_shape, structure_of
 from t2l.errors import BaseModelError, T2LError, did_you_mean
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class LoraSpec:
         dropout: LoRA dropout used in training; recorded in the adapter's config.
         base_model: hub id or folder of the base, where known.
         fan_in_fan_out: the base stores its weights transposed (GPT-2's Conv1D).
+        left_out: paths of the base's mixtures of experts, which are never adapted; for information alone.
 
     Raises:
         T2LError: rank, alpha, shapes or names that cannot be.
@@ -93,6 +95,7 @@ class LoraSpec:
     dropout: float = 0.05
     base_model: str | None = None
     fan_in_fan_out: bool = False
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not _is_positive_int(self.rank):
@@ -169,6 +172,7 @@ class LoraSpec:
                 }
                 for group in self.groups
             ],
+            **({"left_out": list(self.left_out)} if self.left_out else {}),
         }
 
     @classmethod
@@ -198,6 +202,7 @@ class LoraSpec:
                 dropout=float(values.get("dropout", 0.0)),
                 base_model=values.get("base_model"),
                 fan_in_fan_out=bool(values.get("fan_in_fan_out", False)),
+                left_out=tuple(str(path) for path in values.get("left_out", ())),
             )
         except T2LError:
             raise
@@ -223,7 +228,8 @@ class LoraSpec:
         Args:
             base: hub id, folder, GGUF file, short name, or a config already at hand.
             target_modules: names of linear modules as PEFT matches them (``["q_proj", "v_proj"]``), or
-                ``"all-linear"`` for every linear module inside a layer. By default q_proj and v_proj, as in the
+                ``"all-linear"`` for every linear module inside a layer. Of a model that also sees images, those of its
+                language model; mixtures of experts are left out (`left_out`). By default q_proj and v_proj, as in the
                 paper; the fused attention projection where a base has no such modules (Phi-3, GPT-2).
             layers: depths to adapt; all by default.
 
@@ -232,9 +238,9 @@ class LoraSpec:
                 is outside the base.
         """
         config, name = _load_config(base, revision, trust_remote_code)
-        linears, transposed = _linears_in_layers(config, trust_remote_code)
-        num_layers = 1 + max(site.layer for site in linears)
-        chosen = _choose(linears, target_modules)
+        base_parts = structure_of(config, trust_remote_code=trust_remote_code)
+        num_layers = 1 + max(site.layer for site in base_parts.sites)
+        chosen = _choose(base_parts, target_modules)
         if layers is not None:
             unknown = sorted(set(layers) - set(range(num_layers)))
             if unknown or not layers:
@@ -243,14 +249,15 @@ class LoraSpec:
                 )
             chosen = [site for site in chosen if site.layer in set(layers)]
         return cls(
-            groups=_group(chosen, linears),
+            groups=_group(chosen, base_parts.sites),
             num_layers=num_layers,
             rank=rank,
             alpha=alpha,
             use_rslora=use_rslora,
             dropout=dropout,
             base_model=name,
-            fan_in_fan_out=transposed,
+            fan_in_fan_out=base_parts.transposed,
+            left_out=base_parts.experts,
         )
 
     def check_base(self, model: nn.Module) -> None:
@@ -264,7 +271,7 @@ class LoraSpec:
         for group in self.groups:
             for path in group.module_paths():
                 module = modules.get(path)
-                shape = None if module is None else _linear_shape(module)
+                shape = None if module is None else linear_shape(module)
                 wanted = (group.in_features, group.out_features)
                 if shape is None:
                     problems.append(f"{path} is not a linear module of this base")
@@ -365,14 +372,6 @@ class LoraSource(nn.Module, ABC):
         """LoRA weights for N conditions (for a text-conditioned source: description embeddings)."""
 
 
-@dataclass(frozen=True)
-class _LinearSite:
-    path: str  # with {layer} in place of the depth
-    layer: int
-    in_features: int
-    out_features: int
-
-
 def _load_config(base: Any, revision: str | None, trust_remote_code: bool) -> tuple[PretrainedConfig, str | None]:
     from transformers import AutoConfig, PretrainedConfig
 
@@ -389,48 +388,8 @@ def _load_config(base: Any, revision: str | None, trust_remote_code: bool) -> tu
     return config, canonical_name(base)
 
 
-def _linears_in_layers(config: PretrainedConfig, trust_remote_code: bool) -> tuple[list[_LinearSite], bool]:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception as problem:
-        raise BaseModelError(
-            f"'{getattr(config, 'model_type', '?')}' is not a causal language model that transformers can build: "
-            f"{str(problem).splitlines()[0]}"
-        ) from problem
-    sites, transposed = [], False
-    for path, module in model.named_modules():
-        shape = _linear_shape(module)
-        parts = path.split(".")
-        depth = next((index for index, part in enumerate(parts) if part.isdigit()), None)
-        if shape is None or depth is None or depth == len(parts) - 1:  # a bare list of linear modules is no layer
-            continue
-        transposed = transposed or not isinstance(module, nn.Linear)
-        template = ".".join([*parts[:depth], "{layer}", *parts[depth + 1 :]])
-        sites.append(_LinearSite(template, int(parts[depth]), *shape))
-    if not sites:
-        raise BaseModelError(
-            f"'{config.model_type}' has no linear module inside its layers, so nothing can be adapted."
-        )
-    return sites, transposed
-
-
-def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
-    """(in, out) of a linear module, whatever class holds it; None for anything else."""
-    base_layer = getattr(module, "base_layer", None)  # a module that PEFT has wrapped already
-    if isinstance(base_layer, nn.Module):
-        return _linear_shape(base_layer)
-    if isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features")):
-        return int(module.in_features), int(module.out_features)  # pyright: ignore[reportArgumentType]
-    if type(module).__name__ == "Conv1D":  # GPT-2: weight stored as (in, out)
-        weight = module.weight
-        return int(weight.shape[0]), int(weight.shape[1])  # pyright: ignore[reportIndexIssue,reportArgumentType]
-    return None
-
-
-def _choose(sites: list[_LinearSite], target_modules: str | Sequence[str] | None) -> list[_LinearSite]:
+def _choose(base: Structure, target_modules: str | Sequence[str] | None) -> list[LinearSite]:
+    sites = list(base.sites)
     names = list(dict.fromkeys(site.path.rsplit(".", 1)[-1] for site in sites))
     if target_modules is None:
         wanted = [name for name in _DEFAULT_TARGETS if name in names] or [n for n in _FUSED_ATTENTION if n in names][:1]
@@ -442,16 +401,17 @@ def _choose(sites: list[_LinearSite], target_modules: str | Sequence[str] | None
         wanted = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     if not wanted:
         raise BaseModelError("The list of target modules is empty.", f"This base has {', '.join(names)}.")
-    matched: dict[str, list[_LinearSite]] = {}
+    matched: dict[str, list[LinearSite]] = {}
     for name in wanted:
         matched[name] = [site for site in sites if f".{site.path}".endswith(f".{name}")]
         if not matched[name]:
-            raise BaseModelError(f"The base has no linear module called '{name}'.", did_you_mean(name, names))
+            experts = f" Its experts ({', '.join(base.experts)}) are left out." if base.experts else ""
+            raise BaseModelError(f"The base has no linear module called '{name}'.{experts}", did_you_mean(name, names))
     return list(dict.fromkeys(site for name in wanted for site in matched[name]))
 
 
-def _group(sites: Iterable[_LinearSite], all_sites: Iterable[_LinearSite]) -> tuple[ModuleGroup, ...]:
-    by_path: dict[str, dict[tuple[int, int], list[_LinearSite]]] = {}
+def _group(sites: Iterable[LinearSite], all_sites: Iterable[LinearSite]) -> tuple[ModuleGroup, ...]:
+    by_path: dict[str, dict[tuple[int, int], list[LinearSite]]] = {}
     for site in sites:
         by_path.setdefault(site.path, {}).setdefault((site.in_features, site.out_features), []).append(site)
     last_parts = [path.rsplit(".", 1)[-1] for path in dict.fromkeys(site.path for site in all_sites)]

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2l.base_structure import is_inside_larger
 from t2l.errors import AdapterError
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 from t2l.storage import MOST_FOREIGN, check_tensors, read_json
@@ -95,7 +96,8 @@ def target_fields(spec: LoraSpec) -> dict[str, Any]:
         layers_by_name.setdefault("" if "*" in group.key else name, set()).update(group.layers)
     prefixes = {group.path.partition("{layer}")[0] for group in spec.groups}
     layer_sets = {frozenset(layers) for layers in layers_by_name.values()}
-    if "" not in layers_by_name and len(prefixes) == 1 and len(layer_sets) == 1:
+    alone = not any(is_inside_larger(prefix) for prefix in prefixes)  # else other parts have modules of these names
+    if alone and "" not in layers_by_name and len(prefixes) == 1 and len(layer_sets) == 1:
         names, layers = list(layers_by_name), sorted(layer_sets.pop())
         above, _, container = prefixes.pop().rstrip(".").rpartition(".")
         if layers == list(range(spec.num_layers)):

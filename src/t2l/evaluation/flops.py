@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from t2l.base_structure import empty_base
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
@@ -67,10 +68,7 @@ class TransformerShape:
     @classmethod
     def of_config(cls, config: Any) -> TransformerShape:
         """Of any Hugging Face config, without weights."""
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            return cls.of(AutoModelForCausalLM.from_config(config))
+        return cls.of(empty_base(config))
 
     @classmethod
     def encoder(cls, layers: int, width: int, inner: int, *, gated: bool = False) -> TransformerShape:

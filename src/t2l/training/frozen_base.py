@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from t2l.base_names import canonical_name
+from t2l.base_structure import language_model
 from t2l.bases import Base, load_base, load_tokenizer
 from t2l.data.prompts import tokenizer_digest
 from t2l.errors import BaseModelError
@@ -73,8 +74,8 @@ def dtype_of(section: BaseSection, device: torch.device) -> str:
     return "bfloat16" if native else "float32"
 
 
-def attention_of(section: BaseSection, device: torch.device) -> str:
-    """The attention that transformers is asked for.
+def attention_of(section: BaseSection, device: torch.device) -> str | None:
+    """The attention that transformers is asked for; None where it is to choose what the architecture allows.
 
     Raises:
         BaseModelError: FlashAttention is asked for by name and cannot be had here.
@@ -87,7 +88,7 @@ def attention_of(section: BaseSection, device: torch.device) -> str:
             f"base.attention=flash_attention_2 cannot be had: {why}.", "Use base.attention=sdpa, or auto."
         )
     if section.attention == "auto":
-        return "flash_attention_2" if there and fits else "eager" if device.type == "cpu" else "sdpa"
+        return "flash_attention_2" if there and fits else "eager" if device.type == "cpu" else None
     return section.attention
 
 
@@ -131,12 +132,12 @@ def shard(model: Any) -> None:
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The list of layers of a causal language model: its longest module list.
+    """The list of layers of a base's language model: its longest module list.
 
     Raises:
         BaseModelError: it has none.
     """
-    lists = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
+    lists = [module for module in language_model(model).modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise BaseModelError("This base has no list of layers.", "Set base.compile=false and base.shard=false.")
     return max(lists, key=len)

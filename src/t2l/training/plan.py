@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from t2l.base_structure import empty_base
 from t2l.bases import base_config
 from t2l.encoders import encoder_from_config
 from t2l.hypernet import HyperNetwork
@@ -104,6 +105,8 @@ def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
     memory = _memory(recipe, spec, config, base_parameters, linear_parameters, trained, tokens, what)
     batch, devices = recipe.loop.tasks * recipe.loop.samples, recipe.hardware.devices
     parts = recipe.loop.parts
+    if spec.left_out:
+        notes.append(f"the experts of the base are not adapted: {', '.join(spec.left_out)}")
     micro_batches = -(-max(parts, batch * tokens / recipe.loop.micro_tokens) // parts) * parts
     if parts % devices:
         notes.append(f"{devices} devices have unequally much to do; loop.parts={devices} makes it equal")
@@ -152,10 +155,7 @@ def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
 
 def _count(config: Any) -> tuple[int, int]:
     """Parameters of the base, and those of its linear layers, from shapes alone."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = empty_base(config)
     head = model.get_output_embeddings()
     linear = sum(
         module.weight.numel()

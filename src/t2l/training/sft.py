@@ -416,7 +416,7 @@ def labelled_hidden(base: Any, ids_ST: Tensor, labels_ST: Tensor) -> tuple[Tenso
 def logits_of(base: Any, hidden_KW: Tensor) -> Tensor:
     """The output layer, with the soft cap that Gemma 2 has after it."""
     logits_KV = base.get_output_embeddings()(hidden_KW)
-    softcap = getattr(base.config, "final_logit_softcapping", None)
+    softcap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
     return softcap * torch.tanh(logits_KV / softcap) if softcap else logits_KV
 
 

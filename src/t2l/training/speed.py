@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2l.base_structure import auto_class
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 from t2l.recipes.reader import Recipe
 from t2l.recipes.sections import LossSection
@@ -69,9 +70,7 @@ def layers_rate(recipe: Recipe, config: Any, target_modules: Any, tokens: int, p
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:_LAYERS]
     small._attn_implementation = attention_of(recipe.base, device)
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_config(small).to(device, getattr(torch, dtype_of(recipe.base, device)))
+    base = auto_class(small).from_config(small).to(device, getattr(torch, dtype_of(recipe.base, device)))
     base.requires_grad_(False).train()
     without_dropout(base)
     if recipe.base.activation_checkpointing:

@@ -1,0 +1,156 @@
+"""What a base model is made of, without its weights: its language model, the linear modules in its layers, its experts.
+
+Level 0. Built from a config on the meta device. This file does not know what is adapted, or how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2l.errors import BaseModelError
+from t2l.hub import first_line
+
+_EXPERT = "expert"  # in the name of every module that is one, or several, or is shared beside them
+_PROJECTIONS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+_INSIDE = ("language_model", "text_model")
+
+
+@dataclass(frozen=True)
+class LinearSite:
+    """One linear module inside a layer.
+
+    Args:
+        path: where it sits, ``{layer}`` standing for the depth.
+        layer: the depth.
+        in_features: I.
+        out_features: O.
+    """
+
+    path: str
+    layer: int
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What of a base can be adapted, and what cannot.
+
+    Args:
+        sites: the linear modules in the layers of its language model.
+        transposed: their weights are stored as (I, O) (GPT-2's Conv1D).
+        experts: paths, ``{layer}`` standing for the depth, of mixtures of experts and of all that is named like them.
+            They hold one weight for all experts, or see the tokens of a batch in another order, so no adapter of a
+            sample fits them; and PEFT takes their names, wherever they stand in such a base, for the experts'.
+    """
+
+    sites: tuple[LinearSite, ...]
+    transposed: bool
+    experts: tuple[str, ...]
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers' that builds and loads the base of a config: a causal language model, or one that also
+    sees images, whose language model is the base.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    kind = getattr(config, "model_type", None)
+    causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if kind not in causal and kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
+
+
+def empty_base(config: Any, *, trust_remote_code: bool = False) -> Any:
+    """The model of a config without weights, on the meta device.
+
+    Raises:
+        BaseModelError: transformers cannot build a language model from it.
+    """
+    try:
+        with torch.device("meta"):
+            return auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as problem:  # transformers and remote code raise their own kinds
+        raise BaseModelError(
+            f"'{getattr(config, 'model_type', '?')}' is not a causal language model that transformers can build: "
+            f"{first_line(problem)}"
+        ) from problem
+
+
+def language_model(model: Any) -> Any:
+    """The part of a model that reads and writes text; the model itself where it does nothing else."""
+    from transformers import PreTrainedModel
+
+    text = model.config.get_text_config()
+    if text is model.config:
+        return model
+    parts = (part for part in model.modules() if part is not model and isinstance(part, PreTrainedModel))
+    return next((part for part in parts if type(part.config) is type(text)), model)
+
+
+def is_inside_larger(path: str) -> bool:
+    """Whether a module's path says that its language model is a part of a larger model (one that sees images)."""
+    return any(part in _INSIDE for part in path.split("."))
+
+
+def structure_of(config: Any, *, trust_remote_code: bool = False) -> Structure:
+    """What of the base of a config can be adapted.
+
+    Raises:
+        BaseModelError: transformers cannot build it, or it has no linear module inside its layers.
+    """
+    model = empty_base(config, trust_remote_code=trust_remote_code)
+    within = set(language_model(model).modules())
+    sites, transposed, experts = [], False, {}
+    for path, module in model.named_modules():
+        parts = path.split(".")
+        depth = next((index for index, part in enumerate(parts) if part.isdigit()), None)
+        if (
+            module not in within or depth is None or depth == len(parts) - 1
+        ):  # a bare list of linear modules is no layer
+            continue
+        template = ".".join([*parts[:depth], "{layer}", *parts[depth + 1 :]])
+        inside = template.split(".")
+        expert = next((place for place, part in enumerate(inside) if _EXPERT in part), None)
+        if expert is not None or _is_fused(module):
+            experts[".".join(inside[: None if expert is None else expert + 1])] = None
+            continue
+        shape = linear_shape(module)
+        if shape is not None:
+            transposed = transposed or not isinstance(module, nn.Linear)
+            sites.append(LinearSite(template, int(parts[depth]), *shape))
+    if experts:
+        named = [site.path.rpartition(".") for site in sites]
+        experts |= {above: None for above, _, name in named if name in _PROJECTIONS}
+        sites = [site for site in sites if site.path.rpartition(".")[2] not in _PROJECTIONS]
+    if not sites:
+        raise BaseModelError(
+            f"'{config.model_type}' has no linear module inside its layers, so nothing can be adapted."
+        )
+    return Structure(tuple(sites), transposed, tuple(experts))
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """(in, out) of a linear module, whatever class holds it; None for anything else."""
+    base_layer = getattr(module, "base_layer", None)  # a module that PEFT has wrapped already
+    if isinstance(base_layer, nn.Module):
+        return linear_shape(base_layer)
+    if isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features")):
+        return int(module.in_features), int(module.out_features)  # pyright: ignore[reportArgumentType]
+    if type(module).__name__ == "Conv1D":  # GPT-2: weight stored as (in, out)
+        weight = module.weight
+        return int(weight.shape[0]), int(weight.shape[1])  # pyright: ignore[reportIndexIssue,reportArgumentType]
+    return None
+
+
+def _is_fused(module: nn.Module) -> bool:
+    """Whether a module holds the matrices of several experts as one weight."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return False
+    return any(parameter.dim() == 3 and min(parameter.shape) > 1 for parameter in module.parameters(recurse=False))
