@@ -20,10 +20,11 @@ from t2l.errors import BaseModelError
 from t2l.export.merged import merge_into
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 from t2l.recipes.reader import load_recipe
+from t2l.recipes.sections import LossSection
+from t2l.training.batches import Batch
 from t2l.training.frozen_base import attention_of, decoder_layers
 from t2l.training.plan import plan_of
-from t2l.training.sft import Batch, SftConfig
-from t2l.training.sft_step import MicroBatch, Terms, learn_step
+from t2l.training.sft import learn_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT with transformers
 
@@ -150,8 +151,8 @@ def test_from_a_folder_to_adapters_that_peft_loads(kind: str, tmp_path: Path) ->
 
     source = Given(spec, weights)
     batch = Batch(ids_ST, ids_ST, torch.arange(3))
-    terms = Terms(SftConfig(weight_penalty=0.0))
-    loss = learn_step(base.model, source, torch.zeros(3, 4), [MicroBatch(batch)], terms)
+    terms = LossSection(weight_penalty=0.0, label_smoothing=0.0)
+    loss = learn_step(base.model, source, torch.zeros(3, 4), [batch], terms)
     own = sum(float(outcome.loss) for outcome in expected) / 3
     assert float(loss) == pytest.approx(own, rel=1e-4)
     assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in source.parameters())
