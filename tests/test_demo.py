@@ -166,15 +166,15 @@ def test_counts_are_kept_for_the_very_checkpoint_and_tasks(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session.t2l, "folder", tmp_path)
-    assert measure.kept(session) is None
+    assert measure.kept(session.t2l, session.base) is None
     measured = measure.record(session, session.try_tasks(chosen(0, 2)))
     assert measure.keep(session, measured) == tmp_path / RECORD_FILE
-    assert measure.kept(session) == measured
+    assert measure.kept(session.t2l, session.base) == measured
     for key in ("checkpoint", "tasks_digest", "base", "weights"):
         (tmp_path / RECORD_FILE).write_text(json.dumps({**measured, key: "another"}))
-        assert measure.kept(session) is None, key
+        assert measure.kept(session.t2l, session.base) is None, key
     (tmp_path / RECORD_FILE).write_text("{")
-    assert measure.kept(session) is None
+    assert measure.kept(session.t2l, session.base) is None
 
 
 # --------------------------------------------------------------------------------------------------- what is shown

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import httpx
 import pytest
@@ -34,8 +34,8 @@ from helpers import tiny_pair
 from live_server import live
 from t2l import cli
 from t2l.composition import combine, scale
+from t2l.data.prompts import prompt_text
 from t2l.errors import T2LError
-from t2l.guidance.fallback import Policy
 from t2l.guidance.guide import Confidence, Neighbour
 from t2l.guidance.wording import findings
 from t2l.inspection import NormTable, cosine
@@ -44,9 +44,8 @@ from t2l.serving.http import HttpOptions
 from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Scheduler
 from t2l.workbench import cards, code, table
-from t2l.workbench.advice import UNCALIBRATED, Advice, Guidance, Near
-from t2l.workbench.learn import Way, learn
-from t2l.workbench.work import NOTHING_YET, Asked, Trust, Workbench
+from t2l.workbench.learn import learn
+from t2l.workbench.work import NOTHING_YET, Asked, Workbench
 
 NASTY = "<img src=x onerror=alert(1)>\"'${alert(2)}{{ 7*7 }}</textarea><script>alert(3)</script>"
 NAMES = [*(f"task {number}" for number in range(8)), NASTY]
@@ -74,12 +73,22 @@ def embedded() -> Iterator[Engine]:
 
 @pytest.fixture
 def work(engine: Engine) -> Workbench:
-    return Workbench(engine, Guidance())
+    return Workbench(engine)
 
 
 async def last(steps: AsyncIterator[Any]) -> Any:
     *_, end = [step async for step in steps]
     return end
+
+
+def alone(engine: Engine, text: str, adapter: Any = None) -> str:
+    """The answer that a request gets which nobody else disturbs."""
+    return engine.chat(text, Sampling(max_tokens=8), adapter=adapter).text
+
+
+def told(engine: Engine, description: str, text: str) -> str:
+    """The base's answer where its prompt holds the task."""
+    return alone(engine, prompt_text(text, description, included=True))
 
 
 def said(html: str) -> list[str]:
@@ -92,19 +101,20 @@ def said(html: str) -> list[str]:
 # --- what the buttons do ------------------------------------------------------------------------------------------
 
 
-def test_base_and_adapter_answer_side_by_side_at_any_strength(work: Workbench, engine: Engine) -> None:
+def test_base_prompted_base_and_adapter_answer_side_by_side(work: Workbench, engine: Engine) -> None:
     (made,) = engine.make([NAMES[0]]).result(30)
-    base = engine.chat("red", Sampling(max_tokens=8)).text
-    adapted = engine.chat("red", Sampling(max_tokens=8), adapter=made.adapter).text
-    weak = engine.chat("red", Sampling(max_tokens=8), adapter=scale(made.adapter, 0.5)).text
-    assert base != adapted
-    assert said(asyncio.run(last(work.answer(NAMES[0], "red", 1.0, SHORT)))) == [base, adapted]
-    assert said(asyncio.run(last(work.answer(NAMES[0], "red", 0.0, SHORT)))) == [base, base]
+    base, prompted, adapted = alone(engine, "red"), told(engine, NAMES[0], "red"), alone(engine, "red", made.adapter)
+    weak = alone(engine, "red", scale(made.adapter, 0.5))
+    assert len({base, prompted, adapted}) == 3
+    assert said(asyncio.run(last(work.answer(NAMES[0], "red", 1.0, SHORT)))) == [base, prompted, adapted]
+    assert said(asyncio.run(last(work.answer(NAMES[0], "red", 0.0, SHORT)))) == [base, prompted, base]
     shown = asyncio.run(last(work.answer(NAMES[0], "red", 0.5, SHORT)))
-    assert said(shown) == [base, weak] and "Adapted, strength 0.5" in shown
+    assert said(shown) == [base, prompted, weak] and "With the adapter, strength 0.5" in shown
+    assert all(f"<h3>{title}</h3>" in shown for title in ("Base alone", "Base told the task"))
     assert said(asyncio.run(last(work.answer(" ", "red", 1.0, SHORT)))) == [base]
     wrong = asyncio.run(last(work.answer("no such task", "red", 1.0, SHORT)))
-    assert said(wrong) == [base] and 'role="alert"' in wrong and "no such task" in wrong
+    assert said(wrong) == [base, told(engine, "no such task", "red")]
+    assert 'role="alert"' in wrong and "no such task" in wrong
     assert "room for 400" in asyncio.run(last(work.answer(NAMES[0], "word " * 200, 1.0, SHORT)))
 
 
@@ -134,7 +144,7 @@ def test_answers_come_piece_by_piece_and_who_leaves_frees_the_slots(
         if engine.stats()["active"] == 0:
             break
         time.sleep(0.02)
-    assert engine.stats()["active"] == 0 and engine.stats()["cancelled"] == cancelled + 2
+    assert engine.stats()["active"] == 0 and engine.stats()["cancelled"] == cancelled + 3
 
 
 def test_many_visitors_get_their_own(work: Workbench, engine: Engine) -> None:
@@ -144,9 +154,8 @@ def test_many_visitors_get_their_own(work: Workbench, engine: Engine) -> None:
 
     made = [one.adapter for one in engine.make(NAMES[:8]).result(30)]
     for number, shown in enumerate(asyncio.run(all_at_once())):
-        text, options = f"item {number}", Sampling(max_tokens=8)
-        wanted = [engine.chat(text, options).text, engine.chat(text, options, adapter=made[number % 8]).text]
-        assert said(shown) == wanted
+        text, which = f"item {number}", number % 8
+        assert said(shown) == [alone(engine, text), told(engine, NAMES[which], text), alone(engine, text, made[which])]
 
 
 def test_what_is_shown_of_an_adapter(work: Workbench, engine: Engine) -> None:
@@ -186,43 +195,45 @@ def test_a_table_goes_in_and_comes_out_with_answers(work: Workbench, engine: Eng
     )
     writer.writerows([["3", f"row {number}", "", ""] for number in range(20)])
     shown, link = asyncio.run(last(work.batch(NAMES[5], 1.0, given.getvalue(), SHORT)))
-    assert "<b>44 of 44</b>" in shown and "<b>1 of 2</b><span>right, adapted" in shown
+    assert "<b>66 of 66</b>" in shown and "<b>1 of 2</b><span>right, adapted" in shown
     data = base64.b64decode(re.findall(r"base64,([\w+/=]+)", link)[0])
     rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
-    assert list(rows[0]) == ["id", "input", "expected", "description", "base", "adapted"] and len(rows) == 22
+    assert list(rows[0]) == ["id", "input", "expected", "description", *table.ANSWERS] and len(rows) == 22
     assert rows[0]["adapted"].strip() == right.strip() and rows[0]["input"] == "a,b"
     assert rows[1]["adapted"] == engine.chat('x "y"', options, adapter=other.adapter).text
     assert rows[9]["base"] == engine.chat("row 7", options).text
+    assert rows[9]["prompted"].lstrip("'") == told(engine, NAMES[5], "row 7")  # may look like a formula
+    long = "input,description\n" + "".join(f"x,{'y' * 4000} {number}\n" for number in range(12))
+    many = "input,description\n" + "".join(f"x,task number {number}\n" for number in range(65))
+    assert "may be sent in one request" in asyncio.run(last(work.batch("", 1.0, long, SHORT)))[0]
+    assert "65 descriptions" in asyncio.run(last(work.batch("", 1.0, many, SHORT)))[0]
     for text, part in (("", "no input"), ("input\n", "no input"), ("x\n" * 501, "501 rows")):
         assert part in asyncio.run(last(work.batch(NAMES[5], 1.0, text, SHORT)))[0]
     assert NOTHING_YET in asyncio.run(last(work.batch("", 1.0, "x", SHORT)))[0]
     failed = asyncio.run(last(work.batch(NAMES[5], 1.0, "fine\n" + "word " * 200, SHORT)))[0]
-    assert "2 without an answer" in failed and "<b>4 of 4</b>" in failed
+    assert "3 without an answer" in failed and "<b>6 of 6</b>" in failed
 
 
 WORDS = ["garden", "window", "silver", "bottle", "market", "planet", "copper", "ribbon", "basket", "candle"]
 EXAMPLES = "input,expected\n" + "".join(f"{word},{word[2:]}\n" for word in WORDS)
 
 
-@pytest.mark.parametrize("way", get_args(Way))
-def test_examples_give_an_adapter_that_fits_them_better(embedded: Engine, way: Way) -> None:
-    work, engine, text = Workbench(embedded, Guidance()), embedded, "Cut the two letters at the front off."
+def test_examples_give_an_adapter_that_fits_them_better(embedded: Engine) -> None:
+    work, engine, text = Workbench(embedded), embedded, "Cut the two letters at the front off."
     pairs = [(word, word[2:]) for word in WORDS]
     steps: list[int] = []
-    learned = learn(engine, text, pairs, way, 6, steps.append)
-    assert learned.held == (0, 5) and learned.tried > 1
-    assert learned.after <= learned.chosen and (way == "wording" or learned.after < learned.before)
-    assert steps == ([0] if way == "wording" else list(range(7)))
+    learned = learn(engine, text, pairs, 6, steps.append)
+    assert learned.held == (0, 5) and learned.after < learned.before and steps == list(range(7))
     (made,) = engine.make([text]).result(30)
-    assert "examples" not in made.adapter.provenance  # what was learned is not taken for the description's own
-    shown, link = asyncio.run(last(work.learn(text, EXAMPLES, way, 2, SHORT)))
-    assert "held out" in shown and "of 2" in shown and "right, learned" in shown
+    assert "refined" not in made.adapter.provenance  # what was learned is not taken for the description's own
+    shown, link = asyncio.run(last(work.learn(text, EXAMPLES, 2, SHORT)))
+    assert "held out" in shown and "of 2" in shown and "right, refined" in shown
     name = re.search(r"/v1/adapters/(t2l-[0-9a-f]+)/download", link)
     assert name is not None
-    kept = engine.adapters.get(name[1])
-    assert kept.provenance["examples"]["way"] == way and kept.provenance["asked"] == [text]
-    (again,) = engine.make([kept.provenance["description"]]).result(30)
-    assert "examples" not in again.adapter.provenance
+    record = engine.adapters.get(name[1]).provenance["refined"]
+    assert record["from"]["digest"] == made.adapter.digest and record["number_of_examples"] == 10
+    (again,) = engine.make([text]).result(30)
+    assert again.kept.id == made.kept.id
 
 
 def test_others_are_answered_while_somebody_learns(engine: Engine) -> None:
@@ -237,7 +248,7 @@ def test_others_are_answered_while_somebody_learns(engine: Engine) -> None:
 
     streams: list[Any] = []
     alone = engine.submit([5, 6, 7], Sampling(max_tokens=2)).result().tokens
-    done = ThreadPoolExecutor(1).submit(learn, engine, NAMES[1], pairs, "adapter", 40, report)
+    done = ThreadPoolExecutor(1).submit(learn, engine, NAMES[1], pairs, 40, report)
     while not streams:
         time.sleep(0.005)
     assert streams[0].result().tokens == alone and not done.done()
@@ -249,40 +260,8 @@ def test_others_are_answered_while_somebody_learns(engine: Engine) -> None:
     [("input,expected\nred,\n", "1 to 200"), ("red\nblue", "have an output")],
 )
 def test_examples_that_cannot_be_learned_from_are_refused(work: Workbench, text: str, part: str) -> None:
-    shown, link = asyncio.run(last(work.learn(NAMES[0], text, "embedding", 2, SHORT)))
+    shown, link = asyncio.run(last(work.learn(NAMES[0], text, 2, SHORT)))
     assert 'role="alert"' in shown and part in shown and link == ""
-
-
-def test_a_policy_without_a_calibration_is_refused_in_words(work: Workbench) -> None:
-    shown = asyncio.run(work.show(NAMES[0], "red", 1.0, "http://127.0.0.1:8008", Trust("blend")))
-    assert "not calibrated" in shown.about
-
-
-def test_what_is_not_trusted_goes_the_way_that_was_chosen(embedded: Engine) -> None:
-    junk, known = "!!! ??? ### zzz", "Give the last word in capital letters."
-    work = Workbench(embedded, Guidance())
-
-    def shown(policy: Policy, description: str = junk, **more: Any) -> tuple[str, str]:
-        async def both() -> tuple[str, str]:
-            trust = Trust(policy, **more)
-            about = (await work.show(description, "red", 1.0, "http://127.0.0.1:8008", trust)).about
-            return about, await last(work.answer(description, "red blue", 1.0, SHORT, trust))
-
-        return asyncio.run(both())
-
-    base = embedded.chat("red blue", Sampling(max_tokens=8)).text
-    about, answers = shown("none")
-    assert "Low confidence" in about and "Taken: no adapter" in about and said(answers) == [base, base]
-    ways: dict[Policy, str] = {"static": "multi-task", "nearest": "nearest task", "blend": "strength"}
-    for policy, told in ways.items():
-        about, answers = shown(policy)
-        assert f"Taken: {told}" in about and told in answers and said(answers)[0] == base
-    about, _ = shown("none", known)
-    assert "Taken:" not in about and "Low confidence" not in about
-    assert "Taken: no adapter" in shown("none", known, threshold=1.0)[0]
-    assert "Taken: with rewordings" in shown("warn", known, ensemble=True)[0]
-    (made,) = embedded.make([known]).result(30)
-    assert not {"ensemble", "fallback"} & set(made.adapter.provenance)
 
 
 def test_nothing_a_visitor_writes_becomes_markup(work: Workbench) -> None:
@@ -291,9 +270,9 @@ def test_nothing_a_visitor_writes_becomes_markup(work: Workbench) -> None:
     pieces.append(asyncio.run(last(work.answer("bad " + NASTY, NASTY, 1.0, SHORT))))
     pieces += asyncio.run(last(work.compare(NASTY, "bad " + NASTY, 0.5, "svd", NASTY, SHORT)))
     pieces += asyncio.run(last(work.batch(NASTY, 1.0, f"input,{NASTY.replace(',', '')}\n{NASTY},{NASTY}", SHORT)))
-    near = Advice([Near(NASTY, NASTY, 0.5)], [NASTY], 0.7, 0.1, NASTY)
     (made,) = work.engine.make([NASTY]).result(30)
-    pieces.append(cards.made(made, near))
+    told = Confidence(0.7, 0.1, {}, (Neighbour(NASTY, NASTY, 0.5),))
+    pieces.append(cards.made(replace(made, confidence=told, warnings=(NASTY,)), [NASTY], (NASTY, 0.8)))
     pieces.append(cards.answers([cards.Answer(NASTY, NASTY), cards.Answer("x", error=T2LError(NASTY, NASTY))]))
     pieces.append(cards.header(NASTY, [NASTY]))
     for piece in pieces:
@@ -351,8 +330,8 @@ def test_only_what_can_be_an_address_is_one() -> None:
     [
         ("a, b\n\n c ", ["input"], [{"input": "a, b"}, {"input": " c "}]),
         ("\ufeffinput;note\r\nx;1\r\n", ["input", "note"], [{"input": "x", "note": "1"}]),
-        ('input,expected\n"two\nlines",b\nlonely', ["input", "expected"], [
-            {"input": "two\nlines", "expected": "b"}, {"input": "lonely", "expected": ""}]),
+        ('input,Expected,My note\n"two\nlines",b,\n', ["input", "expected", "My note"], [
+            {"input": "two\nlines", "expected": "b", "My note": ""}]),
         ("note\tinput\n1\tx", ["note", "input"], [{"note": "1", "input": "x"}]),
     ],
 )  # fmt: skip
@@ -368,9 +347,10 @@ def test_tables_are_read(text: str, columns: list[str], rows: list[Any]) -> None
     [
         ("input,input\nx,y", "own name"),
         ("input,base\nx,y", "'base'"),
-        ("input,a\nx,y,z", "Row 1 has 3 values for 2"),
-        ('input,a\n"x,y', "cannot be read"),
-        ("inputs,expected\nx,y", "no column called 'input'"),
+        ("input,a\nx,y,z", "Row 2 of table.csv has 3 columns; the first has 2"),
+        ("input,expected\nlonely", "Row 2 of table.csv has 1 columns; the first has 2"),
+        ('input,a\n"x,y', "is not CSV"),
+        ("inputs,expected\nx,y", "no column 'input'"),
     ],
 )
 def test_tables_that_are_refused(text: str, part: str) -> None:
@@ -390,15 +370,17 @@ def test_no_cell_of_the_answers_is_a_formula() -> None:
 
 def test_what_guidance_says_is_shown(work: Workbench) -> None:
     (made,) = work.engine.make([NAMES[0]]).result(30)
-    assert made.confidence is None and UNCALIBRATED in cards.made(made, Guidance().advise(NAMES[0], made))
+    assert made.confidence is None and cards.UNCALIBRATED in cards.made(made, [], None)
     near = tuple(Neighbour(f"t{number}", f"says {number}", 0.9 - number / 10) for number in range(6))
     sure = replace(made, confidence=Confidence(0.875, 0.5, {}, near), warnings=("Mind this.",))
-    advice = Guidance().advise("Do the task.", sure)
-    assert [one.name for one in advice.nearest] == ["t0", "t1", "t2", "t3"]
-    assert list(advice.tips) == [finding.advice for finding in findings("Do the task.")] and advice.tips
-    shown = cards.made(sure, advice)
-    assert "88%" in shown and "+50 points" in shown and "0.90" in shown and "Mind this." in shown
-    assert all(cards.escaped(tip) in shown for tip in advice.tips) and UNCALIBRATED not in shown
+    tips = [finding.advice for finding in findings("Do the task.")]
+    shown = cards.made(sure, tips, ("Do it so.", 0.95))
+    assert re.findall(r'wb-near" title="(\w+)"', shown) == ["t0", "t1", "t2", "t3"]
+    assert "88%" in shown and cards.in_words(0.875, 0.5)[1:] in shown and "0.90" in shown and "Mind this." in shown
+    assert tips and all(cards.escaped(tip) in shown for tip in tips) and cards.UNCALIBRATED not in shown
+    assert "Do it so. (confidence 95%)" in shown
+    unsure = cards.made(replace(sure, confidence=Confidence(0.1, -0.1, {}, near)), [], None)
+    assert "low, the adapter may be no help" in unsure
 
 
 def test_the_cosine_of_two_adapters_is_that_of_their_changes(engine: Engine) -> None:
@@ -430,7 +412,7 @@ def page(world: Any) -> Iterator[httpx.Client]:
     engine = Engine(*world, Limits(slots=2, context=100))
     options = HttpOptions(drain_s=0, api_keys=["secret"])
     client = httpx.Client(auth=("me", "secret"), timeout=60, follow_redirects=True)
-    with client, live(engine, options, extend=lambda app: add_workbench(app, Workbench(engine, Guidance()))) as address:
+    with client, live(engine, options, extend=lambda app: add_workbench(app, Workbench(engine))) as address:
         client.base_url = address
         yield client
 
@@ -544,16 +526,16 @@ def test_gradio_behind_the_gate_opens_no_path_either(world: Any, tmp_path: Path)
     engine = Engine(*world, Limits(slots=2, context=100))
 
     def without_gate(app: Any) -> None:
-        add_workbench(app, Workbench(engine, Guidance()))
+        add_workbench(app, Workbench(engine))
         (mounted,) = [route for route in app.routes if getattr(route, "path", None) == PATH]
         mounted.app = mounted.app.behind
         assert isinstance(mounted.app, gr.routes.App)
 
     options = HttpOptions(drain_s=0)
     with live(engine, options, extend=without_gate) as address, httpx.Client(base_url=address, timeout=60) as page:
-        show = next(number for number, fields in steps_of(page) if len(fields) == 6)
+        show = next(number for number, fields in steps_of(page) if len(fields) == 3)
         file = {"path": str(tmp_path / "secret.csv"), "meta": {"_type": "gradio.FileData"}}
-        _, said = what_comes_of(page, show, [file, "", 1, "warn", 0.5, False])
+        _, said = what_comes_of(page, show, [file, "", 1])
         assert '"success":false' in said.replace(" ", "") and SECRET not in said
 
 
@@ -572,22 +554,23 @@ def test_every_step_of_the_page_can_be_asked_what_its_fields_hold(page: httpx.Cl
         ({"fn_index": None, "api_name": "show"}, "fn_index"),
         ({"session_hash": None}, "session_hash"),
         ({"session_hash": "../x"}, "session_hash"),
-        ({"data": []}, "6 values"),
-        ({"data": ["a"] * 100}, "6 values"),
-        ({"data": None}, "6 values"),
-        ({"data": ["x" * 8193, "", 1, "warn", 0.5, False]}, "8193 characters"),
-        ({"data": ["x", 7, 1, "warn", 0.5, False]}, "text"),
-        ({"data": ["x", "", 10**400, "warn", 0.5, False]}, "between"),
-        ({"data": ["x", "", True, "warn", 0.5, False]}, "between"),
-        ({"data": ["x", "", 1, "no such policy", 0.5, False]}, "choice"),
-        ({"data": ["x", "", 1, "warn", 0.5, 1]}, "choice"),
+        ({"data": []}, "3 values"),
+        ({"data": ["a"] * 100}, "3 values"),
+        ({"data": None}, "3 values"),
+        ({"data": ["x" * 8193, "", 1]}, "8193 characters"),
+        ({"data": ["x", 7, 1]}, "text"),
+        ({"data": ["x", "", 10**400]}, "between"),
+        ({"data": ["x", "", True]}, "between"),
+        ({"data": ["x", "y", 0.5, "no such way", "", 8, 0]}, "choice"),
+        ({"data": ["x", "y", 0.5, 1, "", 8, 0]}, "choice"),
     ],
 )
 def test_what_no_field_can_hold_is_refused_in_a_sentence(
     page: httpx.Client, change: dict[str, Any], part: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    show = next(number for number, fields in steps_of(page) if len(fields) == 6)
-    body = {"fn_index": show, "session_hash": "abc", "data": ["x", "", 1, "warn", 0.5, False], **change}
+    wanted = 7 if "choice" in part else 3  # fields of the comparison, and of what is shown of a description
+    number = next(number for number, fields in steps_of(page) if len(fields) == wanted)
+    body = {"fn_index": number, "session_hash": "abc", "data": ["x", "", 1], **change}
     refused = page.post("/workbench/gradio_api/queue/join", json=body)
     assert refused.status_code == 400 and part in refused.text and len(refused.text) < 200
     assert "Traceback" not in "".join(capfd.readouterr())

@@ -18,8 +18,7 @@ from t2l.adapter import Adapter
 from t2l.errors import T2LError
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.sampling import Sampling
-from t2l.workbench.advice import Guidance
-from t2l.workbench.gallery import gallery
+from t2l.workbench.page import examples_for
 from t2l.workbench.work import Workbench
 
 pytestmark = pytest.mark.slow
@@ -40,7 +39,7 @@ def address(engine: Engine) -> Iterator[str]:
     pytest.importorskip("gradio", reason="needs the extra 'workbench'")
     from t2l.workbench.app import PATH, add_workbench
 
-    with live(engine, extend=lambda app: add_workbench(app, Workbench(engine, Guidance()))) as host:
+    with live(engine, extend=lambda app: add_workbench(app, Workbench(engine))) as host:
         yield f"{host}{PATH}/"
 
 
@@ -107,7 +106,7 @@ def test_a_description_is_read_while_it_is_typed_and_all_stays_here(
     chromium: Any, address: str, engine: Engine
 ) -> None:
     visit = Visit(chromium, address)
-    first = gallery(engine.t2l)[0]
+    first = examples_for(engine)[0]
     visit.until(expected(engine, first.description, first.text))
     visit.page.locator(".wb-near").first.wait_for()
     assert re.search(r"ms", visit.page.locator(".wb-big").inner_text())
@@ -127,7 +126,7 @@ def test_a_strength_of_zero_is_the_base_and_the_download_is_the_adapter(
     chromium: Any, address: str, engine: Engine, tmp_path: Path
 ) -> None:
     visit = Visit(chromium, address)
-    first = gallery(engine.t2l)[0]
+    first = examples_for(engine)[0]
     base, adapted = expected(engine, first.description, first.text)
     visit.until([base, adapted])
     with visit.page.expect_download() as told:
@@ -148,7 +147,7 @@ def test_a_strength_of_zero_is_the_base_and_the_download_is_the_adapter(
 
 
 def test_several_people_do_not_meet(chromium: Any, address: str, engine: Engine) -> None:
-    asked = [(example.description, example.text) for example in gallery(engine.t2l)[:4]]
+    asked = [(example.description, example.text) for example in examples_for(engine)[:4]]
     visits = [Visit(chromium, address) for _ in asked]
     for visit, (description, text) in zip(visits, asked, strict=True):
         visit.field("Task description").fill(description)

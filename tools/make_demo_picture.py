@@ -31,7 +31,7 @@ def picture(seed: int | None, count: int) -> str:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), legacy_windows=False)
     t2l = TextToLora.from_pretrained()
     session = Session(t2l, load_base(str(t2l.spec.base_model)).with_system(t2l.system))
-    seed = representative_seed(kept(session), count) if seed is None else seed
+    seed = representative_seed(kept(session.t2l, session.base), count) if seed is None else seed
     console.print(TITLE, style="bold cyan")
     show_demo(console, session, seed, count, waiting=Console(stderr=True))
     # rich's own template fetches a font; the viewer's monospace font will do

@@ -68,7 +68,7 @@ def _some(session: Any, seed: int | None, count: int, *, interactive: bool, as_j
     from t2l.demo.measure import kept, record, representative_seed
     from t2l.demo.tasks import chosen
 
-    seed = representative_seed(kept(session), count) if seed is None else seed
+    seed = representative_seed(kept(session.t2l, session.base), count) if seed is None else seed
     if as_json:
         print_json({**record(session, session.try_tasks(chosen(seed, count))), "seed": seed})
         return

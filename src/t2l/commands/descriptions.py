@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from t2l.commands.records import Record, parse_records
 from t2l.encoders.description import prepare
 from t2l.errors import DescriptionError, did_you_mean
+from t2l.records import Record, parse_records
 from t2l.storage import read_input
 
 _FORM = (
@@ -63,7 +63,7 @@ def read_requests(arguments: Sequence[str], file: str | None, note: Callable[[st
 
     Args:
         file: path of a text file with a description a line, or of records with ``description`` and optional ``name``
-            in a form of `t2l.commands.records`; ``"-"`` reads stdin.
+            in a form of `t2l.records`; ``"-"`` reads stdin.
 
     Raises:
         DescriptionError: no description at all, or one that cannot be used; the file is missing, not UTF-8 or not

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2l.commands.records import Record, parse_records
 from t2l.data.sources import as_text
 from t2l.errors import T2LError, did_you_mean
+from t2l.records import Record, parse_records
 from t2l.storage import read_input
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Examples:
 
 
 def read_examples(path: Path) -> Examples:
-    """The examples in a file of any form of `t2l.commands.records`; a number stands for its text.
+    """The examples in a file of any form of `t2l.records`; a number stands for its text.
 
     Raises:
         T2LError: the file cannot be read, holds no example, or one that is not whole; some with an output and some

@@ -75,14 +75,14 @@ def refine(
     from t2l.bases import load_base
     from t2l.commands.examples import read_examples
     from t2l.guidance.choosing import answer_samples
-    from t2l.training.refinement import BestStep, RefineConfig, held_out, tune_adapters, tune_with_hypernetwork
+    from t2l.training import refinement
 
     check_place(out, force)
     if plain and checkpoint is not None:
         raise T2LError("--plain has no use for a --checkpoint.", "Leave one of them away.")
     if not (math.isfinite(embedding_rate) and embedding_rate > 0):
         raise T2LError(f"The embedding's learning rate is {embedding_rate}; it must be above 0.")
-    config = RefineConfig(steps, learning_rate, batch, seed=seed)
+    config = refinement.RefineConfig(steps, learning_rate, batch, seed=seed)
     notes = Notes()
     given = read_examples(examples)
     pairs = given.pairs()
@@ -97,20 +97,11 @@ def refine(
     loaded = load_base(name, device=device).with_system(start.system or TEMPLATE)
     warm.spec.check_base(loaded.model)
     samples = answer_samples(loaded, pairs)
-    numbers = held_out(len(samples))
-    held = [samples[number] for number in numbers]
-    spared = len(held) < len(samples)
-    own = [sample for number, sample in enumerate(samples) if number not in numbers] if spared else samples
-    best = BestStep(loaded.model, warm.spec, held, steps)
     begun = time.perf_counter()
-    console = messages()
-    with console.status(f"Refining on {len(own)} examples"):
-        if source is None:
-            tune_adapters(loaded.model, warm.spec, warm.weights, [own], config, watch=best.watch)
-        else:
-            tune_with_hypernetwork(
-                loaded.model, *source, warm.weights, [own], config, embedding_rate=embedding_rate, watch=best.watch
-            )
+    with messages().status(f"Refining on {len(samples)} examples"):
+        found = refinement.refine(
+            loaded.model, warm.spec, warm.weights, samples, config, source=source, embedding_rate=embedding_rate
+        )
     lineage = {} if source is None else {"embedding_rate": embedding_rate, "checkpoint": _written_by(start)[0]}
     record = {
         "from": {"digest": start.digest, "provenance": start.provenance},
@@ -118,18 +109,10 @@ def refine(
         **lineage,
         "examples": given.digest,
         "number_of_examples": len(pairs),
-        "held_out": len(held) if spared else 0,
-        "steps": steps,
-        "best_step": best.step,
-        "learning_rate": learning_rate,
-        "batch": batch,
-        "seed": seed,
-        "loss_before": round(best.before, 6),
-        "loss_after": round(best.loss, 6),
+        **found.record(config),
     }
     kept = {key: start.provenance[key] for key in ("description", *RECORDED) if key in start.provenance}
-    assert best.weights is not None
-    refined = Adapter(warm.spec, best.weights, {**kept, "base_model": warm.spec.base_model, "refined": record})
+    refined = Adapter(warm.spec, found.weights, {**kept, "base_model": warm.spec.base_model, "refined": record})
     refined.save(out, form=form.value, dtype=dtype.value, force=force)
     seconds = round(time.perf_counter() - begun, 3)
     if as_json:
@@ -137,9 +120,9 @@ def refine(
         print_json({"folder": str(out), "digest": refined.digest, **shown, "notes": notes.texts, "seconds": seconds})
         return
     say(str(out), "bold green", console=results())
-    what = "held-out examples" if spared else "examples themselves"
+    what = "held-out examples" if found.held else "examples themselves"
     say(
-        f"Loss on the {what}: {best.before:.3f} before, {best.loss:.3f} after step {best.step} of {steps} "
+        f"Loss on the {what}: {found.before:.3f} before, {found.loss:.3f} after step {found.step} of {steps} "
         f"({seconds:.1f} s).",
         console=results(),
     )

@@ -53,7 +53,6 @@ def workbench(
             f"The workbench needs {problem.name}, which is not installed.", "pip install 't2l[workbench]'"
         ) from None
     from t2l.serving.engine import Engine, Limits
-    from t2l.workbench.advice import Guidance
     from t2l.workbench.work import Workbench
 
     keys = api_keys(api_key_file)
@@ -64,7 +63,7 @@ def workbench(
         with notes.of_warnings():
             engine = Engine.from_pretrained(checkpoint, base, device=checked_device(device), limits=limits, store=store)
         app = create_app(engine, HttpOptions(keys, allowed_hosts(host, allow_host)))
-        add_workbench(app, Workbench(engine, Guidance()))
+        add_workbench(app, Workbench(engine))
         ready = server(app, graceful_s=3)
         warn_of_openness(engine, door, host, bool(keys), notes)
         say(f"The workbench is on http://{shown_address(door)}{PATH} (Ctrl-C stops).", "bold green")

@@ -141,9 +141,9 @@ def keep(session: Session, measured: dict[str, Any]) -> Path:
     return session.t2l.folder / RECORD_FILE
 
 
-def kept(session: Session) -> dict[str, Any] | None:
+def kept(t2l: TextToLora, base: Base) -> dict[str, Any] | None:
     """The counts of all tasks beside the checkpoint; None where there are none of this very checkpoint and tasks."""
-    folder = session.t2l.folder
+    folder = t2l.folder
     if folder is None or not (folder / RECORD_FILE).is_file():
         return None
     try:
@@ -153,10 +153,10 @@ def kept(session: Session) -> dict[str, Any] | None:
     expected = {
         "kind": _KIND,
         "format": _FORMAT,
-        "checkpoint": session.t2l.digest,
+        "checkpoint": t2l.digest,
         "tasks_digest": tasks_digest(),
-        "base": session.base.name,
-        "weights": session.base.weights,
+        "base": base.name,
+        "weights": base.weights,
     }
     return found if all(found.get(key) == value for key, value in expected.items()) else None
 

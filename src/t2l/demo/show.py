@@ -40,7 +40,7 @@ def show_demo(console: Console, session: Session, seed: int, count: int, *, wait
         with waiting.status(f"{task.name} ..."):
             outcomes += session.try_tasks([task])
         show_outcome(console, outcomes[-1])
-    show_counts(console, outcomes, kept(session))
+    show_counts(console, outcomes, kept(session.t2l, session.base))
 
 
 def show_facts(console: Console, session: Session, tasks: Sequence[DemoTask], seed: int) -> None:

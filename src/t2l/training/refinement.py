@@ -239,6 +239,71 @@ def tune_with_hypernetwork(
     return weights.to("cpu").map(torch.clone)
 
 
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """What `refine` came to.
+
+    Args:
+        weights: those of the best step.
+        held: numbers of the samples that nothing was learned from, by which the step was chosen; none where there were
+            too few to spare any, and the samples themselves chose.
+        before: loss on these at the start.
+        loss: of ``weights``.
+        step: the best one.
+    """
+
+    weights: LoraWeights
+    held: tuple[int, ...]
+    before: float
+    loss: float
+    step: int
+
+    def record(self, config: RefineConfig) -> dict[str, Any]:
+        """For a provenance."""
+        settings = {"steps": config.steps, "learning_rate": config.learning_rate, "batch": config.batch}
+        losses = {"loss_before": round(self.before, 6), "loss_after": round(self.loss, 6)}
+        return {"held_out": len(self.held), "best_step": self.step, **settings, "seed": config.seed, **losses}
+
+
+def refine(
+    base: Any,
+    spec: LoraSpec,
+    start: LoraWeights,
+    samples: Sequence[Sample],
+    config: RefineConfig,
+    *,
+    source: tuple[HyperNetwork, Tensor] | None = None,
+    embedding_rate: float = EMBEDDING_RATE,
+    watch: Watch = lambda step, weights: None,
+) -> Refined:
+    """One adapter fine-tuned on some samples and stopped where it fits the others best (`held_out`, `BestStep`).
+
+    Args:
+        start: one adapter.
+        source: the hypernetwork that wrote it and the embedding (1, E) of its description, which then move it as well
+            (`tune_with_hypernetwork`); else it is tuned alone (`tune_adapters`).
+        watch: called with (steps done, the adapter as it is).
+
+    Raises:
+        T2LError: no samples, or a loss that is not finite.
+    """
+    numbers = held_out(len(samples))
+    spared = len(numbers) < len(samples)
+    own = [sample for number, sample in enumerate(samples) if not spared or number not in numbers]
+    best = BestStep(base, spec, [samples[number] for number in numbers], config.steps)
+
+    def both(step: int, weights: LoraWeights) -> None:
+        watch(step, weights)
+        best.watch(step, weights)
+
+    if source is None:
+        tune_adapters(base, spec, start, [own], config, watch=both)
+    else:
+        tune_with_hypernetwork(base, *source, start, [own], config, embedding_rate=embedding_rate, watch=both)
+    assert best.weights is not None
+    return Refined(best.weights, numbers if spared else (), best.before, best.loss, best.step)
+
+
 def fresh_adapters(spec: LoraSpec, count: int, seed: int = 0) -> LoraWeights:
     """``count`` untrained adapters, LoRA's usual start: A Kaiming-uniform, B zero."""
     return AdapterTable(spec, [seed + row for row in range(count)]).table().detach()

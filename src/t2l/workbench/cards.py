@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from t2l.errors import T2LError
+from t2l.guidance.guide import in_words
 from t2l.inspection import NormTable
-from t2l.serving.adapter_store import Kept
 from t2l.serving.maker import Made
 from t2l.serving.stream import Completion
-from t2l.workbench.advice import Advice
 from t2l.workbench.learn import Learned
+from t2l.workbench.table import EXPECTED
 
+UNCALIBRATED = "This checkpoint is not calibrated, so there are no confidence and no known tasks (t2l calibrate)."
 _MOST_LAYERS = 96  # rows of a heat map
+_MOST_NEAR = 4
 
 
 @dataclass(frozen=True)
@@ -96,49 +98,52 @@ def _cost(completion: Completion | None) -> str:
     return f"{count} token{'s' if count != 1 else ''} · {_milliseconds(1000 * completion.total_s)}{cut}"
 
 
-def made(one: Made, advice: Advice) -> str:
-    """What there is to know of an adapter as soon as it is made."""
+def note(text: str) -> str:
+    """Something that should be seen."""
+    return f'<div class="wb-note wb-warn">{escaped(text)}</div>'
+
+
+def made(one: Made, tips: Sequence[str], rewrite: tuple[str, float] | None) -> str:
+    """What there is to know of an adapter as soon as it is made.
+
+    Args:
+        tips: what would make the description better.
+        rewrite: a description that says nearly the same and is trusted more, and its confidence.
+    """
     big, _, unit = _milliseconds(one.milliseconds).partition(" ")
     how = "to find the adapter: it was made before" if one.cached else "to read the description and write the adapter"
     parts = [
         f'<div class="wb-made"><div class="wb-big">{escaped(big)}<small>{unit}</small></div>'
         f'<div><div class="wb-how">{how}</div><code class="wb-id">{escaped(one.kept.id)}</code></div></div>'
     ]
-    parts += [f'<div class="wb-note wb-warn">{escaped(text)}</div>' for text in one.warnings]
-    if advice.confidence is not None:
-        share = min(max(advice.confidence, 0.0), 1.0)
-        told = f"Confidence <small>({100 * advice.expected_gain:+.0f} points expected)</small>"
-        number = f'<span class="wb-num">{share:.0%}</span>'
-        parts.append(f'<div class="wb-row"><span>{told}</span>{_bar(share)}{number}</div>')
-    if advice.nearest:
+    parts += [note(text) for text in one.warnings]
+    if (told := one.confidence) is None:
+        parts.append(hint(UNCALIBRATED))
+    else:
+        share = min(max(told.value, 0.0), 1.0)
+        words = in_words(told.value, told.expected_gain)
+        words = f"<span>{escaped(words[:1].upper() + words[1:])}</span>"
+        parts.append(f'<div class="wb-row">{words}{_bar(share)}<span class="wb-num">{share:.0%}</span></div>')
         parts.append("<h4>Nearest known tasks</h4>")
-        for near in advice.nearest:
+        for near in told.nearest[:_MOST_NEAR]:
             number = f'<span class="wb-num">{near.similarity:.2f}</span>'
             words = f'<span class="wb-text">{escaped(near.description)}</span>'
             bar = _bar(max(near.similarity, 0.0))
-            parts.append(f'<div class="wb-row wb-near" title="{escaped(near.name)}">{words}{bar}{number}</div>')
-    if advice.tips:
-        told = "".join(f"<li>{escaped(tip)}</li>" for tip in advice.tips)
-        parts.append(f'<h4>To make it clearer</h4><ul class="wb-tips">{told}</ul>')
-    if advice.rewrite is not None:
-        text, confidence = advice.rewrite
+            parts.append(f'<div class="wb-row wb-near" title="{escaped(near.task)}">{words}{bar}{number}</div>')
+    if tips:
+        listed = "".join(f"<li>{escaped(tip)}</li>" for tip in tips)
+        parts.append(f'<h4>To make it clearer</h4><ul class="wb-tips">{listed}</ul>')
+    if rewrite is not None:
+        text, confidence = rewrite
         parts.append(f'<h4>Try</h4><div class="wb-how">{escaped(text)} (confidence {confidence:.0%})</div>')
-    if advice.action:
-        parts.append(hint(f"Taken: {advice.action}."))
-    if advice.missing:
-        parts.append(hint(advice.missing))
     return f'<div class="wb-card" role="status">{"".join(parts)}</div>'
 
 
 def learned(one: Learned, examples: int) -> str:
     """What examples led to, in numbers."""
-    where = f"{len(one.held)} held-out examples" if len(one.held) < examples else "the examples themselves"
-    numbers = [
-        (f"{one.before:.3f}", "loss as described"),
-        (f"{one.chosen:.3f}", f"best of {one.tried} wordings"),
-        (f"{one.after:.3f}", f"after step {one.step}"),
-    ]
-    return figures(numbers) + hint(f"Measured on {where}. Wording: {one.description}")
+    where = f"{len(one.held)} held-out examples" if one.held else "the examples themselves"
+    numbers = [(f"{one.before:.3f}", "loss as described"), (f"{one.after:.3f}", f"after step {one.step}")]
+    return figures(numbers) + hint(f"Measured on {where}.")
 
 
 def _bar(share: float) -> str:
@@ -218,12 +223,12 @@ def file_button(text: str, into: str) -> str:
     )
 
 
-def batch_table(rows: Sequence[Mapping[str, str | None]], columns: Sequence[str], rights: Mapping[str, str]) -> str:
+def batch_table(rows: Sequence[Mapping[str, str | None]], columns: Sequence[str], checked: Sequence[str]) -> str:
     """Rows of a batch as they are answered.
 
     Args:
         columns: in order; a value of None is still to come.
-        rights: answer column -> the column that it should equal.
+        checked: those that should equal the column ``expected``.
     """
     heads = "".join(f'<th scope="col">{escaped(column)}</th>' for column in columns)
     shown = []
@@ -234,15 +239,10 @@ def batch_table(rows: Sequence[Mapping[str, str | None]], columns: Sequence[str]
             if value is None:
                 cells.append('<td class="wb-wait">…</td>')
                 continue
-            if column in rights and row.get(rights[column]):
-                kind = "wb-right" if value.strip() == str(row[rights[column]]).strip() else "wb-wrong"
+            if column in checked and (wanted := row.get(EXPECTED)):
+                kind = "wb-right" if value.strip() == wanted.strip() else "wb-wrong"
             tick = {"wb-right": " ✓", "wb-wrong": " ✗", "": ""}[kind]
             cells.append(f'<td class="{kind}">{escaped(value)}<span class="wb-tick">{tick}</span></td>')
         shown.append(f'<tr><th scope="row">{number}</th>{"".join(cells)}</tr>')
     head = f'<thead><tr><th scope="col">#</th>{heads}</tr></thead>'
     return _scrolled(f'<table class="wb-batch">{head}<tbody>{"".join(shown)}</tbody></table>')
-
-
-def origin(kept: Kept) -> str:
-    """An adapter in few words."""
-    return kept.description or kept.id

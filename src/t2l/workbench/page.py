@@ -7,43 +7,43 @@ nothing else is kept, so nobody sees what another one types.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from t2l.demo.gallery import gallery
+from t2l.demo.measure import kept
+from t2l.demo.tasks import demo_tasks
 from t2l.errors import T2LError
-from t2l.guidance.calibration import THRESHOLD
+from t2l.serving.engine import Engine
 from t2l.workbench import cards, code
-from t2l.workbench.gallery import Example, gallery
 from t2l.workbench.learn import MOST_STEPS
-from t2l.workbench.work import NO_INPUT, NOTHING_YET, Asked, Trust, Workbench
+from t2l.workbench.work import NO_INPUT, NOTHING_YET, Asked, Workbench
 
 _MOST_CHARS = 8192
-_POLICY_WARN = "warn"
-_POLICIES = {
-    _POLICY_WARN: "warn",
-    "no adapter": "none",
-    "multi-task adapter": "static",
-    "nearest task's": "nearest",
-    "less of it": "blend",
-}
-_LEARN_DESCRIPTION = "Cut the two letters at the front off."
+_MOST_EXAMPLES = 12
+_LEARN_DESCRIPTION = "Say which team the ticket is for: billing, login or delivery."
 _LEARN_EXAMPLES = """input,expected
-garden,rden
-window,ndow
-silver,lver
-bottle,ttle
-market,rket
-planet,anet
-copper,pper
-ribbon,bbon
-basket,sket
-candle,ndle
-forest,rest
-hammer,mmer
-kitten,tten
-pepper,pper
-tunnel,nnel
+I was charged twice this month.,billing
+My password link has expired.,login
+The parcel should have been here on Monday.,delivery
+Please send me the invoice again.,billing
+It says my account is locked.,login
+The box came without the charger.,delivery
+Why is my bill higher than last month?,billing
+I cannot sign in on my new phone.,login
+Where is my order?,delivery
+I want my money back for March.,billing
+The code for signing in never arrives.,login
+The driver left it at the wrong door.,delivery
+"""
+_BATCH_DESCRIPTION = "Say whether the review is positive or negative."
+_BATCH_INPUTS = """input,expected
+The soup was cold and the waiter was rude.,negative
+We will be back!,positive
+Broke after two days.,negative
+"Friendly people, fair prices.",positive
 """
 _BARE: dict[str, Any] = {"padding": False, "apply_default_css": False}  # cards bring their own style
 _LIVE: dict[str, Any] = {
@@ -54,11 +54,42 @@ _LIVE: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Example:
+    """A description, an input for it, and the few words that name it."""
+
+    title: str
+    description: str
+    text: str
+
+
+def examples_for(engine: Engine) -> list[Example]:
+    """People's tasks to begin with: the gallery's with their scores, where they were measured on this checkpoint."""
+    measured = kept(engine.t2l, engine.base)
+    if measured is None:
+        tasks = demo_tasks()[:_MOST_EXAMPLES]
+        return [Example(_title(task.name), task.description, task.examples[0].text) for task in tasks]
+    works, fails = gallery(measured)
+    return [
+        Example(
+            f"{_title(task['name'])} ({word}{task['right']['adapter']} of {len(task['examples'])})",
+            task["description"],
+            task["examples"][0]["input"],
+        )
+        for word, tasks in (("", works), ("fails, ", fails))
+        for task in tasks
+    ]
+
+
+def _title(name: str) -> str:
+    return f"{name[:1].upper()}{name[1:]}"
+
+
 def build(work: Workbench) -> gr.Blocks:
     """The page as Gradio's blocks; nothing runs yet."""
     engine = work.engine
     spec = engine.t2l.spec
-    examples = gallery(engine.t2l)
+    examples = examples_for(engine)
     modules = ", ".join(dict.fromkeys(group.key for group in spec.groups))
     facts = [f"rank {spec.rank}", modules]
     with gr.Blocks(title="t2l workbench", analytics_enabled=False, fill_width=True) as page:
@@ -83,8 +114,6 @@ def _try(page: gr.Blocks, work: Workbench, examples: Sequence[Example]) -> None:
             with gr.Row(elem_classes="wb-gallery"):
                 chips = [gr.Button(example.title, size="sm") for example in examples]
             about = gr.HTML(cards.hint(NOTHING_YET), **_BARE)
-            with gr.Accordion("Where the description is not trusted", open=False):
-                trusted = _trust(work)
         with gr.Column(scale=7, min_width=320):
             text = gr.Textbox(label="Input", lines=1, max_lines=8, max_length=_MOST_CHARS, elem_id="live-input")
             with gr.Row(equal_height=True):
@@ -106,33 +135,20 @@ def _try(page: gr.Blocks, work: Workbench, examples: Sequence[Example]) -> None:
             shell = gr.Code(language="shell", interactive=False, show_label=False)
     read = gr.Button("Read the description", elem_id="read-description", elem_classes="wb-unseen")
 
-    async def show(
-        description: str, text: str, strength: float, policy: Any, threshold: float, together: bool, request: gr.Request
-    ) -> tuple[str, ...]:
-        trust = Trust(policy, float(threshold), bool(together))
-        shown = await work.show(description, text, float(strength), _address(request), trust)
+    async def show(description: str, text: str, strength: float, request: gr.Request) -> tuple[str, ...]:
+        shown = await work.show(description, text, float(strength), _address(request))
         return shown.about, shown.norms, shown.links, shown.python, shown.curl, shown.shell
 
     async def answer(
-        description: str,
-        text: str,
-        strength: float,
-        policy: Any,
-        threshold: float,
-        together: bool,
-        max_tokens: float,
-        temperature: float,
+        description: str, text: str, strength: float, max_tokens: float, temperature: float
     ) -> AsyncIterator[str]:
-        trust, how = Trust(policy, float(threshold), bool(together)), Asked(int(max_tokens), temperature)
-        async for shown in work.answer(description, text, float(strength), how, trust):
+        async for shown in work.answer(description, text, float(strength), Asked(int(max_tokens), temperature)):
             yield shown
 
-    given = [description, text, strength, *trusted]
+    given = [description, text, strength]
     shown = {"fn": show, "inputs": given, "outputs": [about, norms, links, python, curl, shell]}
     answered = {"fn": answer, "inputs": [*given, *asked], "outputs": answers}
     triggers = [read.click, description.submit, text.submit, ask.click, strength.release]
-    policy, threshold, together = trusted
-    triggers += [policy.input, threshold.release, together.input]
     gr.on(triggers, **shown, **_LIVE).then(**answered, **_LIVE)
 
     def opened(request: gr.Request) -> tuple[str, str]:
@@ -193,12 +209,6 @@ def _learn(work: Workbench) -> None:
                 max_lines=16,
                 elem_id="learn-examples",
             )
-            way = gr.Radio(
-                [("choose the wording", "wording"), ("move its embedding", "embedding"), ("fine-tune", "adapter")],
-                value="embedding",
-                label="What the examples change",
-                info="each includes the one before; fine-tuning is t2l refine",
-            )
             steps = gr.Slider(1, MOST_STEPS, value=20, step=1, label="Steps")
             with gr.Row():
                 stop = gr.Button("Stop", min_width=90)
@@ -210,23 +220,23 @@ def _learn(work: Workbench) -> None:
             link = gr.HTML("", **_BARE)
 
     async def learn(
-        description: str, text: str, way: Any, steps: float, max_tokens: float, temperature: float
+        description: str, text: str, steps: float, max_tokens: float, temperature: float
     ) -> AsyncIterator[tuple[str, str]]:
-        async for both in work.learn(description, text, way, int(steps), Asked(int(max_tokens), temperature)):
+        async for both in work.learn(description, text, int(steps), Asked(int(max_tokens), temperature)):
             yield both
 
-    started = run.click(learn, [description, text, way, steps, *asked], [shown, link], **_LIVE)
+    started = run.click(learn, [description, text, steps, *asked], [shown, link], **_LIVE)
     stop.click(None, cancels=[started], api_visibility="private")
 
 
 def _batch(work: Workbench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
-            description = _description("Task description", "batch-description", "Add 3 to the number.")
+            description = _description("Task description", "batch-description", _BATCH_DESCRIPTION)
             text = gr.Textbox(
                 label="Inputs",
                 info="One a line, or CSV with a column 'input'. 'expected' is checked; 'description' is for its row.",
-                value="input,expected\n14,17\n39,42\n8,11\n57,60\n",
+                value=_BATCH_INPUTS,
                 lines=8,
                 max_lines=16,
                 elem_id="batch-inputs",
@@ -239,7 +249,10 @@ def _batch(work: Workbench) -> None:
             with gr.Accordion("Sampling", open=False):
                 asked = _sampling(work)
         with gr.Column(scale=7, min_width=320):
-            filled = gr.HTML(cards.hint("The answers of the base and of the adapter, row by row."), **_BARE)
+            filled = gr.HTML(
+                cards.hint("Three answers a row, as on the first page."),
+                **_BARE,
+            )
             link = gr.HTML("", **_BARE)
 
     async def batch(
@@ -262,18 +275,6 @@ def _description(label: str, elem_id: str, value: str = "") -> gr.Textbox:
         max_length=_MOST_CHARS,
         elem_id=elem_id,
     )
-
-
-def _trust(work: Workbench) -> list[Any]:
-    """What becomes of descriptions below a confidence; a checkpoint without calibration has rewordings alone."""
-    known = work.engine.guide is not None
-    offered = list(_POLICIES.items()) if known else [(_POLICY_WARN, "warn")]
-    if known and work.engine.guide is not None and work.engine.guide.calibration.static is None:
-        offered = [pair for pair in offered if pair[1] != "static"]
-    policy = gr.Radio(offered, value="warn", label="Below the threshold", elem_id="policy")
-    threshold = gr.Slider(0, 1, value=THRESHOLD, step=0.05, label="Threshold", info="of the confidence")
-    together = gr.Checkbox(False, label="Average the description with its rewordings", elem_id="together")
-    return [policy, threshold, together]
 
 
 def _sampling(work: Workbench) -> list[gr.Slider]:

@@ -11,14 +11,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from t2l.errors import T2LError, did_you_mean
+from t2l.errors import T2LError
+from t2l.records import parse_records, split_header
 
 INPUT, EXPECTED, DESCRIPTION = "input", "expected", "description"
-BASE, ADAPTED = "base", "adapted"
+ANSWERS = ("base", "prompted", "adapted")
+"""The columns of answers, called as in ``t2l run --json``: the base's, when it is told the task, and the adapter's."""
 MOST_ROWS = 500
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width
 _NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.ASCII | re.IGNORECASE)
-_DELIMITERS = (",", ";", "\t")
+_FORM = "Write one input a line, or a CSV table with a column called 'input'."
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,20 @@ def read_table(text: str) -> Table:
         T2LError: no input, too many, or a table that cannot be read.
     """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-    first = text.partition("\n")[0]
-    table = None
-    for delimiter in _DELIMITERS:
-        names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
-        if INPUT in names:
-            table = _csv(text, delimiter, names)
-            break
-    if table is None:
-        _check_header(first)
-        table = Table([INPUT], [{INPUT: line} for line in text.split("\n") if line.strip()])
-    if not table.rows:
-        raise T2LError("There is no input.", "Write one input a line, or a CSV table with a column called 'input'.")
-    if len(table.rows) > MOST_ROWS:
-        raise T2LError(f"There are {len(table.rows)} rows; {MOST_ROWS} are answered at a time.", "Cut the table up.")
-    return table
+    named = split_header(text.partition("\n")[0])
+    others = {EXPECTED, DESCRIPTION}  # a line that names these is a table whose inputs are called something else
+    if any(INPUT in names or (len(names) > 1 and others & set(names)) for names in named):
+        found = parse_records(text, "table.csv", (INPUT, EXPECTED, DESCRIPTION), _FORM, T2LError, others=True) or []
+        rows = [record.value for record in found if record.value[INPUT].strip()]
+    else:
+        rows = [{INPUT: line} for line in text.split("\n") if line.strip()]
+    if not rows:
+        raise T2LError("There is no input.", _FORM)
+    if taken := set(ANSWERS) & set(rows[0]):
+        raise T2LError(f"A column is called '{taken.pop()}', as the answers will be.", "Give it another name.")
+    if len(rows) > MOST_ROWS:
+        raise T2LError(f"There are {len(rows)} rows; {MOST_ROWS} are answered at a time.", "Cut the table up.")
+    return Table(list(rows[0]), rows)
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Mapping[str, str | None]]) -> str:
@@ -78,29 +79,3 @@ def _inert(cell: str) -> str:
     """The cell; with an apostrophe before it where it is a formula and no number."""
     formula = cell.lstrip(" \n").startswith(_FORMULA) and not _NUMBER.fullmatch(cell)
     return f"'{cell}" if formula else cell
-
-
-def _csv(text: str, delimiter: str, names: list[str]) -> Table:
-    if len(set(names)) != len(names) or "" in names:
-        raise T2LError(f"The columns are called {', '.join(repr(name) for name in names)}.", "Each needs its own name.")
-    taken = {BASE, ADAPTED} & set(names)
-    if taken:
-        raise T2LError(f"A column is called '{taken.pop()}', as the answers will be.", "Give it another name.")
-    rows = []
-    try:
-        for values in csv.reader(io.StringIO(text), delimiter=delimiter, strict=True):
-            if len(values) > len(names):
-                told = f"Row {len(rows)} has {len(values)} values for {len(names)} columns."
-                raise T2LError(told, 'Put a value that holds the delimiter in "quotes".')
-            rows.append(dict(zip(names, values + [""] * (len(names) - len(values)), strict=True)))
-    except csv.Error as problem:
-        raise T2LError(f"The table cannot be read: {problem}, after row {len(rows)}.") from None
-    return Table(names, [row for row in rows[1:] if row[INPUT].strip()])
-
-
-def _check_header(first: str) -> None:
-    """A line that names the other columns is a table whose inputs are called something else."""
-    for delimiter in _DELIMITERS:
-        names = [name.strip().lower() for name in first.split(delimiter)]
-        if len(names) > 1 and {EXPECTED, DESCRIPTION} & set(names):
-            raise T2LError("The table has no column called 'input'.", did_you_mean(INPUT, names))

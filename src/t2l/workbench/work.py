@@ -13,25 +13,28 @@ from dataclasses import dataclass, replace
 
 from t2l import composition, inspection
 from t2l.adapter import Adapter
-from t2l.errors import CheckpointError, T2LError
-from t2l.guidance.calibration import THRESHOLD
-from t2l.guidance.ensemble import ensemble
-from t2l.guidance.fallback import Policy, guided
+from t2l.comparison import ROWS
+from t2l.data.prompts import prompt_text
+from t2l.errors import T2LError
+from t2l.guidance.wording import findings
 from t2l.serving.engine import Engine
 from t2l.serving.errors import BusyError, RequestError
-from t2l.serving.maker import Combination, Made, Method
+from t2l.serving.maker import Combination, Made, Method, check_request
 from t2l.serving.prompts import chat_tokens
 from t2l.serving.sampling import Sampling
 from t2l.serving.stream import Stream
 from t2l.workbench import cards, code, table
-from t2l.workbench.advice import UNCALIBRATED, Adviser
 from t2l.workbench.cards import Answer
-from t2l.workbench.learn import Way, learn
+from t2l.workbench.learn import learn
 
 _SHOWN_EVERY_S = 0.06
 _TABLE_EVERY_S = 0.3
 NOTHING_YET = "Describe a task first."
-NO_INPUT = "Write an input to see the base and the adapted model answer it side by side."
+NO_INPUT = "Write an input to see the base, the base told the task, and the adapter answer it side by side."
+_ALONE, _TOLD, _ADAPTED = (f"{label[:1].upper()}{label[1:]}" for label in ROWS.values())
+
+_Asked = tuple[str, Adapter | None, float]
+"""A text, whose adapter answers it, and how strong that is."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +55,6 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Trust:
-    """What becomes of a description that is not trusted; the page's fields below the description.
-
-    Args:
-        policy: see `t2l.guidance.fallback.POLICIES`.
-        threshold: confidence below which a description is not trusted.
-        ensemble: average the description with its rewordings.
-    """
-
-    policy: Policy = "warn"
-    threshold: float = THRESHOLD
-    ensemble: bool = False
-
-    @property
-    def plain(self) -> bool:
-        """Whether the generated adapter is taken as it is."""
-        return self.policy == "warn" and self.threshold == THRESHOLD and not self.ensemble
-
-
-@dataclass(frozen=True)
 class Shown:
     """What is seen of an adapter as soon as its description is there."""
 
@@ -84,25 +67,18 @@ class Shown:
 
 
 class Workbench:
-    """The page's work on one engine; any number of visitors share it.
+    """The page's work on one engine; any number of visitors share it."""
 
-    Args:
-        adviser: says what is known of a description.
-    """
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
 
-    def __init__(self, engine: Engine, adviser: Adviser) -> None:
-        self.engine, self.adviser = engine, adviser
-
-    async def show(
-        self, description: str, text: str, strength: float, address: str, trust: Trust | None = None
-    ) -> Shown:
+    async def show(self, description: str, text: str, strength: float, address: str) -> Shown:
         """An adapter's figures, warnings, neighbours, heat map, and the code to use it."""
         if not description.strip():
             return Shown(cards.hint(NOTHING_YET), cards.hint("No adapter yet."), "")
         try:
-            made, action = await self._trusted(description, trust or Trust())
-            advice = await asyncio.to_thread(self.adviser.advise, description, made)
-            advice = replace(advice, action=action, rewrite=await self._rewrite(description, made))
+            made = await self._made(description)
+            rewrite = await self._rewrite(description, made)
             adapter = _scaled(made.adapter, strength)
             norms = await asyncio.to_thread(inspection.NormTable.of, adapter)
         except T2LError as error:
@@ -112,7 +88,7 @@ class Workbench:
         size = f"rank {spec.rank}, {spec.num_parameters:,} parameters"
         example = text.strip() or "your input"
         return Shown(
-            cards.made(made, advice),
+            cards.made(made, [finding.advice for finding in findings(description)], rewrite),
             cards.heat_map(norms),
             cards.links([(f"Download the adapter ({size})", where, f"{made.kept.id}.zip")]),
             code.python(address, self.engine.name, description, example, strength),
@@ -120,24 +96,21 @@ class Workbench:
             code.shell(description, example, strength),
         )
 
-    async def answer(
-        self, description: str, text: str, strength: float, asked: Asked, trust: Trust | None = None
-    ) -> AsyncIterator[str]:
-        """The base and the adapted model, as they write."""
+    async def answer(self, description: str, text: str, strength: float, asked: Asked) -> AsyncIterator[str]:
+        """The base, the base that reads the task in its prompt, and the adapted model, as they write."""
         if not text.strip():
             yield cards.hint(NO_INPUT)
             return
-        columns = [Answer("Base")]
-        wanted: dict[int, tuple[Adapter | None, float]] = {0: (None, 1.0)}
+        columns = [Answer(_ALONE)]
+        wanted: dict[int, _Asked] = {0: (text, None, 1.0)}
         if description.strip():
-            columns.append(Answer(_title("Adapted", strength), accent=True))
+            columns += [Answer(_TOLD), Answer(_title(_ADAPTED, strength), accent=True)]
+            wanted[1] = (prompt_text(text, description.strip(), included=True), None, 1.0)
             try:
-                made, action = await self._trusted(description, trust or Trust())
-                wanted[1] = (made.adapter, strength)
-                columns[1] = replace(columns[1], title=_title(f"Adapted, {action}" if action else "Adapted", strength))
+                wanted[2] = (text, (await self._made(description)).adapter, strength)
             except T2LError as error:
-                columns[1] = replace(columns[1], error=error)
-        async for shown in self._streamed(columns, wanted, text, asked):
+                columns[2] = replace(columns[2], error=error)
+        async for shown in self._streamed(columns, wanted, asked):
             yield shown
 
     async def compare(
@@ -149,8 +122,8 @@ class Workbench:
             return
         try:
             one, two = await asyncio.wrap_future(await asyncio.to_thread(self.engine.make, [first, second]))
-            wanted = Combination([first, second], [1 - share, share], method)
-            between = await asyncio.wrap_future(await asyncio.to_thread(self.engine.combine, wanted))
+            blend = Combination([first, second], [1 - share, share], method)
+            between = await asyncio.wrap_future(await asyncio.to_thread(self.engine.combine, blend))
             below = await asyncio.to_thread(self._likeness, one, two, between)
         except T2LError as error:
             yield cards.problem(error), ""
@@ -161,38 +134,42 @@ class Workbench:
         names = ["Base", "A", f"{1 - share:.0%} A, {share:.0%} B", "B"]
         columns = [Answer(name, accent=place == 2) for place, name in enumerate(names)]
         adapters = [None, one.adapter, between.adapter, two.adapter]
-        ordered = {place: (adapter, 1.0) for place, adapter in enumerate(adapters)}
-        async for shown in self._streamed(columns, ordered, text, asked):
+        wanted = {place: (text, adapter, 1.0) for place, adapter in enumerate(adapters)}
+        async for shown in self._streamed(columns, wanted, asked):
             yield shown, below
 
     async def batch(self, description: str, strength: float, text: str, asked: Asked) -> AsyncIterator[tuple[str, str]]:
-        """Every row of a table under the base and the adapter: figures and table as they fill, then the CSV."""
+        """Every row of a table, answered in the three ways of `answer`: figures and table as they fill, then CSV."""
         try:
             given = await asyncio.to_thread(table.read_table, text)
             described = [row.get(table.DESCRIPTION, "").strip() or description.strip() for row in given.rows]
             if not all(described):
                 raise T2LError(NOTHING_YET, "Or give each row its own in a column called 'description'.")
+            check_request(list(dict.fromkeys(described)))
             made = await asyncio.wrap_future(await asyncio.to_thread(self.engine.make, described))
         except T2LError as error:
             yield cards.problem(error), ""
             return
-        columns = [*given.columns, table.BASE, table.ADAPTED]
-        rows: list[dict[str, str | None]] = [{**row, table.BASE: None, table.ADAPTED: None} for row in given.rows]
+        columns = [*given.columns, *table.ANSWERS]
+        rows: list[dict[str, str | None]] = [{**row, **dict.fromkeys(table.ANSWERS)} for row in given.rows]
+        checked = table.ANSWERS if given.checked else ()
+        jobs: list[tuple[dict[str, str | None], str, _Asked]] = []
+        for row, task, one in zip(rows, described, made, strict=True):
+            text = str(row[table.INPUT])
+            told = prompt_text(text, task, included=True)
+            ways = ((text, None, 1.0), (told, None, 1.0), (text, one.adapter, strength))
+            jobs += [(row, column, way) for column, way in zip(table.ANSWERS, ways, strict=True)]
         failed: list[T2LError] = []
-        jobs = [
-            (row, column, None if column == table.BASE else one.adapter)
-            for row, one in zip(rows, made, strict=True)
-            for column in (table.BASE, table.ADAPTED)
-        ]
-        async for _ in self._answered(jobs, strength, asked, failed):
-            yield _filled(rows, columns, given.checked, failed), ""
+        async for answered in self._answered(jobs, asked, failed):
+            numbers = [(f"{answered} of {len(jobs)}", "answers")]
+            numbers += [_right(rows, column, f"right, {column}") for column in checked]
+            filled = cards.figures(numbers) + _unanswered(failed) + cards.batch_table(rows, columns, checked)
+            yield filled, ""
         data = base64.b64encode(b"\xef\xbb\xbf" + table.write_table(columns, rows).encode()).decode()
         link = cards.links([("Download as CSV", f"data:text/csv;charset=utf-8;base64,{data}", "answers.csv")])
-        yield _filled(rows, columns, given.checked, failed), link
+        yield filled, link
 
-    async def learn(
-        self, description: str, text: str, way: Way, steps: int, asked: Asked
-    ) -> AsyncIterator[tuple[str, str]]:
+    async def learn(self, description: str, text: str, steps: int, asked: Asked) -> AsyncIterator[tuple[str, str]]:
         """A better adapter from a table of inputs and outputs, then every row's answers under base and adapters."""
         reached = 0
 
@@ -206,60 +183,49 @@ class Workbench:
             given = await asyncio.to_thread(table.read_table, text)
             pairs = [(row[table.INPUT], row.get(table.EXPECTED, "")) for row in given.rows]
             made = await self._made(description)
-            task = asyncio.create_task(
-                asyncio.to_thread(learn, self.engine, description, pairs, way, int(steps), report)
-            )
+            task = asyncio.create_task(asyncio.to_thread(learn, self.engine, description, pairs, steps, report))
             while not (await asyncio.wait([task], timeout=_TABLE_EVERY_S))[0]:
-                yield cards.hint(f"Step {reached} of {int(steps)}; others are answered meanwhile."), ""
+                yield cards.hint(f"Step {reached} of {steps}; others are answered meanwhile."), ""
             learned = task.result()
         except T2LError as error:
             yield cards.problem(error), ""
             return
         kept = self.engine.adapters.add(learned.adapter)
-        used = ["held out" if number in learned.held else "learned from" for number in range(len(pairs))]
-        used = ["learned from" for _ in pairs] if len(learned.held) == len(pairs) else used
         rows: list[dict[str, str | None]] = [
-            {table.INPUT: question, table.EXPECTED: answer, "used": use}
-            for (question, answer), use in zip(pairs, used, strict=True)
+            {table.INPUT: question, table.EXPECTED: answer, "used": "held out" if number in learned.held else "learned"}
+            for number, (question, answer) in enumerate(pairs)
         ]
-        ways = {table.BASE: None, "described": made.adapter, "learned": learned.adapter}
-        about = cards.learned(learned, len(pairs))
-        async for shown in self._compared(rows, ways, asked):
-            yield about + shown, ""
-        size = f"rank {learned.adapter.spec.rank}, {learned.adapter.spec.num_parameters:,} parameters"
-        link = cards.links([(f"Download the adapter ({size})", f"/v1/adapters/{kept.id}/download", f"{kept.id}.zip")])
-        yield about + shown, link + cards.hint(f"On this server it answers to the name {kept.id}.")
-
-    async def _compared(
-        self, rows: list[dict[str, str | None]], ways: Mapping[str, Adapter | None], asked: Asked
-    ) -> AsyncIterator[str]:
-        """The table of rows as the answers of each way come in."""
-        columns = [table.INPUT, table.EXPECTED, "used", *ways]
+        counted = [row for row in rows if row["used"] == "held out"] or rows
+        where = ", held out" if len(counted) < len(rows) else ""
+        ways = {"base": None, "described": made.adapter, "refined": learned.adapter}
         for row in rows:
             row.update(dict.fromkeys(ways))
-        rights = dict.fromkeys(ways, table.EXPECTED)
-        jobs = [(row, way, adapter) for row in rows for way, adapter in ways.items()]
-        failed: list[T2LError] = []
-        async for _ in self._answered(jobs, 1.0, asked, failed):
-            yield _compared_table(rows, columns, rights, failed)
+        jobs = [(row, way, (str(row[table.INPUT]), adapter, 1.0)) for row in rows for way, adapter in ways.items()]
+        about, failed = cards.learned(learned, len(pairs)), []
+        async for _ in self._answered(jobs, asked, failed):
+            numbers = [_right(counted, way, f"right, {way}{where}") for way in ways]
+            filled = cards.figures(numbers) + _unanswered(failed)
+            filled += cards.batch_table(rows, [table.INPUT, table.EXPECTED, "used", *ways], [*ways])
+            yield about + filled, ""
+        size = f"rank {learned.adapter.spec.rank}, {learned.adapter.spec.num_parameters:,} parameters"
+        link = cards.links([(f"Download the adapter ({size})", f"/v1/adapters/{kept.id}/download", f"{kept.id}.zip")])
+        yield about + filled, link + cards.hint(f"On this server it answers to the name {kept.id}.")
 
     async def _answered(
-        self,
-        jobs: Sequence[tuple[dict[str, str | None], str, Adapter | None]],
-        strength: float,
-        asked: Asked,
-        failed: list[T2LError],
-    ) -> AsyncIterator[None]:
-        """Fills (row, column, adapter) by (row, column); gives a turn now and then, and one at the end."""
-        waiting = iter(jobs)
+        self, jobs: Sequence[tuple[dict[str, str | None], str, _Asked]], asked: Asked, failed: list[T2LError]
+    ) -> AsyncIterator[int]:
+        """Fills (row, column, ...) by (row, column); gives the number of answers now and then, and at the end."""
+        waiting, answered = iter(jobs), 0
 
         async def worker() -> None:
-            for row, column, adapter in waiting:
+            nonlocal answered
+            for row, column, wanted in waiting:
                 try:
-                    row[column] = await self._one(str(row[table.INPUT]), adapter, strength, asked)
+                    row[column] = await self._one(wanted, asked)
                 except T2LError as error:
                     row[column] = ""
                     failed.append(error)
+                answered += 1
 
         tasks = [asyncio.create_task(worker()) for _ in range(2 * self.engine.limits.slots)]
         try:
@@ -267,13 +233,13 @@ class Workbench:
             while pending:
                 _, pending = await asyncio.wait(pending, timeout=_TABLE_EVERY_S)
                 if pending:
-                    yield
+                    yield answered
             for task in tasks:
                 task.result()
         finally:
             for task in tasks:
                 task.cancel()
-        yield
+        yield answered
 
     async def _rewrite(self, description: str, made: Made) -> tuple[str, float] | None:
         """A nearly equal description that is trusted more, where there is one."""
@@ -282,55 +248,28 @@ class Workbench:
             return None
         return await asyncio.wrap_future(self.engine.with_maker(lambda: guide.rewrite(description, told)))
 
-    async def _trusted(self, description: str, trust: Trust) -> tuple[Made, str]:
-        """The adapter that the policy gives, and what it did; "" where the description is trusted or nothing is asked.
-
-        Raises:
-            T2LError: the policy needs what the checkpoint has not.
-        """
-        made = await self._made(description)
-        if trust.plain:
-            return made, ""
-        guide = self.engine.guide
-        if trust.policy != "warn" and guide is None:
-            raise CheckpointError(UNCALIBRATED, "Choose 'warn'.")
-
-        def decide() -> tuple[Made, str]:
-            adapter, action, said = made.adapter, "", made.warnings
-            if trust.ensemble:
-                (adapter,), action = ensemble(self.engine.t2l, [description]), "with rewordings"
-            if guide is not None:
-                (found,) = guided(guide, [description], trust.policy, trust.threshold, adapters=[adapter])
-                if found.action != "generated":
-                    adapter, action = found.adapter or composition.scale(adapter, 0.0), found.action
-                said = tuple(text for text in made.warnings if not text.startswith("Low confidence"))
-                said += () if found.warning is None else (found.warning,)
-            adapter = composition.conform(adapter, self.engine.t2l.spec)
-            return replace(made, adapter=adapter, kept=self.engine.adapters.add(adapter), warnings=said), action
-
-        return await asyncio.wrap_future(self.engine.with_maker(decide))
-
     async def _made(self, description: str) -> Made:
         (made,) = await asyncio.wrap_future(await asyncio.to_thread(self.engine.make, [description]))
         return made
 
-    async def _submit(self, text: str, adapter: Adapter | None, strength: float, asked: Asked) -> Stream:
+    async def _submit(self, wanted: _Asked, asked: Asked) -> Stream:
+        text, adapter, strength = wanted
         messages, most = [{"role": "user", "content": text}], self.engine.most_characters
         prompt = await asyncio.to_thread(chat_tokens, self.engine.base_for(adapter), messages, most)
         return self.engine.submit(prompt, asked.sampling(), adapter=adapter, strength=strength)
 
-    async def _one(self, text: str, adapter: Adapter | None, strength: float, asked: Asked) -> str:
+    async def _one(self, wanted: _Asked, asked: Asked) -> str:
         """One answer; waits while others are served first."""
         while True:
             try:
-                stream = await self._submit(text, adapter, strength, asked)
+                stream = await self._submit(wanted, asked)
             except BusyError as busy:
                 await asyncio.sleep(min(busy.retry_after_s, 2.0))
                 continue
             return (await stream.aresult()).text
 
     async def _streamed(
-        self, columns: Sequence[Answer], wanted: Mapping[int, tuple[Adapter | None, float]], text: str, asked: Asked
+        self, columns: Sequence[Answer], wanted: Mapping[int, _Asked], asked: Asked
     ) -> AsyncIterator[str]:
         """The columns as they fill; leaving early frees their slots."""
         now, changed = list(columns), asyncio.Event()
@@ -347,9 +286,9 @@ class Workbench:
 
         tasks: list[asyncio.Task[None]] = []
         try:
-            for place, (adapter, strength) in wanted.items():
+            for place, way in wanted.items():
                 try:
-                    streams.append(await self._submit(text, adapter, strength, asked))
+                    streams.append(await self._submit(way, asked))
                 except T2LError as error:
                     now[place] = replace(now[place], error=error)
                 else:
@@ -377,7 +316,7 @@ class Workbench:
         numbers = [(f"{alike:.2f}", "cosine of the two weight changes")]
         numbers += [(f"{norms.total:.3g}", f"norm of {name}") for name, norms in zip("AB", tables, strict=True)]
         numbers.append((f"{between.milliseconds:.0f} ms", "to make the one between"))
-        notes = "".join(f'<div class="note warn">{cards.escaped(text)}</div>' for text in between.warnings)
+        notes = "".join(cards.note(text) for text in between.warnings)
         maps = [cards.heat_map(norms, top=top or None, title=name) for name, norms in zip("AB", tables, strict=True)]
         where = f"/v1/adapters/{between.kept.id}/download"
         link = cards.links([("Download the adapter between", where, f"{between.kept.id}.zip")])
@@ -390,28 +329,6 @@ def _scaled(adapter: Adapter, strength: float) -> Adapter:
 
 def _title(name: str, strength: float) -> str:
     return name if strength == 1 else f"{name}, strength {strength:g}"
-
-
-def _filled(
-    rows: Sequence[Mapping[str, str | None]], columns: Sequence[str], checked: bool, failed: Sequence[T2LError]
-) -> str:
-    answered = sum(row[column] is not None for row in rows for column in (table.BASE, table.ADAPTED))
-    numbers = [(f"{answered} of {2 * len(rows)}", "answers")]
-    rights = {table.BASE: table.EXPECTED, table.ADAPTED: table.EXPECTED} if checked else {}
-    numbers += [_right(rows, column, f"right, {column}") for column in rights]
-    return cards.figures(numbers) + _unanswered(failed) + cards.batch_table(rows, columns, rights)
-
-
-def _compared_table(
-    rows: Sequence[Mapping[str, str | None]],
-    columns: Sequence[str],
-    rights: Mapping[str, str],
-    failed: Sequence[T2LError],
-) -> str:
-    held = [row for row in rows if row["used"] == "held out"] or rows
-    where = ", held out" if len(held) < len(rows) else ""
-    numbers = [_right(held, column, f"right, {column}{where}") for column in rights]
-    return cards.figures(numbers) + _unanswered(failed) + cards.batch_table(rows, columns, rights)
 
 
 def _right(rows: Sequence[Mapping[str, str | None]], column: str, label: str) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """Records as people keep them: JSON Lines, a JSON or YAML list, or a table with named columns (CSV, TSV), told apart.
 
-Level 6. Which form a file has is seen from its name, or from how its text begins; every record says where it stands.
+Level 0. Which form a file has is seen from its name, or from how its text begins; every record says where it stands.
 This file does not know what the records mean.
 """
 
@@ -33,7 +33,7 @@ class Record:
 
 
 def parse_records(
-    text: str, name: str, columns: Sequence[str], form: str, error: type[T2LError]
+    text: str, name: str, columns: Sequence[str], form: str, error: type[T2LError], *, others: bool = False
 ) -> list[Record] | None:
     """The records of a file's text; None where it has none of these forms, so that it is plain text.
 
@@ -42,6 +42,7 @@ def parse_records(
         name: of the file; its ending decides where it says something.
         columns: the fields that are read; a table must have the first of them.
         form: how to write them, for error messages.
+        others: keep a table's further columns.
 
     Raises:
         error: the text has one of the forms by its name or its beginning, and is broken.
@@ -50,7 +51,7 @@ def parse_records(
     lines = text.split("\n")
     first = next((line for line in lines if line.strip()), "")
     if ending in _TABLES or (not ending.startswith(_JSON) and _is_header(first, columns)):
-        return _from_table(text, name, columns, form, error)
+        return _from_table(text, name, columns, form, error, others)
     if ending in _YAML:
         return _from_value(parse_yaml(text, f"'{name}'", error), name, columns, form, error)
     if ending not in _LINES:
@@ -87,20 +88,26 @@ def _from_value(value: Any, name: str, columns: Sequence[str], form: str, error:
     ]
 
 
+def split_header(line: str) -> list[list[str]]:
+    """The names that a table's first line would have, for each delimiter that tables are written with."""
+    return [_cells(line, delimiter) for delimiter in _DELIMITERS]
+
+
 def _is_header(line: str, columns: Sequence[str]) -> bool:
     """Whether a line is nothing but names of columns, two or more, the first of ``columns`` among them."""
-    for delimiter in _DELIMITERS:
-        cells = _cells(line, delimiter)
-        if len(cells) > 1 and columns[0] in cells and all(re.fullmatch(r"[\w-]+", cell) for cell in cells):
-            return True
-    return False
+    return any(
+        len(cells) > 1 and columns[0] in cells and all(re.fullmatch(r"[\w-]+", cell) for cell in cells)
+        for cells in split_header(line)
+    )
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
     return [cell.strip().strip('"').strip().lower() for cell in line.strip("\r").split(delimiter)]
 
 
-def _from_table(text: str, name: str, columns: Sequence[str], form: str, error: type[T2LError]) -> list[Record]:
+def _from_table(
+    text: str, name: str, columns: Sequence[str], form: str, error: type[T2LError], others: bool
+) -> list[Record]:
     first = next((line for line in text.split("\n") if line.strip()), "")
     delimiter = next((sign for sign in _DELIMITERS if columns[0] in _cells(first, sign)), ",")
     try:
@@ -109,7 +116,10 @@ def _from_table(text: str, name: str, columns: Sequence[str], form: str, error: 
         raise error(f"'{name}' is not CSV: {problem}.", form) from problem
     if not rows:
         return []
-    names = [cell.strip().lower() for cell in rows[0]]
+    names = [cell.strip() for cell in rows[0]]
+    names = [name if others and name.lower() not in columns else name.lower() for name in names]
+    if others and (len(set(names)) != len(names) or "" in names):
+        raise error(f"The columns are called {', '.join(repr(cell) for cell in names)}.", "Each needs its own name.")
     if columns[0] not in names:
         near = did_you_mean(columns[0], names)
         raise error(
@@ -121,5 +131,6 @@ def _from_table(text: str, name: str, columns: Sequence[str], form: str, error: 
         place = f"row {number} of {name}"
         if len(row) != len(names):
             raise error(f"{place[:1].upper()}{place[1:]} has {len(row)} columns; the first has {len(names)}.", form)
-        found.append(Record({key: cell for key, cell in zip(names, row, strict=True) if key in columns}, place))
+        named = zip(names, row, strict=True)
+        found.append(Record({key: cell for key, cell in named if others or key in columns}, place))
     return found
