@@ -13,7 +13,15 @@ import pytest
 from typer.testing import CliRunner
 
 from t2l.cli import app
-from t2l.data.describe import ChatEndpoint, Cost, DescribeConfig, Describer, EndpointError, LocalAuthor, Reply
+from t2l.data.describe import (
+    ChatEndpoint,
+    DescribeConfig,
+    Describer,
+    EndpointError,
+    LocalAuthor,
+    RequestCost,
+    WrittenReply,
+)
 from t2l.data.descriptions import read_description_files
 from t2l.data.sources import Instance, Task
 from t2l.data.wording import STYLES, DescriptionFilter, parse, question
@@ -143,7 +151,7 @@ def task(name: str = "task001_x", answers: int = 3) -> Task:
 def test_a_question_and_its_key_are_sent(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub.answer = lambda n, body: "hello"
     monkeypatch.setenv("MY_KEY", "secret")
-    assert client(stub, key_variable="MY_KEY").ask("what?", 7) == Reply("hello", 100, 20)
+    assert client(stub, key_variable="MY_KEY").ask("what?", 7) == WrittenReply("hello", 100, 20)
     request = stub.requests[0]
     assert request["messages"] == [{"role": "user", "content": "what?"}] and request["seed"] == 7
     assert request["model"] == "writer" and stub.headers[0]["authorization"] == "Bearer secret"
@@ -185,14 +193,14 @@ def test_tasks_are_described_in_several_styles(stub: Stub, tmp_path: Path) -> No
     estimate = describer.estimate(tasks)
     assert estimate.requests == 4 and estimate.prompt_tokens > 4 * 100 and estimate.completion_tokens == 4 * 4 * 45
     done = describer.run(tasks, parallel=2)
-    assert done.cost == Cost(4, 400, 80) and not done.failed
+    assert done.cost == RequestCost(4, 400, 80) and not done.failed
     assert done.cost.money(1.0, 10.0) == pytest.approx(0.0012) and done.cost.money(None, 1.0) is None
     found = read_description_files([tmp_path / "d.jsonl"])
     assert [len(given.descriptions) for given in found.sets] == [8, 8]
     asked = [request["messages"][0]["content"] for request in stub.requests]
     assert all("Do what has to be done" in text and "quick brown fox" in text for text in asked)
     assert {style for text in asked for style in STYLES if STYLES[style] in text} == set(list(STYLES)[:2])
-    assert Describer(tmp_path / "d.jsonl", client(stub), config).estimate(tasks) == Cost(0, 0, 0)
+    assert Describer(tmp_path / "d.jsonl", client(stub), config).estimate(tasks) == RequestCost(0, 0, 0)
 
 
 def test_a_run_that_is_stopped_pays_for_nothing_twice(stub: Stub, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from t2l.bases import EMBEDDED_BASE, load_tokenizer
 from t2l.data.descriptions import read_description_files
 from t2l.data.hub import Hub, hub_names, parse_row
 from t2l.data.prepare import PrepareConfig, prepare
-from t2l.data.prompts import Counts, Frame, SampleTokenizer, Template, is_included
+from t2l.data.prompts import Frame, SampleCounts, SampleTokenizer, Template, is_included
 from t2l.data.sources import open_source, read_native
 from t2l.data.splits import SplitRule, near_benchmark, read_split_file, removed_by_paper, task_number
 from t2l.data.store import DataStore
@@ -349,7 +349,7 @@ def test_a_prompt_is_what_the_base_reads_and_a_response_what_it_writes(template:
     tokenizer = subword_tokenizer(template, metaspace=metaspace)
     frame = Frame.of(tokenizer, "x")
     text, answer = "the question is: the answer?", "yes, hello"
-    rows = SampleTokenizer(tokenizer, frame).rows([(text, answer)], Counts())
+    rows = SampleTokenizer(tokenizer, frame).rows([(text, answer)], SampleCounts())
     prompt = rows.tokens[: rows.prompt_lengths[0]].tolist()
     response = rows.tokens[rows.prompt_lengths[0] :].tolist()
     if template is None:
@@ -375,11 +375,11 @@ def test_a_prompt_is_what_the_base_reads_and_a_response_what_it_writes(template:
 @pytest.mark.parametrize("template", [LLAMA3, MISTRAL, None], ids=["llama3", "mistral", "none"])
 def test_what_is_too_long_loses_its_end_and_the_frame_stays(template: str | None) -> None:
     tokenizer = subword_tokenizer(template)
-    frame, counts = Frame.of(tokenizer, "x"), Counts()
+    frame, counts = Frame.of(tokenizer, "x"), SampleCounts()
     short = SampleTokenizer(tokenizer, frame, max_prompt=40, max_response=10)
     long = SampleTokenizer(tokenizer, frame, max_prompt=4000, max_response=4000)
     pair = ("the question is " * 60, "hello " * 60)
-    rows, whole = short.rows([pair, ("hello", "yes")], counts), long.rows([pair], Counts())
+    rows, whole = short.rows([pair, ("hello", "yes")], counts), long.rows([pair], SampleCounts())
     assert rows.prompt_lengths.tolist()[0] == 40 and rows.offsets.tolist()[1] == 50
     assert (counts.prompts_cut, counts.responses_cut, counts.samples) == (1, 1, 2)
     after = tokenizer(frame.after, add_special_tokens=False)["input_ids"] if frame.after else []
@@ -388,7 +388,7 @@ def test_what_is_too_long_loses_its_end_and_the_frame_stays(template: str | None
     kept = 40 - len(after)
     assert prompt[:kept] == whole.tokens[:kept].tolist()
     assert rows.tokens[40:50].tolist() == whole.tokens[whole.prompt_lengths[0] :][:10].tolist()
-    dropping, counts = SampleTokenizer(tokenizer, frame, max_prompt=40, max_response=10, drop_long=True), Counts()
+    dropping, counts = SampleTokenizer(tokenizer, frame, max_prompt=40, max_response=10, drop_long=True), SampleCounts()
     assert len(dropping.rows([pair, ("hello", "yes")], counts).prompt_lengths) == 1
     assert counts.dropped == {"over the limit": 1}
     with pytest.raises(DataError, match="leave no room for text"):
@@ -397,7 +397,7 @@ def test_what_is_too_long_loses_its_end_and_the_frame_stays(template: str | None
 
 def test_text_of_special_tokens_and_broken_unicode(tmp_path: Path) -> None:
     tokenizer = subword_tokenizer(LLAMA3)
-    counts = Counts()
+    counts = SampleCounts()
     pairs = [("hello<|eot|><|begin|>you", "yes"), ("a\ud800b", "no"), ("  ", "x"), ("x", "\n")]
     rows = SampleTokenizer(tokenizer, Frame.of(tokenizer, "x")).rows(pairs, counts)
     assert counts.special_text_replaced == 1
@@ -419,7 +419,9 @@ def test_templates_withhold_include_or_mix_the_definition(tmp_path: Path) -> Non
     # the embedded base's end-of-answer token is the newline, so newlines inside become spaces
     prompt, _ = texts(included, "task001_a")
     assert prompt.startswith("<s>Do what a does. Give the answer only, without an explanation.") and "in 0>" in prompt
-    mixed = made(source, tmp_path / "mixed", PrepareConfig(template=Template.mixture, included_share=0.25, split=rule))
+    mixed = made(
+        source, tmp_path / "mixed", PrepareConfig(template=Template.mixture, included_fraction=0.25, split=rule)
+    )
     number = sum("Do what" in texts(mixed, "task001_a", place)[0] for place in range(200))
     assert number == mixed.manifest["totals"]["definitions_included"] and 30 <= number <= 70
     assert not is_included(Template.mixture, 0.0, "x") and is_included(Template.mixture, 1.0, "x")
@@ -705,7 +707,7 @@ main()
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert (
-        "Cannot write" in done.stderr and "goes on where it stopped" in done.stderr and "Traceback" not in done.stderr
+        "Cannot write" in done.stderr and "resumes where it stopped" in done.stderr and "Traceback" not in done.stderr
     )
     assert not (tmp_path / "store").exists()
     config = PrepareConfig(max_prompt=384, max_response=128, split=SplitRule(validation=0))

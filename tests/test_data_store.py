@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2l.data.prompts import Rows
+from t2l.data.prompts import SampleRows
 from t2l.data.sampler import TaskSampler, permutation
 from t2l.data.store import SAMPLES_FILE, DataStore, TaskEntry
 from t2l.data.writer import JOURNAL_FILE, forget_from, open_writer
@@ -21,17 +21,17 @@ from t2l.errors import DataError, OutputError, T2LError
 HEADER = {"tokenizer": "x", "seed": 0}
 
 
-def rows(samples: list[tuple[list[int], list[int]]]) -> Rows:
+def rows(samples: list[tuple[list[int], list[int]]]) -> SampleRows:
     whole = [prompt + response for prompt, response in samples]
     offsets = np.cumsum([0, *map(len, whole)], dtype=np.int32)
-    return Rows(
+    return SampleRows(
         offsets,
         np.concatenate([np.array(ids, dtype=np.int32) for ids in whole]),
         np.array([len(p) for p, _ in samples], dtype=np.int32),
     )
 
 
-def write(target: Path, tasks: dict[str, Rows], *, force: bool = False) -> DataStore:
+def write(target: Path, tasks: dict[str, SampleRows], *, force: bool = False) -> DataStore:
     with open_writer(target, HEADER, force=force, restart=False) as writer:
         for name, given in tasks.items():
             if name not in writer.done:
@@ -186,7 +186,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
 
         with monkeypatch.context() as patched:
             patched.setattr(module, "_sync", full)
-            with pytest.raises(OutputError, match=r"No space left(.|\n)*goes on where it stopped"):
+            with pytest.raises(OutputError, match=r"No space left(.|\n)*resumes where it stopped"):
                 writer.append("a", TASKS["a"], {})
     assert write(target, TASKS).manifest["digest"] == write(tmp_path / "other", TASKS).manifest["digest"]
 

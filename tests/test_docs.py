@@ -307,3 +307,8 @@ def test_no_page_names_a_place_on_the_machine_it_was_written_on() -> None:
     for page in [*PAGES, *(ROOT / "docs" / "images").glob("*.svg")]:
         found = re.findall(r"(?<![\w.])/(?:home|root|work|tmp|Users)/[\w./-]*", page.read_text(encoding="utf-8"))
         assert not found, (relative(page), found)
+
+
+def test_no_page_reads_data_from_beside_the_repository() -> None:
+    """A reader has the repository or the package, and nothing beside it."""
+    assert not [relative(page) for page in PAGES if re.search(r"\.\./shared|shared/data", page.read_text("utf-8"))]

@@ -15,7 +15,7 @@ import torch
 
 from helpers import Killed, kill_at, silent, tiny_base, tiny_config
 from t2l.adapter import Adapter
-from t2l.data.prompts import Rows
+from t2l.data.prompts import SampleRows
 from t2l.data.store import DataStore, TaskEntry
 from t2l.data.writer import open_writer
 from t2l.errors import BaseModelError, DataError, T2LError, TrainingStopped
@@ -52,7 +52,7 @@ def make_store(target: Path, seed: int = 0) -> DataStore:
                 prompts.append(len(prompt) + 1)
             offsets = np.cumsum([0, *map(len, samples)], dtype=np.int32)
             tokens = np.concatenate([np.array(ids, dtype=np.int32) for ids in samples])
-            writer.append(name, Rows(offsets, tokens, np.array(prompts, dtype=np.int32)), {})
+            writer.append(name, SampleRows(offsets, tokens, np.array(prompts, dtype=np.int32)), {})
         records = [{**record, "split": "train"} for record in writer.done.values()]
         records[-1]["split"] = "validation"
         lines = [{"name": name, "descriptions": [f"Do {name}.", f"It is {name}."]} for name in writer.done]

@@ -1,9 +1,10 @@
-"""The command ``t2l``: which verbs there are, and what becomes of errors, Ctrl-C and misspelt words.
+"""The command ``t2l``: its verbs, and how errors and Ctrl-C end.
 
 Level 6. Importing this file imports typer and nothing heavier, so that ``t2l --help`` is quick; each verb lives in
 `t2l.commands` and imports what it needs when it runs.
 
-Exit codes: 0 done; 1 a bug of ours; 2 wrong words or input that cannot be used; 130 stopped by Ctrl-C.
+Exit codes: 0: done; 1: a bug of t2l; 2: usage error or invalid input; 130: stopped by Ctrl-C; 143: a training run that
+saved its state and stopped.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class DescriptionWarning(UserWarning):
 
 
 class EncoderError(T2LError):
-    """A description encoder that is unknown, cannot be loaded, or needs leave to run code."""
+    """A description encoder that is unknown, cannot be loaded, or requires trust_remote_code."""
 
 
 class CheckpointError(T2LError):

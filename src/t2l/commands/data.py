@@ -19,7 +19,7 @@ from t2l.errors import DataError
 
 if TYPE_CHECKING:
     from t2l.data.descriptions import DescriptionFile
-    from t2l.data.sources import Report, TaskSource
+    from t2l.data.sources import Progress, TaskSource
 
 data = typer.Typer(
     name="data",
@@ -39,7 +39,7 @@ class PromptTemplate(str, Enum):
 
 
 class Removals(str, Enum):
-    """Which tasks are left out for being near a benchmark."""
+    """Which tasks are omitted for being near a benchmark."""
 
     paper = "paper"
     strict = "strict"
@@ -80,8 +80,8 @@ def prepare(
         PromptTemplate,
         typer.Option(help="Is the task's definition in the prompt: never, always (the paper), or mixed."),
     ] = PromptTemplate.withheld,
-    included_share: Annotated[
-        float, typer.Option(help="Of a mixture: the share of samples with the definition.", min=0, max=1)
+    included_fraction: Annotated[
+        float, typer.Option(help="Of a mixture: the fraction of samples with the definition.", min=0, max=1)
     ] = 0.5,
     max_prompt: Annotated[
         int | None, typer.Option(help="Tokens of a prompt; 512, or what fits the base.", min=1)
@@ -94,20 +94,20 @@ def prepare(
             help="The system message of prompts: a text, none at all, or what the base's chat template puts by itself.",
         ),
     ] = "template",
-    drop_long: Annotated[bool, typer.Option("--drop-long", help="Leave out samples that would be cut.")] = False,
+    drop_long: Annotated[bool, typer.Option("--drop-long", help="Omit samples that would be cut.")] = False,
     max_samples: Annotated[int, typer.Option(help="Samples of a task; of more, so many are drawn.", min=1)] = 10_000,
-    min_samples: Annotated[int, typer.Option(help="A task with fewer is left out.", min=1)] = 1,
-    language: Annotated[str, typer.Option(help="Leave out tasks in another language; 'any' takes all.")] = "English",
+    min_samples: Annotated[int, typer.Option(help="A task with fewer is omitted.", min=1)] = 1,
+    language: Annotated[str, typer.Option(help="Omit tasks in another language; 'any' takes all.")] = "English",
     remove: Annotated[
         Removals,
-        typer.Option(help="Leave out the paper's ten removals; also what it left in (strict); or nothing."),
+        typer.Option(help="Omit the paper's ten removals; also what it left in (strict); or nothing."),
     ] = Removals.paper,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave out a task by name or pattern ('*winogrande*'); may be repeated.")
+        list[str] | None, typer.Option(help="Omit a task by name or pattern ('*winogrande*'); may be repeated.")
     ] = None,
     without_descriptions: Annotated[
         Undescribed,
-        typer.Option(help="A task without descriptions: described by its definition, left out, or kept bare."),
+        typer.Option(help="A task without descriptions: described by its definition, omitted, or kept without."),
     ] = Undescribed.definition,
     split_file: Annotated[
         Path | None, typer.Option(help='JSON that names tasks of a split: {"validation": ["task035_x"], "test": []}.')
@@ -121,11 +121,11 @@ def prepare(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
     update: Annotated[bool, typer.Option("--update", help="Add what a finished store lacks.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Do not go on with an unfinished store.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin again; do not resume an unfinished store.")] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a tokenised store of tasks; a run that was stopped goes on where it was."""
+    """Make a tokenised store of tasks; a run that was stopped resumes where it stopped."""
     from t2l.bases import load_tokenizer
     from t2l.data.prepare import PrepareConfig
     from t2l.data.prepare import prepare as make
@@ -143,7 +143,7 @@ def prepare(
     config = PrepareConfig(
         template=Template(template.value),
         system=system,
-        included_share=included_share,
+        included_fraction=included_fraction,
         max_prompt=prompt_limit,
         max_response=response_limit,
         drop_long=drop_long,
@@ -192,7 +192,7 @@ def show(
     verify: Annotated[bool, typer.Option("--verify", help="Read every sample and compare digests.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look into a store: what it holds, what was left out and why, or a task's samples as text."""
+    """Look into a store: what it holds, what was omitted and why, or a task's samples as text."""
     from t2l.data.store import DataStore
 
     opened = DataStore.open(store)
@@ -247,7 +247,7 @@ def audit(
     descriptions: Descriptions = None,
     n: Annotated[int, typer.Option("-n", help="Words of a run.", min=2)] = 8,
     threshold: Annotated[
-        float, typer.Option(help="Share of an item's runs that makes it held.", min=0.01, max=1)
+        float, typer.Option(help="Fraction of an item's runs that makes it held.", min=0.01, max=1)
     ] = 0.5,
     everything: Annotated[bool, typer.Option("--all", help="Show tasks without a flag too.")] = False,
     as_json: AsJson = False,
@@ -352,19 +352,19 @@ def _limits(base: str, prompt: int | None, response: int | None, notes: Notes) -
 
 
 @contextmanager
-def bar() -> Iterator[Report]:
+def bar() -> Iterator[Progress]:
     """A bar on stderr with what is at hand, time and time left; nothing where stderr is not a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich import progress
 
     columns = (
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        progress.BarColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
     )
     console = messages()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         row = shown.add_task("", total=None)
         yield lambda done, total, name: shown.update(row, description=name[:60], completed=done, total=total)
 
@@ -393,9 +393,9 @@ def _print_summary(folder: Path, manifest: dict[str, Any], *, tasks: bool = Fals
         )
     if totals["dropped_samples"]:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(totals["dropped_samples"].items()))
-        say(f"Samples left out: {reasons}.", console=console)
+        say(f"Samples omitted: {reasons}.", console=console)
     if manifest["dropped_tasks"]:
-        say(f"Tasks left out: {len(manifest['dropped_tasks'])}", console=console)
+        say(f"Tasks omitted: {len(manifest['dropped_tasks'])}", console=console)
         for name, reason in manifest["dropped_tasks"].items():
             say(f"  {name}: {reason}", console=console)
     if tasks:

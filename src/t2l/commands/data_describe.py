@@ -49,7 +49,7 @@ def describe(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether the cost is right.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write descriptions of tasks with a model; tasks that --descriptions knows are passed over."""
+    """Write descriptions of tasks with a model; tasks that --descriptions knows are skipped."""
     from t2l.data.describe import ChatEndpoint, DescribeConfig, Describer, LocalAuthor
     from t2l.data.wording import STYLES
 
@@ -98,7 +98,7 @@ def describe(
             )
         if done.left_out:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(done.left_out.items()))
-            say(f"Left out: {reasons}.", console=console)
+            say(f"Omitted: {reasons}.", console=console)
         for name, reason in done.failed.items():
             say(f"{name}: {reason}", "yellow", console=console)
         few = [name for name, texts in done.texts.items() if len(texts) < count]
@@ -122,7 +122,7 @@ def _read_tasks(
         try:
             task = source.read()
         except DataError as problem:
-            notes.add(f"{source.name} is passed over: {problem.message}")
+            notes.add(f"{source.name} is skipped: {problem.message}")
             continue
         found.append(replace(task, instances=task.instances[:enough]))
     if not found:
@@ -142,7 +142,7 @@ def _confirm(cost: Any, tasks: int, price_in: float | None, price_out: float | N
     priced = "its price is not known (--price-in, --price-out)" if money is None else f"{money:.2f} in money"
     say(
         f"{tasks} tasks, {cost.requests} requests: about {cost.prompt_tokens:,} tokens of questions and "
-        f"{cost.completion_tokens:,} of answers, {priced}. Replacing what is left out may take half as much again."
+        f"{cost.completion_tokens:,} of answers, {priced}. Replacing what is omitted may take half as much again."
     )
     if yes:
         return

@@ -1,4 +1,4 @@
-"""Options that several verbs share, so that a word means the same everywhere.
+"""Options that several verbs share, so that a name means the same everywhere.
 
 Level 6.
 """
@@ -68,7 +68,7 @@ def checked_device(name: str) -> str:
     """``name``, if this machine has such a device.
 
     Raises:
-        T2LError: it has not.
+        T2LError: this machine lacks it.
     """
     import torch
 
@@ -76,5 +76,5 @@ def checked_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise T2LError(f"This machine cannot compute on '{name}': {reason}", "Leave --device away.") from problem
+        raise T2LError(f"This machine cannot compute on '{name}': {reason}", "Omit --device.") from problem
     return name

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from t2l.data.benchmarks import Benchmark
-from t2l.data.sources import Report, Task, TaskSource, no_report
+from t2l.data.sources import Progress, Task, TaskSource, no_progress
 from t2l.data.splits import near_benchmark, removed_by_paper
 from t2l.errors import DataError
 
@@ -37,7 +37,7 @@ class Overlap:
         benchmark: its name.
         items: of the benchmark, that can be compared.
         touched: items of which the task holds at least one run.
-        held: items of which it holds at least the threshold's share of runs.
+        held: items of which it holds at least the threshold's fraction of runs.
         example: the start of an item that is held, to look at.
     """
 
@@ -48,7 +48,7 @@ class Overlap:
     example: str | None
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """Held items of all."""
         return self.held / self.items if self.items else 0.0
 
@@ -97,15 +97,17 @@ class Auditor:
     Args:
         benchmarks: whose items; none compares names alone.
         n: words of a run.
-        threshold: share of an item's runs that a task must hold to hold the item.
+        threshold: fraction of an item's runs that a task must hold to hold the item.
 
     Raises:
-        DataError: numbers that make no sense.
+        DataError: ``n`` below 2, or a threshold outside (0, 1].
     """
 
     def __init__(self, benchmarks: Sequence[Benchmark], *, n: int = 8, threshold: float = 0.5) -> None:
         if n < 2 or not 0 < threshold <= 1:
-            raise DataError(f"Runs of {n} words with a threshold of {threshold} make no sense.", "Use 8 and 0.5.")
+            raise DataError(
+                f"n must be at least 2 and the threshold in (0, 1] (got {n} and {threshold}).", "Use 8 and 0.5."
+            )
         self._n, self._threshold = n, threshold
         self._words: dict[str, int] = {}
         self._indexed = [self._index(benchmark) for benchmark in benchmarks]
@@ -183,7 +185,7 @@ class Auditor:
 def audit(
     sources: Sequence[TaskSource],
     auditor: Auditor,
-    report: Report = no_report,
+    report: Progress = no_progress,
 ) -> tuple[list[TaskAudit], dict[str, str]]:
     """Every task that can be read, those with most held items first; and those that cannot, with the reason."""
     found, unread = [], {}
@@ -194,7 +196,7 @@ def audit(
         except DataError as problem:
             unread[source.name] = problem.message
     report(len(sources), len(sources), "")
-    found.sort(key=lambda task: (-max((o.share for o in task.overlaps), default=0.0), not task.flags, task.name))
+    found.sort(key=lambda task: (-max((o.fraction for o in task.overlaps), default=0.0), not task.flags, task.name))
     return found, unread
 
 

@@ -32,7 +32,7 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The texts of a benchmark's items: question and choices, passages left out where many items share one."""
+    """The texts of a benchmark's items: question and choices, passages omitted where many items share one."""
 
     name: str
     items: tuple[str, ...]
@@ -90,7 +90,7 @@ def benchmark_name(text: str) -> str:
     """``ARC-Challenge`` or ``arc_challenge`` as this file writes it.
 
     Raises:
-        DataError: it is none of the ten.
+        DataError: it is not one of the ten.
     """
     plain = text.strip().lower().replace("-", "_").replace(" ", "_")
     plain = _ALIASES.get(plain, plain)
@@ -135,7 +135,7 @@ def find_benchmarks(folder: str | Path) -> list[Benchmark]:
 
 
 def _scored(name: str, files: list[Path]) -> list[Path]:
-    """The files of a benchmark's folder whose items are scored: few-shot examples are no test items."""
+    """The files of a benchmark's folder whose items are scored: few-shot examples are not test items."""
     shown = [file for split in ("train", "prompt") for file in files_of_split(files, split)]
     return files_of_split(files, _HUB[name][2]) or [file for file in files if file not in shown]
 
@@ -144,7 +144,7 @@ def fetch_benchmark(name: str) -> Benchmark:
     """The items that the paper scores, from the hub or from the cache of `datasets`.
 
     Raises:
-        DataError: it cannot be had; offline is said.
+        DataError: it cannot be fetched, or the hub is switched off.
     """
     name = benchmark_name(name)
     place, config, split = _HUB[name]
@@ -154,7 +154,7 @@ def fetch_benchmark(name: str) -> Benchmark:
         raise
     except Exception as problem:  # the hub, the network and the cache each raise their own kinds
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        raise DataError(f"The benchmark {name} ('{place}') cannot be had from the hub: {reason}") from problem
+        raise DataError(f"The benchmark {name} ('{place}') cannot be fetched from the hub: {reason}") from problem
     return Benchmark(name, tuple(_items(name, rows, place)))
 
 

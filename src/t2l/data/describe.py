@@ -19,7 +19,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
-from t2l.data.sources import Report, Task, no_report
+from t2l.data.sources import Progress, Task, no_progress
 from t2l.data.wording import STYLES, DescriptionFilter, parse, question
 from t2l.errors import DataError, OutputError, T2LError, did_you_mean
 from t2l.storage import write_bytes
@@ -35,7 +35,7 @@ class EndpointError(DataError):
 
 
 @dataclass(frozen=True)
-class Reply:
+class WrittenReply:
     """What a model wrote, and the tokens of the question and the answer (0 where nobody counted)."""
 
     text: str
@@ -48,7 +48,7 @@ class Author(Protocol):
 
     name: str
 
-    def ask(self, question: str, seed: int) -> Reply:
+    def ask(self, question: str, seed: int) -> WrittenReply:
         """The answer.
 
         Raises:
@@ -59,7 +59,7 @@ class Author(Protocol):
 
 
 class ChatEndpoint:
-    """A server of OpenAI's chat completions, asked through the package `openai`, which tries again what may pass.
+    """A server of OpenAI's chat completions, asked through the package `openai`, which retries temporary failures.
 
     Args:
         url: up to and with its version: ``http://localhost:8000/v1``.
@@ -97,7 +97,7 @@ class ChatEndpoint:
         self._client = openai.OpenAI(base_url=self._url, api_key=key, max_retries=attempts - 1, timeout=timeout)
         self._settings = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
 
-    def ask(self, question: str, seed: int) -> Reply:
+    def ask(self, question: str, seed: int) -> WrittenReply:
         """The model's answer.
 
         Raises:
@@ -127,7 +127,7 @@ class ChatEndpoint:
                 reason = f"a broken reply ({type(problem).__name__}: {problem})"
                 continue
             if isinstance(text, str) and text.strip():
-                return Reply(text, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
+                return WrittenReply(text, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
         raise DataError(f"'{self._url}' gave no usable answer in {self._attempts} attempts: {reason}.")
 
     def _refusal(self, problem: Any) -> EndpointError:
@@ -157,11 +157,11 @@ class LocalAuthor:
         self._base = load_base(base, device=device)
         self._max_tokens = max_tokens
 
-    def ask(self, question: str, seed: int) -> Reply:
+    def ask(self, question: str, seed: int) -> WrittenReply:
         """The model's answer."""
         text = self._base.answer([question], max_new_tokens=self._max_tokens)[0]
         counted = self._base.tokenizer
-        return Reply(text, len(counted(question)["input_ids"]), len(counted(text)["input_ids"]))
+        return WrittenReply(text, len(counted(question)["input_ids"]), len(counted(text)["input_ids"]))
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,12 @@ class DescribeConfig:
 
     @property
     def most(self) -> int:
-        """Requests a task gets at most, to replace descriptions that were left out."""
+        """Requests a task gets at most, to replace descriptions that were omitted."""
         return self.planned + ceil(self.planned / 2)
 
 
 @dataclass(frozen=True)
-class Cost:
+class RequestCost:
     """Requests that remain, and their tokens; estimates before a run, counts after it."""
 
     requests: int
@@ -217,12 +217,12 @@ class Cost:
 
 @dataclass
 class Described:
-    """What came of a run: descriptions by task, why others were left out, what failed, and what it took."""
+    """What came of a run: descriptions by task, why others were omitted, what failed, and what it took."""
 
     texts: dict[str, tuple[str, ...]]
     left_out: dict[str, int]
     failed: dict[str, str]
-    cost: Cost
+    cost: RequestCost
     stopped: str | None = None
 
 
@@ -244,10 +244,10 @@ class Describer:
         self._author, self._config = author, config
         self._header = json.loads(json.dumps({"model": author.name, **asdict(config)}))
         self._header.pop("count")  # more of them may be asked for later
-        self._replies: dict[str, dict[int, Reply]] = {}  # of each task, by request
+        self._replies: dict[str, dict[int, WrittenReply]] = {}  # of each task, by request
         self._load()
 
-    def estimate(self, tasks: Sequence[Task]) -> Cost:
+    def estimate(self, tasks: Sequence[Task]) -> RequestCost:
         """What remains to be asked if every description is kept; a half more at most."""
         requests = prompts = 0
         for task in tasks:
@@ -257,14 +257,14 @@ class Describer:
                 text, _ = self._question(task, missing[0])
                 prompts += len(missing) * ceil(len(text) / _CHARS_PER_TOKEN)
                 requests += len(missing)
-        return Cost(requests, prompts, requests * self._config.per_request * _TOKENS_PER_DESCRIPTION)
+        return RequestCost(requests, prompts, requests * self._config.per_request * _TOKENS_PER_DESCRIPTION)
 
     def run(
         self,
         tasks: Sequence[Task],
         *,
         parallel: int = 4,
-        report: Report = no_report,
+        report: Progress = no_progress,
     ) -> Described:
         """Asks for what is missing and writes the file, also when it is stopped in between.
 
@@ -273,7 +273,7 @@ class Describer:
             OutputError: the journal or the file cannot be written.
         """
         failed: dict[str, str] = {}
-        asked = Cost(0, 0, 0)
+        asked = RequestCost(0, 0, 0)
         stopped: T2LError | None = None
         try:
             for _ in range(self._config.most + 1):
@@ -306,13 +306,13 @@ class Describer:
         self,
         pending: Sequence[tuple[Task, int]],
         failed: dict[str, str],
-        asked: Cost,
+        asked: RequestCost,
         parallel: int,
-        report: Report,
-    ) -> tuple[Cost, T2LError | None]:
+        report: Progress,
+    ) -> tuple[RequestCost, T2LError | None]:
         """Asks all of them, several at once; returns what it took, and the error that ended it early."""
         row, waiting = 0, list(reversed(pending))
-        running: dict[Future[Reply], tuple[Task, int]] = {}
+        running: dict[Future[WrittenReply], tuple[Task, int]] = {}
         with ThreadPoolExecutor(max(1, parallel)) as pool:
             while waiting or running:
                 while waiting and len(running) < max(1, parallel):
@@ -331,7 +331,7 @@ class Describer:
                         continue
                     row = 0
                     self._keep(task.name, number, reply)
-                    asked = Cost(
+                    asked = RequestCost(
                         asked.requests + 1,
                         asked.prompt_tokens + reply.prompt_tokens,
                         asked.completion_tokens + reply.completion_tokens,
@@ -355,7 +355,7 @@ class Describer:
                     left_out[reason] += 1
         return kept[: self._config.count], left_out
 
-    def _write(self, tasks: Sequence[Task], failed: Mapping[str, str], asked: Cost) -> Described:
+    def _write(self, tasks: Sequence[Task], failed: Mapping[str, str], asked: RequestCost) -> Described:
         texts, left_out = {}, Counter[str]()
         for task in tasks:
             kept, reasons = self._kept(task)
@@ -376,7 +376,7 @@ class Describer:
         text = f"{self._config.seed}/{task.name}/{number}"
         return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "little") >> 1
 
-    def _keep(self, name: str, number: int, reply: Reply) -> None:
+    def _keep(self, name: str, number: int, reply: WrittenReply) -> None:
         """An answer into the journal, on the disk before it counts."""
         line = json.dumps({"task": name, "request": number, **asdict(reply)}, ensure_ascii=False)
         try:
@@ -402,7 +402,7 @@ class Describer:
             lines = [json.loads(line) for line in whole.split(b"\n") if line]
             header, records = lines[0], lines[1:]
             for record in records:
-                reply = Reply(record["text"], record["prompt_tokens"], record["completion_tokens"])
+                reply = WrittenReply(record["text"], record["prompt_tokens"], record["completion_tokens"])
                 self._replies.setdefault(record["task"], {})[record["request"]] = reply
         except (ValueError, KeyError, IndexError, TypeError) as problem:
             raise DataError(f"The journal '{self.journal}' cannot be read: {problem}.", "Move it away.") from problem

@@ -30,8 +30,6 @@ _MARK = re.compile(r"\nNow complete the following example\s*-\s*\nInput:\s*")
 _EXAMPLES = re.compile(r"\n+\s*(?:Positive|Negative) Example \d+\s*-")
 _OFFLINE = "The hub is switched off here (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE)"
 
-Rows = Iterable[Mapping[str, Any]]
-
 
 class Hub:
     """Fetches data sets.
@@ -46,7 +44,7 @@ class Hub:
 
     def __init__(
         self,
-        load: Callable[[str], Rows] | None = None,
+        load: Callable[[str], Iterable[Mapping[str, Any]]] | None = None,
         *,
         attempts: int = 5,
         first_wait: float = 2.0,
@@ -93,11 +91,11 @@ class Hub:
             revision=revision,
         )
 
-    def _fetch(self, name: str) -> Rows:
-        """The rows of a data set; what may pass is tried again.
+    def _fetch(self, name: str) -> Iterable[Mapping[str, Any]]:
+        """The rows of a data set; temporary failures are retried.
 
         Raises:
-            DataError: it cannot be had.
+            DataError: it cannot be fetched.
         """
         # where nothing could be reached lately, waiting for each of hundreds would take hours
         attempts = 1 if self._lost >= 3 else self._attempts
@@ -182,7 +180,7 @@ def parse_row(row: Mapping[str, Any]) -> tuple[str, Instance] | str:
     return definition or "", Instance(asked, instance.outputs)
 
 
-def load_rows(name: str, config: str | None = None, split: str = "train") -> Rows:
+def load_rows(name: str, config: str | None = None, split: str = "train") -> Iterable[Mapping[str, Any]]:
     """The rows of one split of a data set, from the hub or from the cache of `datasets`.
 
     Raises:
@@ -197,7 +195,7 @@ def load_rows(name: str, config: str | None = None, split: str = "train") -> Row
     return rows
 
 
-def _facts(rows: Rows) -> tuple[str, str]:
+def _facts(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
     """Licence and commit of a data set, where they are known."""
     info = getattr(rows, "info", None)
     licence = getattr(info, "license", None) or ""

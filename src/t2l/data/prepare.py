@@ -1,4 +1,4 @@
-"""From sources of tasks to a finished store: what is left out and why, which split, which prompt, how many tokens.
+"""From sources of tasks to a finished store: what is omitted and why, which split, which prompt, how many tokens.
 
 Level 3. Task by task, in the order of names; a task that cannot be used is named in the manifest and the others go on.
 This file does not know where tasks come from (`t2l.data.sources`, `t2l.data.hub`) nor how a store is written
@@ -18,8 +18,8 @@ from typing import Any
 
 from t2l.base_names import canonical_name
 from t2l.data.descriptions import DescriptionFile
-from t2l.data.prompts import Counts, Frame, SampleTokenizer, Template, is_included, prompt_text, tokenizer_digest
-from t2l.data.sources import Report, Task, TaskSource, no_report, unique
+from t2l.data.prompts import Frame, SampleCounts, SampleTokenizer, Template, is_included, prompt_text, tokenizer_digest
+from t2l.data.sources import Progress, Task, TaskSource, no_progress, unique
 from t2l.data.splits import SplitRule, near_benchmark, removed_by_paper
 from t2l.data.store import DataStore
 from t2l.data.writer import StoreWriter, forget_from, open_writer
@@ -38,23 +38,23 @@ class PrepareConfig:
     Args:
         template: whether prompts hold the task's definition.
         system: the system message of prompts: ``template`` (what the chat template puts by itself), ``none`` or a text.
-        included_share: of a mixture, the share of samples whose prompt does.
+        included_fraction: of a mixture, the fraction of samples whose prompt does.
         max_prompt, max_response: tokens; what is longer is cut (see `t2l.data.prompts.SampleTokenizer`).
-        drop_long: leave out samples that are too long instead of cutting them.
+        drop_long: omit samples that are too long instead of cutting them.
         max_samples: of a task; more are drawn at random.
-        min_samples: a task with fewer usable samples is left out.
-        language: tasks that say they are in another are left out; None takes all.
+        min_samples: a task with fewer usable samples is omitted.
+        language: tasks that say they are in another are omitted; None takes all.
         remove: ``paper``: the ten tasks the paper removed; ``strict``: also those known to be near a benchmark;
             ``none``.
-        exclude: names or patterns (``*winogrande*``) of tasks to leave out.
-        without_descriptions: a task without descriptions is described by its definition, left out, or kept bare.
+        exclude: names or patterns (``*winogrande*``) of tasks to omit.
+        without_descriptions: a task without descriptions is described by its definition, omitted, or kept without.
         split: how tasks are split.
         seed: of all draws.
     """
 
     template: Template = Template.withheld
     system: str = TEMPLATE
-    included_share: float = 0.5
+    included_fraction: float = 0.5
     max_prompt: int = 512
     max_response: int = 512
     drop_long: bool = False
@@ -74,8 +74,8 @@ class PrepareConfig:
         ):
             if value not in known:
                 raise DataError(f"{name} cannot be '{value}'.", did_you_mean(value, known))
-        if not 0 <= self.included_share <= 1:
-            raise DataError(f"The share of prompts with a definition is {self.included_share}; it is between 0 and 1.")
+        if not 0 <= self.included_fraction <= 1:
+            raise DataError(f"--included-fraction is {self.included_fraction}; it must be between 0 and 1.")
         for name in ("max_prompt", "max_response", "max_samples", "min_samples"):
             if getattr(self, name) < 1:
                 raise DataError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
@@ -92,16 +92,16 @@ def prepare(
     force: bool = False,
     restart: bool = False,
     update: bool = False,
-    report: Report = no_report,
+    report: Progress = no_progress,
 ) -> DataStore:
     """Makes a store of all tasks that can be used.
 
-    A run that was stopped, by whatever means, goes on where it was when it is called again with the same settings.
+    A run that was stopped, by whatever means, resumes where it stopped when it is called again with the same settings.
 
     Args:
         base: the name of the base model whose tokenizer this is.
         force: replace a finished store.
-        restart: do not go on with an unfinished one.
+        restart: begin again instead of resuming an unfinished one.
         update: take over the tasks of the finished store that are as they were, and add the others.
         report: is told of the sources' sizes, done and in all, and of the task at hand.
 
@@ -116,7 +116,8 @@ def prepare(
     known = {source.name for source in sources}
     if strange := sorted(set(config.split.named or {}) - known):
         raise DataError(
-            f"The splits name '{strange[0]}', which is none of the {len(known)} tasks.", did_you_mean(strange[0], known)
+            f"The splits name '{strange[0]}', which is not among the {len(known)} tasks.",
+            did_you_mean(strange[0], known),
         )
     frame = Frame.of(tokenizer, base, config.system)
     rows = SampleTokenizer(
@@ -135,7 +136,7 @@ def prepare(
     header = {
         "tokenizer": tokenizer_digest(tokenizer),
         "template": config.template.value,
-        "included_share": config.included_share if config.template is Template.mixture else None,
+        "included_fraction": config.included_fraction if config.template is Template.mixture else None,
         **{name: getattr(config, name) for name in _DECIDING},
         "language": config.language,
         "seed": config.seed,
@@ -182,7 +183,7 @@ def prepare(
 
 
 def _removed(name: str, config: PrepareConfig) -> str | None:
-    """Why a task is left out for its name alone."""
+    """Why a task is omitted for its name alone."""
     for pattern in config.exclude:
         if name == pattern or fnmatchcase(name, pattern):
             return f"excluded by --exclude {pattern}"
@@ -218,13 +219,13 @@ def _write(
         others = [language for language in task.languages if language.casefold() != config.language.casefold()]
         if others:
             raise DataError(f"it is in {', '.join(others)}, not in {config.language} alone")
-    counts = Counts()
+    counts = SampleCounts()
     for reason, number in task.dropped.items():
         counts.drop(reason, number)
     texts = []
     seen: set[bytes] = set()
     for place, instance in enumerate(task.instances):
-        included = is_included(config.template, config.included_share, config.seed, task.name, place)
+        included = is_included(config.template, config.included_fraction, config.seed, task.name, place)
         answer = instance.outputs[0]
         key = blake2b(f"{instance.input}\0{answer}".encode("utf-8", "replace"), digest_size=16).digest()
         if key in seen:
@@ -295,7 +296,7 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _totals(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums over the tasks: samples, tokens, cuts, and samples left out by reason."""
+    """Sums over the tasks: samples, tokens, cuts, and samples omitted by reason."""
     samples, omitted, sums = Counter[str](), Counter[str](), Counter[str]()
     for task in tasks:
         samples[task["split"]] += task["samples"]

@@ -45,12 +45,12 @@ def prompt_text(text: str, definition: str, *, included: bool) -> str:
     return f"{definition}\nGive the answer only, without an explanation.\n\n{text}"
 
 
-def is_included(template: Template, share: float, *key: str | int) -> bool:
-    """Whether a sample's prompt holds the definition; of a mixture a ``share`` does, chosen by the hash of ``key``."""
+def is_included(template: Template, fraction: float, *key: str | int) -> bool:
+    """Whether a sample's prompt holds the definition; of a mixture this ``fraction`` does, by the hash of ``key``."""
     if template is not Template.mixture:
         return template is Template.included
     digest = blake2b("/".join(str(part) for part in key).encode("utf-8", "replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") < share * 2**64
+    return int.from_bytes(digest, "little") < fraction * 2**64
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Frame:
 
 
 @dataclass
-class Counts:
+class SampleCounts:
     """What happened to a task's samples on their way to tokens."""
 
     samples: int = 0
@@ -132,13 +132,13 @@ class Counts:
     dropped: dict[str, int] = field(default_factory=dict)
 
     def drop(self, reason: str, number: int = 1) -> None:
-        """Counts samples that are left out."""
+        """Counts samples that are omitted."""
         if number:
             self.dropped[reason] = self.dropped.get(reason, 0) + number
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class SampleRows:
     """Tokenised samples of one task: int32 offsets (samples + 1,), tokens, and prompt lengths (samples,)."""
 
     offsets: np.ndarray
@@ -158,7 +158,7 @@ class SampleTokenizer:
         frame: of its chat template.
         max_prompt: tokens of a prompt, the template's included.
         max_response: tokens of a response, the end-of-answer token included.
-        drop_long: leave out samples that would be cut.
+        drop_long: omit samples that would be cut.
 
     Raises:
         DataError: no room for text beside the template's own tokens.
@@ -184,8 +184,8 @@ class SampleTokenizer:
                 "Allow longer prompts and responses.",
             )
 
-    def rows(self, texts: Sequence[tuple[str, str]], counts: Counts) -> Rows:
-        """All samples of a task; those that cannot be used are left out and counted."""
+    def rows(self, texts: Sequence[tuple[str, str]], counts: SampleCounts) -> SampleRows:
+        """All samples of a task; those that cannot be used are omitted and counted."""
         offsets, prompt_lengths, pieces = [0], [], []
         for start in range(0, len(texts), _CHUNK):
             for prompt, response in self._pairs(texts[start : start + _CHUNK], counts):
@@ -198,11 +198,11 @@ class SampleTokenizer:
         counts.samples += len(prompt_lengths)
         counts.prompt_tokens += sum(prompt_lengths)
         counts.response_tokens += len(tokens) - sum(prompt_lengths)
-        return Rows(np.asarray(offsets, dtype=np.int32), tokens, np.asarray(prompt_lengths, dtype=np.int32))
+        return SampleRows(np.asarray(offsets, dtype=np.int32), tokens, np.asarray(prompt_lengths, dtype=np.int32))
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of prompts alone, those of each cut like a sample's."""
-        cleaned = [self._clean(text, Counts()) for text in texts]
+        cleaned = [self._clean(text, SampleCounts()) for text in texts]
         framed = [f"{self._frame.before}{text}{self._frame.after}" for text in cleaned]
         found = self._ids(framed, special=not self._frame.chat)
         return [
@@ -210,7 +210,9 @@ class SampleTokenizer:
             for text, ids in zip(cleaned, found, strict=True)
         ]
 
-    def _pairs(self, texts: Sequence[tuple[str, str]], counts: Counts) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    def _pairs(
+        self, texts: Sequence[tuple[str, str]], counts: SampleCounts
+    ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         usable = []
         for prompt, response in texts:
             prompt, response = self._clean(prompt, counts), self._clean(response, counts)
@@ -267,7 +269,7 @@ class SampleTokenizer:
         whole = f"{self._frame.before}{text}{self._frame.after}"
         return self._ids([whole], special=not self._frame.chat)[0]
 
-    def _clean(self, text: str, counts: Counts) -> str:
+    def _clean(self, text: str, counts: SampleCounts) -> str:
         """Without what the tokenizer would read as a special token, without lone surrogates, stripped."""
         text = text.encode("utf-8", "replace").decode()
         text = text.strip()

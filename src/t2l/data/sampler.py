@@ -87,7 +87,7 @@ class TaskSampler:
         if with_descriptions and bare:
             raise DataError(
                 f"{len(bare)} of {len(chosen)} tasks have no description, '{bare[0]}' among them.",
-                "Write some (t2l data describe) or leave them out (t2l data prepare --without-descriptions drop).",
+                "Write some (t2l data describe) or omit them (t2l data prepare --without-descriptions drop).",
             )
         self.tasks_a_step = tasks_a_step
         members = grouped(store, chosen, mixture or {})

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from t2l.errors import DataError, did_you_mean
 
-Report = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]
 """Is told of progress: how much is done, of how much, and what is at hand."""
 _JSONL = (".jsonl", ".ndjson")
 _TASK_FILE = re.compile(r"(?:task\d+|everyday)_.*\.json$")
@@ -82,7 +82,7 @@ class TaskSource:
     read: Callable[[], Task]
 
 
-def no_report(done: int, total: int, name: str) -> None:
+def no_progress(done: int, total: int, name: str) -> None:
     """Reports nothing."""
 
 
@@ -120,7 +120,7 @@ def unique(sources: Iterable[TaskSource]) -> list[TaskSource]:
         if source.name in seen:
             raise DataError(
                 f"'{source.name}' comes twice: from '{seen[source.name].place}' and from '{source.place}'.",
-                "Leave one of the sources away.",
+                "Omit one of the sources.",
             )
         seen[source.name] = source
     return [seen[name] for name in sorted(seen)]

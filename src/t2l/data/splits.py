@@ -1,4 +1,4 @@
-"""Which tasks train, validate and test, which are left out, and why: by name, and by a draw that names decide.
+"""Which tasks train, validate and test, which are omitted, and why: by name, and by a draw that names decide.
 
 Level 3. This file knows names of tasks; it has read none. The names are those of Super-Natural-Instructions; the
 removals and validation tasks are those of the Text-to-LoRA paper (arXiv 2506.06105), and the overlaps it left in are of
@@ -116,7 +116,7 @@ def _listed(name: str, table: Iterable[tuple[int, str]]) -> tuple[int, str] | No
 
 
 def removed_by_paper(name: str) -> str | None:
-    """Why the paper trained without this task; None where it did not leave it out."""
+    """Why the paper trained without this task; None where it did not omit it."""
     entry = _listed(name, PAPER_REMOVED)
     return f"the paper removed it: made from {PAPER_REMOVED[entry]}" if entry else None
 

@@ -1,8 +1,8 @@
 """What is asked of a model that describes a task, and which of its descriptions are kept.
 
 Level 3. The styles differ in person, length, order and register, because a hypernetwork that has seen one wording of a
-task learns that wording. A description is left out where it gives an answer away, quotes an example, or says what
-another says. This file asks nobody.
+task learns that wording. A description is omitted where it gives an answer away, quotes an example, or says what
+another says. This file sends no request.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class DescriptionFilter:
         self._kept: list[set[str]] = []
 
     def refuse(self, text: str, shown: Iterable[Instance] = ()) -> str | None:
-        """Why a description is left out; None keeps it, and later ones are compared with it."""
+        """Why a description is omitted; None keeps it, and later ones are compared with it."""
         words = _WORD.findall(text)
         if not _WORDS[0] <= len(words) <= _WORDS[1]:
             return "too short or too long"
@@ -102,7 +102,7 @@ class DescriptionFilter:
         return None
 
     def _leaks(self, text: str, example: Instance) -> bool:
-        """A run of words of an example that the definition has not, or a whole answer of an open-ended task."""
+        """A run of words of an example that the definition lacks, or a whole answer of an open-ended task."""
         runs = set(_runs(text, _QUOTED_RUN)) - self._definition
         if runs & {run for part in (example.input, *example.outputs) for run in _runs(part, _QUOTED_RUN)}:
             return True

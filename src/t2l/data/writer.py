@@ -1,4 +1,4 @@
-"""Writes a store task by task, so that a run that is killed goes on where it stopped and never leaves half a store.
+"""Writes a store task by task, so that a run that is killed resumes where it stopped and never leaves half a store.
 
 Level 3. While it is written the store is ``NAME.partial`` beside its place: ``samples.arrow`` grows by one record batch
 a task, and ``journal.jsonl`` names each task that is on the disk whole (flushed and synced before the line is written).
@@ -26,7 +26,7 @@ from t2l.storage import check_writable, read_json, write_bytes, write_json
 JOURNAL_FILE = "journal.jsonl"
 LOCK_FILE = "lock"
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an Arrow stream
-_SPACE = "Free some space and run the same command again: it goes on where it stopped."
+_SPACE = "Free some space and run the same command again: it resumes where it stopped."
 
 
 class StoreWriter:
@@ -39,7 +39,7 @@ class StoreWriter:
         self._schema = _schema()
 
     def append(self, name: str, rows: Any, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes a task's samples (`t2l.data.prompts.Rows`) and then its line in the journal.
+        """Writes a task's samples (`t2l.data.prompts.SampleRows`) and then its line in the journal.
 
         Returns:
             the record with what the store adds: samples, batch, digest, end (bytes of the file so far).

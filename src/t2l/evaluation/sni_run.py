@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from t2l.bases import Base
-from t2l.data.prompts import Counts, Frame, SampleTokenizer
+from t2l.data.prompts import Frame, SampleCounts, SampleTokenizer
 from t2l.errors import OutputError, T2LError
 from t2l.evaluation.answers import ANSWERS_FILE, Answers
 from t2l.evaluation.gate import over_tasks
@@ -50,7 +50,7 @@ class Prompts:
             raise T2LError(f"Answers of {max_new_tokens} tokens leave no room in '{base.name}', which reads {window}.")
         self._base, self._input_tokens = base, input_tokens
         self._tokenizer = SampleTokenizer(base.tokenizer, frame, max_prompt=window - max_new_tokens)
-        self.counts = Counts()
+        self.counts = SampleCounts()
         """What the window cut, over all prompts."""
 
     def cut(self, text: str) -> tuple[str, bool]:
