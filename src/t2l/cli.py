@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from t2l.commands.chat import chat
 from t2l.commands.checkpoints import import_checkpoint, inspect
 from t2l.commands.combine import combine
 from t2l.commands.data import data
@@ -86,6 +87,7 @@ app.command("demo")(demo)
 app.command("generate")(generate)
 app.command("explain")(explain)
 app.command("run")(run)
+app.command("chat")(chat)
 app.command("refine")(refine)
 app.command("combine")(combine)
 app.command("export")(export)
