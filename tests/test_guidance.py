@@ -21,7 +21,7 @@ from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.guidance import calibrate as calibrate_module
 from t2l.guidance import calibration as calibration_module
 from t2l.guidance.calibrate import CONTROLS, Example, ValidationTask, calibrate, clearest, control_texts
-from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration, Scale, fit_scale
+from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration, Scale, _isotonic, fit_scale
 from t2l.guidance.ensemble import ensemble, ensemble_embeddings
 from t2l.guidance.fallback import blend_strength, check_policy, guided
 from t2l.guidance.familiarity import TaskSpace, apart
@@ -566,6 +566,20 @@ def test_a_scale_is_read_between_its_steps() -> None:
     assert scale.expected_gain(0.4) == pytest.approx(0.2)
     assert scale.expected_gain(0.1) == 0.0
     assert scale.expected_gain(0.9) == 0.4
+
+
+def test_expected_gains_never_fall_as_the_score_rises() -> None:
+    """Isotonic regression by its min-max formula: the largest, over what begins before, of the least mean behind."""
+    score = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    gain = [0.0, 0.5, 0.2, 0.1, 0.6, 0.9, 0.7, 0.7]
+
+    def mean(first: int, last: int) -> float:
+        return sum(gain[first : last + 1]) / (last + 1 - first)
+
+    fitted = [max(min(mean(j, k) for k in range(i, 8)) for j in range(i + 1)) for i in range(8)]
+    scores, gains = _isotonic(score, gain, [1.0] * 8)
+    assert list(gains) == sorted({round(value, 6) for value in fitted}) and len(gains) < 8
+    assert len(scores) == len(gains) and list(scores) == sorted(scores)
 
 
 def test_the_server_says_how_sure_it_is_of_new_and_of_kept_adapters(guide: Guide) -> None:

@@ -444,6 +444,8 @@ def test_rates_recover_and_callers_are_forgotten() -> None:
     assert limit.wait_s("a") == pytest.approx(1.0) and limit.wait_s("b") == 0
     now[0] = 1.0
     assert limit.wait_s("a") == 0 and limit.wait_s("a") > 0
+    now[0] = 1000.0  # however long the pause, no more at once than a minute's requests
+    assert [limit.wait_s("a") for _ in range(60)] == [0.0] * 60 and limit.wait_s("a") == pytest.approx(1.0)
     for number in range(10_001):
         limit.wait_s(str(number))
     assert len(limit._buckets) == 10_000

@@ -417,14 +417,15 @@ def test_a_run_with_average_cosine_and_clipping_by_module_goes_on_bit_for_bit(st
 
 
 def _stopped_after(words: list[str], steps: int) -> None:
-    """Runs a command that is asked to stop in its so many-th step."""
+    """Runs a command in whose so many-th step Ctrl-C is pressed: the first one saves."""
     from t2l.training.trainer import _Run
 
     original = _Run._step
 
     def step(self: Any, number: int) -> Any:
-        numbers, _ = original(self, number)
-        return numbers, number + 1 == steps
+        if number + 1 == steps:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, number)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Run, "_step", step)
