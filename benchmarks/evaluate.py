@@ -30,6 +30,7 @@ from lm_eval.models.huggingface import HFLM
 
 from t2l.adapter import Adapter
 from t2l.bases import EMBEDDED_BASE, Base, load_base
+from t2l.evaluation.adapters import Shelf
 from t2l.evaluation.decoding import Decoder
 from t2l.evaluation.harness import AdaptedLM
 from t2l.model import MICRO_WORLD, TextToLora
@@ -106,9 +107,12 @@ def alone(base: Base, adapters: list[Adapter], kind: str, items: int) -> list[An
 
 def shared(base: Base, adapters: list[Adapter], kind: str, items: int) -> list[Any]:
     """Our decoder's answers, all adapters together."""
-    places = {f"task{number}": number for number in range(len(adapters))}
-    lm = AdaptedLM(Decoder(base, adapters, batch=64), places)
-    return getattr(lm, kind)([one for task in places for one in requests_of(kind, task, items)])
+    shelf = Shelf()
+    names = {f"task{number}": ("given", str(number)) for number in range(len(adapters))}
+    for name, adapter in zip(names.values(), adapters, strict=True):
+        shelf.add(name, adapter)
+    lm = AdaptedLM(Decoder(base, shelf), names)
+    return getattr(lm, kind)([one for task in names for one in requests_of(kind, task, items)])
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

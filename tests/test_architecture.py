@@ -17,7 +17,7 @@ LEVELS = {
     **dict.fromkeys(
         [
             *("errors", "hub", "base_structure", "storage", "threads", "gguf_base", "base_names", "prompting"),
-            "records",
+            *("records", "charts"),
             *("lora", "features", "heads", "token_attention", "site_attention"),
         ],
         0,

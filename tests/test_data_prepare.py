@@ -473,7 +473,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
     from t2l.commands.guidance import read_tasks
     from t2l.commands.serve import api_keys
     from t2l.data.benchmarks import read_benchmark
-    from t2l.evaluation.benchmarks import read_wordings
+    from t2l.evaluation.wording import read_wordings
     from t2l.storage import read_json, read_yaml
 
     line = '{"task": "task001_a", "prompt": "1", "response": "2"}\n'
@@ -481,8 +481,8 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
         ("a.json", json.dumps(native("a")), lambda file: read_native(file).definition),
         ("b.jsonl", line, lambda file: open_source(file)[0].read()),
         ("c.jsonl", '{"name": "a", "descriptions": ["A."]}\n', lambda file: read_description_files([file]).sets),
-        ("d.jsonl", '{"name": "a", "descriptions": ["A."]}\n', read_wordings),
-        ("e.yaml", "matched: {a: [A.]}\n", read_wordings),
+        ("d.jsonl", '{"name": "a", "descriptions": ["A."]}\n', lambda file: read_wordings(file).sets),
+        ("e.yaml", "matched: {a: [A.]}\n", lambda file: read_wordings(file).sets),
         ("f.json", '{"test": ["a"]}', read_split_file),
         ("g.json", '{"descriptions": ["a"]}', lambda file: read_json(file, DataError)),
         ("h.yaml", "a: 1", lambda file: read_yaml(file, DataError)),

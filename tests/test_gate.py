@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from t2l.evaluation.gate import compared, gate_of, pooled, single
+from t2l.evaluation.gate import compared, gate_of
+from t2l.evaluation.statistics import pooled, single
 
 
 def items(chances: dict[str, float], tasks: int = 12, each: int = 40, seed: int = 0) -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def items(chances: dict[str, float], tasks: int = 12, each: int = 40, seed: int 
 
 
 def test_a_description_that_works_passes_with_the_true_effect_inside_the_interval() -> None:
-    gate = gate_of(items({"base": 0.1, "matched": 0.8, "other-task": 0.3, "static": 0.5}))
+    gate = gate_of(items({"base": 0.1, "t2l": 0.8, "other-task": 0.3, "static": 0.5}), judged=True)
     assert gate.passed
     against = {c.against: c.difference for c in gate.comparisons if c.task is None}
     assert against["static"].low < 30 < against["static"].high
@@ -34,37 +35,37 @@ def test_a_description_that_works_passes_with_the_true_effect_inside_the_interva
 
 
 def test_an_adapter_that_helps_whatever_it_is_told_does_not_pass() -> None:
-    gate = gate_of(items({"base": 0.1, "matched": 0.6, "other-task": 0.6, "junk": 0.6, "static": 0.6}))
+    gate = gate_of(items({"base": 0.1, "t2l": 0.6, "other-task": 0.6, "junk": 0.6, "static": 0.6}), judged=True)
     assert gate.passed is False
     assert any("base without an adapter" in line and "adds" in line for line in gate.verdict)
     assert "not passed" in gate.verdict[-1]
-    worse = gate_of(items({"matched": 0.3, "other-task": 0.3, "static": 0.6}))
+    worse = gate_of(items({"t2l": 0.3, "other-task": 0.3, "static": 0.6}), judged=True)
     assert worse.passed is False and "loses" in worse.verdict[0] and "worse than none" in worse.verdict[-1]
-    rival = gate_of(items({"matched": 0.6, "other-task": 0.1, "static": 0.1, "multi-task": 0.6}))
+    rival = gate_of(items({"t2l": 0.6, "other-task": 0.1, "static": 0.1, "multi-task": 0.6}), judged=True)
     assert rival.passed is False, "a multi-task LoRA that does as well"
 
 
 def test_what_was_not_measured_neither_passes_nor_fails() -> None:
     for lacking, chances in (
-        ("another task's description", {"base": 0.1, "matched": 0.9, "static": 0.1}),
-        ("an adapter for all tasks", {"base": 0.1, "matched": 0.9, "other-task": 0.1}),
+        ("another task's description", {"base": 0.1, "t2l": 0.9, "static": 0.1}),
+        ("an adapter for all tasks", {"base": 0.1, "t2l": 0.9, "other-task": 0.1}),
     ):
-        gate = gate_of(items(chances))
+        gate = gate_of(items(chances), judged=True)
         assert gate.passed is None and gate.verdict[-1] == f"The gate is open: {lacking} was not measured."
-    few = gate_of(items({"matched": 1.0, "other-task": 0.0, "static": 0.0}, tasks=2, each=1))
+    few = gate_of(items({"t2l": 1.0, "other-task": 0.0, "static": 0.0}, tasks=2, each=1), judged=True)
     assert few.passed is None and "2 items are too few" in few.verdict[-1]
-    rows = gate_of(items({"t2l": 0.9, "base": 0.1, "multi-task": 0.1, "other-task": 0.1}), first="t2l")
+    rows = gate_of(items({"t2l": 0.9, "base": 0.1, "multi-task": 0.1, "other-task": 0.1}))
     assert rows.passed is None and not any("gate" in line for line in rows.verdict), "rows decide no gate"
 
 
 def test_a_difference_is_paired_on_the_items_that_both_answered() -> None:
-    some = items({"matched": 0.5, "static": 0.5})
-    found = compared(some, "matched", "static")
+    some = items({"t2l": 0.5, "static": 0.5})
+    found = compared(some, "t2l", "static")
     assert found is not None and found[1].difference.low == found[1].difference.high == 0, "the same answers, no doubt"
-    cut = [item for item in some if item["row"] == "matched" or item["document"] < 5]
-    less = compared(cut, "matched", "static")
+    cut = [item for item in some if item["row"] == "t2l" or item["document"] < 5]
+    less = compared(cut, "t2l", "static")
     assert less is not None and less[1].items == 60 and less[0]["t0"].items == 5
-    assert compared(some, "matched", "junk") is None
+    assert compared(some, "t2l", "junk") is None
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:

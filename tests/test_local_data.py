@@ -15,7 +15,7 @@ from t2l.errors import T2LError
 
 pytest.importorskip("lm_eval")
 from t2l.evaluation.benchmarks import CODE, PAPER10, load_tasks
-from t2l.evaluation.rows import shots_of
+from t2l.evaluation.rows import chosen_rows
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,9 @@ def test_groups_leave_out_what_runs_code_and_say_so(tmp_path: Path) -> None:
 
 
 def test_rows_may_be_named_as_tables_name_them() -> None:
-    assert shots_of("base, 5-shot", 3) == ("base,shots", 5)
-    assert shots_of("base,shots", 2) == ("base,shots", 2) and shots_of(None, 3) == (None, 3)
-    with pytest.raises(T2LError, match="names 1-shot and 3-shot"):
-        shots_of("1-shot,3-shot", 3)
+    assert chosen_rows("base, 5-shot", "benchmarks", (), [3]) == ["base", "5-shot"]
+    assert chosen_rows("3-shot,base,1-shot", "benchmarks", (), [2]) == ["base", "1-shot", "3-shot"]
+    assert chosen_rows("base,shots", "benchmarks", (), [2, 4]) == ["base", "2-shot", "4-shot"]
+    assert chosen_rows(None, "benchmarks", (), [0]) == ["base", "description-in-prompt"]
+    with pytest.raises(T2LError, match="only on benchmarks"):
+        chosen_rows("3-shot", "suite", ())

@@ -41,14 +41,14 @@ def test_the_stored_page_is_what_the_stored_runs_give() -> None:
 def test_the_gates_section_has_every_row_with_its_paired_difference(results: ModuleType) -> None:
     from t2l.evaluation.gate import gate_of
 
-    chances = {"base": 0, "matched": 3, "other-task": 1, "static": 1, "3-shot": 4}
+    chances = {"base": 0, "t2l": 3, "other-task": 1, "static": 1, "3-shot": 4}
     items = [
         {"task": f"t{task}", "row": row, "number": 0, "document": document, "right": float(document % 5 < chance)}
         for task in range(4)
         for document in range(10)
         for row, chance in chances.items()
     ]
-    found = json.loads(json.dumps(gate_of(items).to_dict()))
+    found = json.loads(json.dumps(gate_of(items, judged=True).to_dict()))
     settings = {"wordings": 2, "max_new_tokens": 32, "seed": 0, "adapters": ["f" * 64], "tasks": ["t0"]}
     printed = {
         "rows": {row: f"what {row} is" for row in chances},
@@ -65,7 +65,7 @@ def test_the_gates_section_has_every_row_with_its_paired_difference(results: Mod
     assert [one["task"] for one in kept["findings"]["comparisons"]] == [None] * 4
     text = results.gate(kept)
     assert "**The gate is passed: the description does the work.**" in text
-    assert "| **matched**: what matched is | 60.0 (" in text
+    assert "| **t2l**: what t2l is | 60.0 (" in text
     for row, gap in (("base", "+60.0"), ("other-task", "+40.0"), ("static", "+40.0"), ("3-shot", "-20.0")):
         assert re.search(rf"\*\*{row}\*\*: what {row} is \| \d+\.0 \(.*\) \| \{gap[0]}{gap[1:]} \(", text), row
     assert (

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import random
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from html import escape
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,14 +22,15 @@ from t2l.batched import apply_batched
 from t2l.data.descriptions import DescriptionFile, DescriptionSet
 from t2l.data.sources import Instance, Task
 from t2l.encoders import DescriptionEncoder, OneHotEncoder
-from t2l.errors import DataError, OutputError, T2LError
-from t2l.evaluation.answers import Answers
-from t2l.evaluation.gate import over_tasks
-from t2l.evaluation.grouped import GroupedDecoder, Question
-from t2l.evaluation.shelf import Shelf
-from t2l.evaluation.sni import SuiteTask, are_siblings, asked_of, chosen_rows, load_suite, other_task, paraphrase_of
-from t2l.evaluation.sni_run import scored
-from t2l.evaluation.sni_scores import RougeL, exact_match, normalised
+from t2l.errors import DataError, DescriptionError, OutputError, T2LError
+from t2l.evaluation.adapters import Shelf
+from t2l.evaluation.decoding import Decoder, Prompted
+from t2l.evaluation.rows import GATE, ROWS, Bench, chosen_rows
+from t2l.evaluation.runs import Answers, open_run
+from t2l.evaluation.scores import RougeL, exact_match, normalised
+from t2l.evaluation.statistics import over_tasks
+from t2l.evaluation.suite import SuiteTask, load_suite, scored
+from t2l.evaluation.wording import texts_for
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
@@ -69,7 +70,7 @@ def test_rouge_l(answer: str, references: list[str], expected: float) -> None:
 def test_rouge_l_is_that_of_the_package_with_stemming() -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
-    draw, ours, theirs = random.Random(0), RougeL(), RougeScorer(["rougeL"], use_stemmer=True)
+    draw, ours, theirs = Random(0), RougeL(), RougeScorer(["rougeL"], use_stemmer=True)
     words = ["running", "cities", "The", "a", "it's", "well-known", "10", "ponies", ","]
     for _ in range(50):
         one, other = (" ".join(draw.choices(words, k=draw.randint(1, 9))) for _ in range(2))
@@ -102,14 +103,17 @@ def test_another_task_is_never_the_task_or_its_sibling() -> None:
         suite_task("task004_gamma_one", "Say four.", ("x", "Alpha")),  # the same data set
         suite_task("task005_delta_one", "Say five.", ("delta",)),
     ]
-    assert [are_siblings(tasks[0], other) for other in tasks] == [True, True, True, True, False]
+    known = [task.wording() for task in tasks]
+    assert [known[0].is_kin(other) for other in known] == [True, True, True, True, False]
     for seed in range(20):
-        assert other_task(tasks[0], tasks, seed) is tasks[4]
-        for task in tasks:
-            other = other_task(task, tasks, seed)
-            assert other is not None and not are_siblings(task, other)
-    assert other_task(tasks[0], tasks[:4]) is None
-    assert {other_task(tasks[4], tasks, seed) for seed in range(20)} == set(tasks[:4])  # a draw, not always one
+        assert texts_for("other-task", known[0], known, 1, seed) == ["Say five."]
+    with pytest.raises(DescriptionError, match="No task of the run is another one"):
+        texts_for("other-task", known[0], known[:4], 1)
+    drawn = {texts_for("other-task", known[4], known, 1, seed)[0] for seed in range(20)}
+    assert drawn == {task.definition for task in tasks[:4]}, "a draw, not always one"
+    # as it has always been drawn, so that runs of earlier versions go on
+    others = [task.definition for task in tasks[:4]]
+    assert texts_for("other-task", known[4], known, 1, 3) == [Random("task005_delta_one/other-task/3").choice(others)]
 
 
 def test_label_sets_come_from_at_most_eight_different_answers() -> None:
@@ -127,47 +131,31 @@ def test_label_sets_come_from_at_most_eight_different_answers() -> None:
 
 def test_rows_differ_in_adapter_and_prompt_alone() -> None:
     tasks = [suite_task("task1_alpha", "Say A.", ("a",)), suite_task("task2_beta", "Say B.", ("b",))]
-    inputs = {task.name: ["one", "two"] for task in tasks}
     known = DescriptionFile([DescriptionSet("task1_alpha", ("Say A.", "Utter A."))])
-    rows = {
-        row: asked_of(row, tasks, inputs, descriptions=known)
-        for row in (
-            "base",
-            "description-in-prompt",
-            "t2l",
-            "t2l-in-prompt",
-            "other-task",
-            "vague",
-            "static",
-            "paraphrase",
-        )
-    }
+    base, t2l = tiny_pair(["Say A.", "Say B.", "Do the task.", "Utter A."])
+    bench = Bench([task.wording(known) for task in tasks], base, t2l)
+    names = ("base", "description-in-prompt", "t2l", "t2l-in-prompt", "other-task", "vague", "static", "paraphrase")
+    rows = {row: bench.variants(row) for row in names}
     first = {row: some[0] for row, some in rows.items()}
-    assert [one.text for one in rows["t2l"]] == ["one", "two", "one", "two"]
     assert first["t2l"].adapter == ("text", "Say A.") and first["base"].adapter is None
-    assert first["other-task"].adapter == ("text", "Say B.") and first["other-task"].text == "one"
+    assert first["other-task"].adapter == ("text", "Say B.") and not first["other-task"].told
     assert first["vague"].adapter == ("text", "Do the task.") and first["static"].adapter == ("static", "")
-    assert first["description-in-prompt"].text == "Say A.\nGive the answer only, without an explanation.\n\none"
-    assert first["t2l-in-prompt"].text == first["description-in-prompt"].text
-    assert first["t2l-in-prompt"].adapter == first["t2l"].adapter
-    assert {one.task for one in rows["paraphrase"]} == {"task1_alpha"}  # the other has no other description
-    assert paraphrase_of(tasks[0], known) == "Utter A."
+    assert first["description-in-prompt"].told == "Say A." and first["description-in-prompt"].adapter is None
+    assert first["t2l-in-prompt"].told == "Say A." and first["t2l-in-prompt"].adapter == first["t2l"].adapter
+    assert [(one.task, one.text) for one in rows["paraphrase"]] == [("task1_alpha", "Utter A.")]  # not the definition
 
 
 def test_rows_need_what_they_need() -> None:
-    nothing = {"checkpoint": False, "--descriptions": False, "--multi-task": False, "--multi-task-prompt": False}
-    assert chosen_rows(None, nothing) == ["base", "description-in-prompt", "copy-input"]
-    assert "paraphrase" not in chosen_rows(None, {**nothing, "checkpoint": True})
-    assert "paraphrase" in chosen_rows(None, {**nothing, "checkpoint": True, "--descriptions": True})
-    assert chosen_rows("t2l, base", nothing) == ["base", "t2l"]
-    for asked, words in (
-        ("bse", "'base'"),
-        ("multi-task", "--multi-task"),
-        ("paraphrase", "--descriptions"),
-        (",", "No"),
-    ):
+    assert chosen_rows(None, "suite", ()) == ["base", "description-in-prompt", "copy-input"]
+    assert "t2l" in chosen_rows(None, "suite", ["--checkpoint"])
+    assert "multi-task" in chosen_rows(None, "suite", ["--multi-task"])
+    assert "nearest" in chosen_rows(None, "suite", ["--library"], gate=True)
+    assert chosen_rows(None, "suite", ["--checkpoint"], gate=True) == sorted(GATE, key=list(ROWS).index)
+    assert set(chosen_rows("copy-input", "suite", ["--checkpoint"], gate=True)) == {*GATE, "copy-input"}
+    assert chosen_rows("t2l, base", "suite", ()) == ["base", "t2l"]
+    for asked, words in (("bse", "'base'"), ("multi-task", "--multi-task"), ("shots", "only on"), (",", "No")):
         with pytest.raises(T2LError, match=words):
-            chosen_rows(asked, nothing)
+            chosen_rows(asked, "suite", ())
 
 
 # --- batches ------------------------------------------------------------------------------------------------------
@@ -177,7 +165,7 @@ def test_rows_need_what_they_need() -> None:
 def test_answers_are_those_of_each_prompt_alone(batch_tokens: int) -> None:
     names = [f"Do {number}." for number in range(4)]
     base, t2l = tiny_pair(names)
-    shelf, draw = Shelf(t2l, names), random.Random(1)
+    shelf, draw = Shelf(t2l, names), Random(1)
     other = Adapter(
         LoraSpec.from_base(base.model.config, rank=3), random_weights(LoraSpec.from_base(base.model.config, rank=3))
     )
@@ -187,9 +175,9 @@ def test_answers_are_those_of_each_prompt_alone(batch_tokens: int) -> None:
     for _ in range(24):
         text = "".join(draw.choices("abcdefg ", k=draw.randint(2, 20))) + "x"
         ids = base.tokenizer(base.prompt(text), add_special_tokens=False)["input_ids"]
-        questions.append(Question(tuple(ids), draw.choice(adapters)))
-    kept: dict[int, list[int]] = {}
-    decoder = GroupedDecoder(base, shelf, max_new_tokens=6, batch_tokens=batch_tokens)
+        questions.append(Prompted(tuple(ids), (), 6, draw.choice(adapters)))
+    kept: dict[int, Any] = {}
+    decoder = Decoder(base, shelf, batch_tokens=batch_tokens)
     found = decoder.answers(questions, kept.update)
     assert [kept[number] for number in range(len(questions))] == found
     lengths = set()
@@ -202,31 +190,34 @@ def test_answers_are_those_of_each_prompt_alone(batch_tokens: int) -> None:
         with under:
             alone = base.greedy(ids_ST, mask_ST, 6)[0, ids_ST.shape[1] :].tolist()
         end = next((place for place, token in enumerate(alone, 1) if token in base.ends()), None)
-        assert answer == alone[:end]
-        lengths.add(len(answer))
+        assert answer.text == base.tokenizer.decode(alone[:end], skip_special_tokens=True)
+        assert (answer.tokens, answer.ended) == (end or 6, end is not None)
+        lengths.add(answer.tokens)
     assert len(lengths) > 1  # some ended before others, so rows have left
-    numbers = sorted(number for batch in decoder.batches(questions) for run in batch for number in run.numbers)
+    prompts, names = [one.prompt for one in questions], [one.adapter for one in questions]
+    batches = list(decoder.batches(prompts, names, range(len(questions)), 6))
+    numbers = sorted(number for batch in batches for run in batch for number in run.numbers)
     assert numbers == list(range(len(questions)))
 
 
 def test_a_batch_too_large_for_the_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     base, _ = tiny_pair(["x"])
     ids = tuple(base.tokenizer("abc", add_special_tokens=False)["input_ids"])
-    questions = [Question((*ids[:-1], ids[-1] + number)) for number in range(9)]
-    decoder = GroupedDecoder(base, Shelf(), max_new_tokens=3, batch_tokens=1000)
+    questions = [Prompted((*ids[:-1], ids[-1] + number), (), 3) for number in range(9)]
+    decoder = Decoder(base, batch_tokens=1000)
     expected, own = decoder.answers(questions), decoder._batch
     sizes: list[int] = []
 
-    def small(runs: Any, questions: Any) -> Any:
+    def small(runs: Any, *given: Any) -> Any:
         sizes.append(sum(len(run.numbers) for run in runs))
         if sizes[-1] > 4:
             raise torch.OutOfMemoryError("full")
-        return own(runs, questions)
+        return own(runs, *given)
 
     monkeypatch.setattr(decoder, "_batch", small)
     assert decoder.answers(questions) == expected
     assert sizes[0] == 9 and sizes[-1] <= 4 and decoder.batch_tokens < 1000
-    monkeypatch.setattr(decoder, "_batch", lambda runs, questions: small([*runs] * 9, questions))
+    monkeypatch.setattr(decoder, "_batch", lambda runs, *given: small([*runs] * 9, *given))
     with pytest.raises(torch.OutOfMemoryError):  # nothing is small enough: said, not tried for ever
         decoder.answers(questions)
 
@@ -367,7 +358,7 @@ def test_every_row_of_one_run(place: SimpleNamespace, monkeypatch: pytest.Monkey
     assert "scores" not in kept and page.startswith("## Unseen tasks, from the description alone")
     assert str(place.folder) not in page and run["checkpoint"][:12] in page and "**paraphrase**" in page
     tables = [line.count("|") for line in page.splitlines() if line.startswith("|")]
-    assert len(tables) == 2 + 11 + 2 + 3 and len(set(tables[:13])) == 1
+    assert len(tables) == 2 + 11 + 2 + 3 and len(set(tables[:13])) == 1 and "(2 tasks)" in page
     done("report", "run", "--out", "page.html")
     page, tables = Path("page.html").read_text(), Path("page.md").read_text()
     for row, title in run["rows"].items():
@@ -472,8 +463,6 @@ def test_libraries_errors_are_of_their_kind(tmp_path: Path) -> None:
         load_suite([tmp_path / "tasks"], 0)
     with pytest.raises(DataError, match="comes twice"):
         load_suite([tmp_path / "tasks", tmp_path / "tasks"])
-    from t2l.evaluation.sni_run import open_run
-
     open_run(tmp_path / "run", {"seed": 0}, {"t2l": "one"})
     with pytest.raises(OutputError, match="another row 't2l'"):
         open_run(tmp_path / "run", {"seed": 0}, {"t2l": "two"})

@@ -233,11 +233,11 @@ def gate(result: dict[str, Any]) -> str:
     """The description gate and every row that was given, as `t2l evaluate` measures them."""
     settings, found = result["settings"], result["findings"]
     against = {one["against"]: one for one in found["comparisons"]}
-    first = found["accuracy"]["matched"][""]
-    rows = [["row", "exact match, %", "matched minus it, points"], ["**matched**: " + result["rows"]["matched"]]]
-    rows[-1] += [_interval(first), ""]
+    own = next(row for row in ("t2l", "matched") if row in result["rows"])  # the second in earlier gates
+    rows = [["row", "exact match, %", f"{own} minus it, points"], [f"**{own}**: {result['rows'][own]}"]]
+    rows[-1] += [_interval(found["accuracy"][own][""]), ""]
     for row, name in result["rows"].items():
-        if row != "matched":
+        if row != own:
             gap = against[row]["difference"]
             shown = f"{gap['mean']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
             rows.append([f"**{row}**: {name}", _interval(found["accuracy"][row][""]), shown])

@@ -21,7 +21,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML page, and Markdown tables, from finished runs."""
     from t2l.evaluation.report import markdown, page
-    from t2l.evaluation.run_files import read_run
+    from t2l.evaluation.runs import read_run
     from t2l.storage import check_file, write_bytes
 
     tables = out.with_suffix(".md")

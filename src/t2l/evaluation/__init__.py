@@ -1,1 +1,1 @@
-"""Evidence: benchmarks through lm-evaluation-harness, comparators, the description gate, costs and reports."""
+"""Evidence: benchmarks through lm-evaluation-harness, baselines, the description gate, costs and reports."""

@@ -14,18 +14,18 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from t2l.data.benchmarks import BENCHMARKS, ENDINGS, SPLITS, ending_of, files_of_split, read_rows
-from t2l.data.descriptions import read_description_files
+from t2l.data.descriptions import DescriptionFile
 from t2l.data.sources import as_text
 from t2l.errors import DataError, T2LError, did_you_mean
 from t2l.evaluation.paper_protocol import code_config, configs
 from t2l.evaluation.wording import Wording, paper_wording
-from t2l.storage import read_json, read_yaml
+from t2l.storage import read_json
 
 Protocol = Literal["loglikelihood", "paper"]
 """``loglikelihood``: the harness's own way. ``paper``: greedy generation, first matching choice. Never in one table."""
@@ -51,7 +51,7 @@ class EvaluationTask:
         name: as in the run.
         harness: the harness's task, loaded; copies of it are run.
         metric: the figure that counts, as the harness names it: (metric, filter).
-        wording: how it is described; None where nobody has said.
+        wording: how it is described; without texts where nobody has said.
         family: what it is coloured by on the map of tasks.
         runs_code: whether scoring runs what the model wrote.
     """
@@ -59,7 +59,7 @@ class EvaluationTask:
     name: str
     harness: Any
     metric: tuple[str, str]
-    wording: Wording | None = None
+    wording: Wording
     family: str | None = None
     runs_code: bool = False
 
@@ -113,7 +113,7 @@ def load_tasks(
     protocol: Protocol = "paper",
     data: Path | None = None,
     run_code: bool = False,
-    wordings: Mapping[str, Wording] | None = None,
+    descriptions: DescriptionFile | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[EvaluationTask]:
     """The tasks, their data read.
@@ -123,7 +123,7 @@ def load_tasks(
         protocol: how the paper's benchmarks are scored. Any other task of the harness has its own way.
         data: folder of local copies; without it the hub is asked.
         run_code: leave to run programs that the model wrote (HumanEval, MBPP).
-        wordings: descriptions by task, before those that ship.
+        descriptions: by task, before those that ship.
         note: told of tasks of a group, or of ``all``, that are left out because they run generated code.
 
     Raises:
@@ -153,7 +153,7 @@ def load_tasks(
     found = []
     for name in names:
         if data is not None and (data / name / TASK_FILE).is_file():
-            found.append(_own_task(data / name, wordings))
+            found.append(_own_task(data / name, descriptions))
             continue
         if name not in PAPER10:
             manager = manager or _every()
@@ -167,7 +167,8 @@ def load_tasks(
                 "If you want that, add --run-generated-code; each runs in a process of its own for 10 seconds at most.",
             )
         config = {**paper[name], "task": name} if name in paper else _registered(manager or _few(), name)
-        found.append(_loaded(name, config, data, (wordings or {}).get(name) or paper_wording(name)))
+        own = paper_wording(name) or Wording(name, ())
+        found.append(_loaded(name, config, data, _described(own, descriptions)))
     return found
 
 
@@ -206,7 +207,7 @@ def _registered(manager: Any, name: str) -> dict[str, Any]:
 
 
 def _loaded(
-    name: str, config: dict[str, Any], data: Path | None, wording: Wording | None, own: bool = False
+    name: str, config: dict[str, Any], data: Path | None, wording: Wording, own: bool = False
 ) -> EvaluationTask:
     from lm_eval.api.task import ConfigurableTask
 
@@ -344,7 +345,13 @@ def _folders(data: Path | None) -> list[str]:
     return sorted({*names, *flat})
 
 
-def _own_task(folder: Path, wordings: Mapping[str, Wording] | None) -> EvaluationTask:
+def _described(own: Wording, descriptions: DescriptionFile | None) -> Wording:
+    """A task's own wording, with the texts of a file in place of its own where that has any."""
+    given = None if descriptions is None else descriptions.of(own.task)
+    return own if given is None else replace(own, matched=given.descriptions, paraphrase=given.evaluation)
+
+
+def _own_task(folder: Path, descriptions: DescriptionFile | None) -> EvaluationTask:
     """A task that is a folder: exact match of the answer's first line with ``output``."""
     about = read_json(folder / TASK_FILE, T2LError)
     name = folder.name
@@ -367,29 +374,7 @@ def _own_task(folder: Path, wordings: Mapping[str, Wording] | None) -> Evaluatio
         "fewshot_delimiter": str(about.get("until", ["\n"])[0]),
         "metadata": {"version": 1.0},
     }
-    own = Wording(name, tuple(about.get("descriptions", ())), tuple(about.get("paraphrases", ())))
-    loaded = _loaded(name, config, folder.parent, (wordings or {}).get(name) or own, own=True)
-    return EvaluationTask(name, loaded.harness, loaded.metric, loaded.wording, about.get("family"))
-
-
-def read_wordings(file: Path) -> dict[str, Wording]:
-    """Descriptions by task from a YAML file: ``matched: {TASK: [...]}``, and ``paraphrase`` in the same way.
-
-    JSON Lines are read as ``t2l data prepare`` reads them: ``name``, ``descriptions``, ``evaluation_descriptions``.
-
-    Raises:
-        T2LError: it cannot be read or has another form.
-    """
-    if file.suffix == ".jsonl":
-        sets = read_description_files([file]).sets
-        return {one.name: Wording(one.name, one.descriptions, one.evaluation) for one in sets}
-    try:
-        texts = read_yaml(file, T2LError)
-        matched = {str(name): tuple(map(str, some)) for name, some in texts["matched"].items()}
-        other = {str(name): tuple(map(str, some)) for name, some in (texts.get("paraphrase") or {}).items()}
-    except (KeyError, TypeError, AttributeError) as problem:
-        raise T2LError(
-            f"'{file}' cannot be read as descriptions: {str(problem).splitlines()[0]}",
-            "It is YAML: matched: {TASK: [TEXT, ...]}",
-        ) from problem
-    return {name: Wording(name, some, other.get(name, ())) for name, some in matched.items()}
+    tags = frozenset(map(str, (*about.get("tags", ()), *filter(None, [about.get("family")]))))
+    own = Wording(name, tuple(about.get("descriptions", ())), tuple(about.get("paraphrases", ())), tags=tags)
+    loaded = _loaded(name, config, folder.parent, _described(own, descriptions), own=True)
+    return replace(loaded, family=about.get("family"))

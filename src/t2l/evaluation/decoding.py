@@ -1,43 +1,50 @@
 """Scores and greedy answers of one base under many adapters, in shared batches: what evaluation asks of a model.
 
-Axis letters: S requests of a batch, T tokens, V vocabulary.
+Axis letters: S rows of a batch, T tokens, V vocabulary, N adapters of the batch.
 
-Level 5. Requests are sorted by length and padded on the left; each has an adapter of its own or none, and adapters of
-different shapes (a folder of rank-4 adapters beside rank 8) take turns. This file knows tokens and adapters; it knows
-no benchmark, no harness and no file.
+Level 5. Requests are sorted by length and padded on the left. To answer, a batch is a few equal runs of rows, one an
+adapter, so A and B are never copied per row (`t2l.batched`), and rows leave it when they have ended: one answer is
+nearly always far behind the rest. Adapters of different shapes take turns. This file knows tokens and names of
+adapters; it knows no benchmark, no harness and no file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
+from math import ceil
 from typing import Any
 
 import torch
 
-from t2l.adapter import Adapter
 from t2l.bases import Base
 from t2l.batched import apply_batched
 from t2l.errors import T2LError
-from t2l.evaluation.greedy import Under, greedy_tokens, positions
-from t2l.evaluation.scoring import Score, choice_scores, whole_scores
+from t2l.evaluation.adapters import Name, Shelf
+from t2l.evaluation.passes import Score, Under, choice_scores, generated, next_logits, positions, whole_scores
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 
-PLAIN = -1
-"""In place of an adapter's number: the base as it is."""
+_KEEP = 0.75  # rows leave when no more than this fraction is still needed: each time, the cache is copied
+_RUN = {"cpu": 20, "cuda": 34}  # rows that share an adapter in a batch of several, at most
+_ROWS = {"cpu": 160, "cuda": 4096}
+_LOOK = {"cpu": 1, "cuda": 4}  # tokens between two looks at which rows have ended
 _PASS_TOKENS = {"cpu": 48, "cuda": 1024}
 """What a pass costs besides its tokens, in tokens: below about so many, the machine waits for weights or for Python."""
-_USUAL_ANSWER = 16  # tokens
+_TOKENS = 16384  # of a batch on a CPU, and of one whose logits are all looked at
+_GPU_FRACTION = 0.5  # of the free memory that a batch's cache and activations may take
+_ALONE = 400  # questions of one adapter that make batches of their own
+_FILLER = -1  # in place of a question: a row that only makes its run as long as the others
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A continuation to score: the tokens before it, its own, and the adapter's number (`PLAIN` for none)."""
+    """A continuation to score: the tokens before it, its own, and the name of the adapter (None for none)."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
-    adapter: int = PLAIN
+    adapter: Name | None = None
 
 
 @dataclass(frozen=True)
@@ -47,66 +54,78 @@ class Prompted:
     prompt: tuple[int, ...]
     until: tuple[str, ...] = ()
     max_new_tokens: int = 256
-    adapter: int = PLAIN
+    adapter: Name | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A greedy answer; ``cut`` where it reached its bound instead of an end."""
+    """A greedy answer of ``tokens`` tokens; not ``ended`` where it reached its bound instead of an end."""
 
     text: str
-    cut: bool
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """Requests of one batch that share an adapter, by number."""
+
+    adapter: Name | None
+    numbers: tuple[int, ...]
 
 
 class Decoder:
-    """Runs one base for requests that name adapters by number.
+    """Runs one base for requests that name the adapters of a shelf.
 
     Args:
         base: frozen, in evaluation mode. Whatever routes inside it (Arrow) is part of it.
-        adapters: all for this base; they may differ in rank, scaling and modules.
+        shelf: of adapters for this base; they may differ in rank, scaling and modules.
         source: a hyperdecoder: gives requests without an adapter one of their own, from the plain base's last hidden
             state at the prompt's last token.
-        batch: requests in one forward pass.
-        batch_tokens: and at most so many tokens, padding included.
+        batch_tokens: tokens of a batch, padding and answers included; by default 16,384 on a CPU, and what half of
+            the free memory holds on a GPU; halved where that was too much.
 
     Raises:
-        BaseModelError: an adapter is for another base; the message gives both shapes.
+        BaseModelError: the source is for another base; the message gives both shapes.
     """
 
     def __init__(
         self,
         base: Base,
-        adapters: Sequence[Adapter] = (),
+        shelf: Shelf | None = None,
         *,
         source: LoraSource | None = None,
-        batch: int = 32,
-        batch_tokens: int = 16384,
+        batch_tokens: int | None = None,
     ) -> None:
-        if batch < 1 or batch_tokens < 1:
-            raise T2LError(f"A batch of {batch} requests and {batch_tokens} tokens holds nothing.")
-        for adapter in (*adapters, *([source] if source is not None else [])):
-            adapter.spec.check_base(base.model)
-        self.base, self.model, self.adapters = base, base.model, list(adapters)
-        self.source, self.batch, self.batch_tokens = source, batch, batch_tokens
-        self._kind = [_shape_of(adapter.spec) for adapter in self.adapters]
+        if batch_tokens is not None and batch_tokens < 1:
+            raise T2LError(f"A batch of {batch_tokens} tokens holds nothing.")
+        if source is not None:
+            source.spec.check_base(base.model)
+        self.base, self.model, self.source = base, base.model, source
+        self.shelf = Shelf() if shelf is None else shelf
+        self.batch_tokens = _budget(base.model) if batch_tokens is None else batch_tokens
+        kind = base.model.device.type
+        self._run, self._rows, self._look, self._pass = (
+            sizes.get(kind, sizes["cuda"]) for sizes in (_RUN, _ROWS, _LOOK, _PASS_TOKENS)
+        )
 
     @property
     def window(self) -> int | None:
         """The most tokens the base reads, where its config says so."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    # --- scores ---------------------------------------------------------------------------------------------------
+
     @torch.inference_mode()
     def scores(
-        self,
-        requests: Sequence[Scored],
-        done: Callable[[int, Score], None] = lambda number, result: None,
+        self, requests: Sequence[Scored], done: Callable[[Mapping[int, Score]], None] = lambda found: None
     ) -> list[Score]:
         """For each request the log-probability of its continuation, and whether greedy decoding gives it.
 
         A context that is too long loses its beginning, as in lm-evaluation-harness.
 
         Args:
-            done: called with a request's number and its result, batch by batch.
+            done: called with each batch's results, by number of the request.
 
         Raises:
             T2LError: a request without context or continuation.
@@ -116,8 +135,8 @@ class Decoder:
         longest = max((len(request.continuation) for request in requests), default=0)
         if self.window is not None and longest >= self.window:
             raise T2LError(f"A continuation has {longest} tokens; '{self.base.name}' has room for {self.window}.")
-        found: list[Score] = [(0.0, False)] * len(requests)
-        questions: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        found: dict[int, Score] = {}
+        questions: dict[tuple[Name | None, tuple[int, ...]], list[int]] = {}
         for number, request in enumerate(requests):
             questions.setdefault((request.adapter, request.context), []).append(number)
         single, several = [], []
@@ -127,10 +146,10 @@ class Decoder:
             several.append(numbers) if len(numbers) > 1 and fits else single.extend([number] for number in numbers)
         for group, score in ((several, self._choices), (single, self._whole)):
             for numbers, scores in score(group, requests):
-                for number, own in zip(numbers, scores, strict=True):
-                    found[number] = own
-                    done(number, own)
-        return found
+                made = dict(zip(numbers, scores, strict=True))
+                found |= made
+                done(made)
+        return [found[number] for number in range(len(requests))]
 
     def _whole(self, group: Sequence[list[int]], requests: Sequence[Scored]) -> Iterator[tuple[list[int], list[Score]]]:
         """Numbers of requests with their scores, batch by batch: context and continuation in one pass."""
@@ -141,9 +160,9 @@ class Decoder:
             for number, tail in zip(flat, tails, strict=True)
         ]
         lengths = [len(one) + len(other) for one, other in zip(contexts, tails, strict=True)]
-        for places in self._batches(lengths, [requests[number].adapter for number in flat]):
+        for places in self._passes(lengths, [requests[number].adapter for number in flat]):
             some, own = [contexts[place] for place in places], [tails[place] for place in places]
-            under = self._given([requests[flat[place]].adapter for place in places], some)
+            under = self._under_each([requests[flat[place]].adapter for place in places], some)
             yield [flat[place] for place in places], whole_scores(self.base, some, own, under)
 
     def _choices(
@@ -152,102 +171,39 @@ class Decoder:
         """As `_whole`, for numbers of requests that share a context, which is read once."""
         firsts = [requests[numbers[0]] for numbers in group]
         most = max(map(len, group), default=1)
-        for places in self._batches([len(one.context) for one in firsts], [one.adapter for one in firsts], 2, most):
+        for places in self._passes([len(one.context) for one in firsts], [one.adapter for one in firsts], 2, most):
             contexts = [firsts[place].context for place in places]
             choices = [[requests[number].continuation for number in group[place]] for place in places]
-            under = self._given([firsts[place].adapter for place in places], contexts)
+            under = self._under_each([firsts[place].adapter for place in places], contexts)
             scores = choice_scores(self.base, contexts, choices, under)
             if scores is None:
                 yield from self._whole([group[place] for place in places], requests)
                 continue
             yield [n for place in places for n in group[place]], [one for some in scores for one in some]
 
-    @torch.inference_mode()
-    def answers(
-        self, requests: Sequence[Prompted], done: Callable[[int, Answer], None] = lambda number, result: None
-    ) -> list[Answer]:
-        """The greedy answer to each prompt, without the text that ended it.
-
-        An answer never gets longer than ``max_new_tokens`` nor than the base's window; a prompt that leaves no room
-        loses its beginning.
-
-        Args:
-            done: called with a request's number and its answer, batch by batch.
-        """
-        found = [Answer("", False)] * len(requests)
-        room = [self._room(request) for request in requests]
-        rows = [
-            list(request.prompt)[-(self.window - most if self.window else 1 << 30) :]
-            for request, most in zip(requests, room, strict=True)
-        ]
-        kinds = [(request.adapter, most, request.until) for request, most in zip(requests, room, strict=True)]
-        for bound in dict.fromkeys((most, until) for _, most, until in kinds):
-            same = [number for number, kind in enumerate(kinds) if kind[1:] == bound]
-            for places in self._batches(
-                [len(rows[n]) for n in same], [requests[n].adapter for n in same], min(bound[0], _USUAL_ANSWER)
-            ):
-                numbers = [same[place] for place in places]
-                made = self._generate([rows[n] for n in numbers], [requests[n].adapter for n in numbers], *bound)
-                for number, answer in zip(numbers, made, strict=True):
-                    found[number] = answer
-                    done(number, answer)
-        return found
-
-    def _room(self, request: Prompted) -> int:
-        if not request.prompt:
-            raise T2LError("A prompt has no tokens.")
-        if request.max_new_tokens < 1:
-            raise T2LError(f"max_new_tokens is {request.max_new_tokens}; it must be at least 1.")
-        return min(request.max_new_tokens, self.window // 2) if self.window else request.max_new_tokens
-
-    def _generate(self, rows: list[list[int]], adapters: list[int], most: int, until: tuple[str, ...]) -> list[Answer]:
-        ids_ST, mask_ST = self.base.padded(rows)
-        tail = max(map(len, until), default=0) + 8  # tokens: a token has at least a byte, nearly always
-
-        def ended(row: int, tokens: Sequence[int]) -> bool:
-            if not until:
-                return False
-            text = self.base.tokenizer.decode(list(tokens[-tail:]), skip_special_tokens=True)
-            return any(one in text for one in until)
-
-        found = greedy_tokens(self.base, ids_ST, mask_ST, most, under=self._given(adapters, rows), ended=ended)
-        ends = self.base.ends()
-        return [self._answer(tokens, ends, until, most) for tokens in found]
-
-    def _answer(self, tokens: list[int], ends: set[int], until: tuple[str, ...], most: int) -> Answer:
-        stop = next((place for place, token in enumerate(tokens) if token in ends), None)
-        text = str(self.base.tokenizer.decode(tokens[:stop], skip_special_tokens=True))
-        cut = min((text.find(one) for one in until if one in text), default=None)
-        if cut is not None:
-            return Answer(text[:cut], False)
-        return Answer(text, stop is None and len(tokens) >= most)
-
-    def _given(self, adapters: Sequence[int], prompts: Sequence[Sequence[int]]) -> Under:
-        """In which context rows of a batch are computed: row i has the adapter ``adapters[i]``.
-
-        Args:
-            prompts: of the rows, for a hyperdecoder.
-        """
-        used = sorted(set(adapters) - {PLAIN})
-        if used:
-            spec = self.adapters[used[0]].spec
-            weights = LoraWeights.cat([self.adapters[adapter].weights for adapter in used])
-            place = {adapter: row for row, adapter in enumerate(used)} | {PLAIN: PLAIN}
-            index = [place[one] for one in adapters]
-        elif self.source is not None:
-            ids_ST, mask_ST = self.base.padded([list(prompt) for prompt in prompts])
-            hidden_STW = self.model.base_model(
-                input_ids=ids_ST, attention_mask=mask_ST, position_ids=positions(mask_ST)
-            ).last_hidden_state
-            spec, weights = self.source.spec, self.source(hidden_STW[:, -1].float())
-            index = list(range(len(adapters)))
-        else:
+    def _under_each(self, names: Sequence[Name | None], prompts: Sequence[Sequence[int]]) -> Under:
+        """In which context rows of a batch are computed: row i has the adapter ``names[i]``."""
+        distinct = list(dict.fromkeys(name for name in names if name is not None))
+        if not distinct and self.source is None:
             return lambda rows: nullcontext()
-        weights = weights.to(self.model.device)  # once a batch, not once a token
+        spec, weights = self._weights(distinct, prompts)
+        place = {name: row for row, name in enumerate(distinct)}
+        index = [-1 if name is None else place[name] for name in names] if distinct else list(range(len(names)))
         return lambda rows: apply_batched(self.model, spec, weights, [index[row] for row in rows])
 
-    def _batches(
-        self, lengths: Sequence[int], adapters: Sequence[int], steps: int = 1, rows: int = 1
+    def _weights(self, names: Sequence[Name], prompts: Sequence[Sequence[int]]) -> tuple[LoraSpec, LoraWeights]:
+        """The named adapters, or with none named the hyperdecoder's for the prompts."""
+        if names:
+            return self.shelf.spec(names[0]), self.shelf.weights(names).to(self.model.device)
+        assert self.source is not None
+        ids_ST, mask_ST = self.base.padded([list(prompt) for prompt in prompts])
+        hidden_STW = self.model.base_model(
+            input_ids=ids_ST, attention_mask=mask_ST, position_ids=positions(mask_ST)
+        ).last_hidden_state
+        return self.source.spec, self.source(hidden_STW[:, -1].float()).to(self.model.device)
+
+    def _passes(
+        self, lengths: Sequence[int], names: Sequence[Name | None], steps: int = 1, rows: int = 1
     ) -> Iterator[list[int]]:
         """Numbers of requests that share a pass: the longest first, equal adapters side by side, one shape a pass.
 
@@ -256,20 +212,213 @@ class Decoder:
             rows: how many rows each of them becomes, at most.
         """
         shapes: dict[Any, list[int]] = {}
-        for number, adapter in enumerate(adapters):
-            shapes.setdefault(None if adapter == PLAIN else self._kind[adapter], []).append(number)
+        for number, name in enumerate(names):
+            shapes.setdefault(None if name is None else self._shape(name), []).append(number)
         plain = shapes.pop(None, [])
         first = next(iter(shapes), None)
         shapes[first] = [*shapes.get(first, []), *plain]  # a request without an adapter fits any batch
-        most = max(1, self.batch // rows)
-        cost = steps * _PASS_TOKENS.get(self.model.device.type, _PASS_TOKENS["cuda"])
+        tokens = min(self.batch_tokens, _TOKENS)
         for numbers in shapes.values():
-            order = sorted(numbers, key=lambda n: (-lengths[n], adapters[n]))
-            sizes = cheapest_cuts([lengths[n] for n in order], cost, most, self.batch_tokens // rows)
+            order = sorted(numbers, key=lambda n: (-lengths[n], names[n] or ()))
+            most = max(1, self._rows // rows)
+            sizes = cheapest_cuts([lengths[n] for n in order], steps * self._pass, most, tokens // rows)
             start = 0
             for size in sizes:
-                yield sorted(order[start : start + size], key=lambda n: adapters[n])
+                yield sorted(order[start : start + size], key=lambda n: names[n] or ())
                 start += size
+
+    def _shape(self, name: Name) -> Any:
+        """What two adapters must share to stand in one batch."""
+        spec = self.shelf.spec(name)
+        return spec.groups, spec.rank, spec.scaling
+
+    # --- answers --------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def answers(
+        self, requests: Sequence[Prompted], done: Callable[[Mapping[int, Answer]], None] = lambda found: None
+    ) -> list[Answer]:
+        """The greedy answer to each prompt, without the text that ended it.
+
+        An answer never gets longer than ``max_new_tokens`` nor than half of the base's window; a prompt that leaves no
+        room loses its beginning.
+
+        Args:
+            done: called with each batch's answers, by number of the request.
+
+        Raises:
+            T2LError: a prompt without tokens, or a bound below 1.
+        """
+        bounds: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for number, request in enumerate(requests):
+            bounds.setdefault((self._room(request), request.until), []).append(number)
+        prompts = [self._fitting(request) for request in requests]
+        found: dict[int, Answer] = {}
+        for (most, until), numbers in bounds.items():
+            while left := [number for number in numbers if number not in found]:
+                try:
+                    for batch in self.batches(prompts, [request.adapter for request in requests], left, most):
+                        made = self._batch(batch, prompts, most, until)
+                        found |= made
+                        done(made)
+                except torch.OutOfMemoryError:
+                    if self.batch_tokens < 2 * most:
+                        raise
+                    self.batch_tokens //= 2
+                    torch.cuda.empty_cache()
+        return [found[number] for number in range(len(requests))]
+
+    def _room(self, request: Prompted) -> int:
+        if not request.prompt:
+            raise T2LError("A prompt has no tokens.")
+        if request.max_new_tokens < 1:
+            raise T2LError(f"max_new_tokens is {request.max_new_tokens}; it must be at least 1.")
+        return min(request.max_new_tokens, self.window // 2) if self.window else request.max_new_tokens
+
+    def _fitting(self, request: Prompted) -> list[int]:
+        return list(request.prompt)[-(self.window - self._room(request) if self.window else 1 << 30) :]
+
+    def batches(
+        self, prompts: Sequence[Sequence[int]], names: Sequence[Name | None], wanted: Collection[int], most: int
+    ) -> Iterator[list[Run]]:
+        """Every wanted request once, in batches of runs of one shape of adapters, each batch sorted by length.
+
+        Args:
+            most: tokens of an answer.
+        """
+        groups: dict[Any, list[int]] = {}
+        for number in wanted:
+            name = names[number]
+            each = number if name is None and self.source is not None else None  # an adapter from each input
+            groups.setdefault((name, each), []).append(number)
+        small: dict[Any, list[list[int]]] = {}
+        for (name, each), numbers in groups.items():
+            numbers.sort(key=lambda number: -len(prompts[number]))
+            if (name is None and each is None) or len(numbers) > _ALONE:
+                yield from ([Run(name, tuple(some))] for some in self._cut(numbers, prompts, most))
+                continue
+            size = ceil(len(numbers) / ceil(len(numbers) / self._run))
+            some = small.setdefault(None if name is None else self._shape(name), [])
+            some += [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        for pieces in small.values():
+            pieces.sort(key=lambda numbers: -len(prompts[numbers[0]]))
+            batch: list[list[int]] = []
+            for numbers in pieces:
+                size = max(len(one) for one in [*batch, numbers])
+                longest = len(prompts[(batch or [numbers])[0][0]])
+                if batch and not self._fits((len(batch) + 1) * size, longest, most):
+                    yield [Run(names[one[0]], tuple(one)) for one in batch]
+                    batch = []
+                batch.append(numbers)
+            yield [Run(names[one[0]], tuple(one)) for one in batch]
+
+    def _cut(self, numbers: Sequence[int], prompts: Sequence[Sequence[int]], most: int) -> Iterator[Sequence[int]]:
+        """Falling lengths into batches that fit."""
+        start = 0
+        for end in range(1, len(numbers) + 1):
+            if end == len(numbers) or not self._fits(end + 1 - start, len(prompts[numbers[start]]), most):
+                yield numbers[start:end]
+                start = end
+
+    def _fits(self, rows: int, longest: int, most: int) -> bool:
+        return rows <= self._rows and rows * (longest + most) <= self.batch_tokens
+
+    def _batch(
+        self, runs: Sequence[Run], prompts: Sequence[list[int]], most: int, until: tuple[str, ...]
+    ) -> dict[int, Answer]:
+        """The answers of one batch, by number of the request."""
+        ends, tail = self.base.ends(), max(map(len, until), default=0) + 8  # a token has a byte, nearly always
+
+        def ended(tokens: Sequence[int]) -> bool:
+            if ends.intersection(tokens[-self._look :]):
+                return True
+            recent = list(tokens[-tail - self._look :]) if until else []
+            text = self.base.tokenizer.decode(recent, skip_special_tokens=True)
+            return any(one in text for one in until)
+
+        longest = max(len(run.numbers) for run in runs)
+        slots = [[*run.numbers, *[_FILLER] * (longest - len(run.numbers))] for run in runs]
+        next_ST, mask_ST = self.base.padded(
+            [
+                prompts[run.numbers[-1] if number == _FILLER else number]
+                for run, slot in zip(runs, slots, strict=True)
+                for number in slot
+            ]
+        )
+        adapters = self._adapters(runs, prompts)
+        answers: dict[int, list[int]] = {number: [] for run in runs for number in run.numbers}
+        going, length = set(answers), 0
+        cache: Any = None
+        while going and length < most:
+            flat = [number for slot in slots for number in slot]
+            places = list(range(len(flat)))
+            with self._under(adapters, slots):
+                while going and length < most and len(places) > _KEEP * len(flat):
+                    pieces = []
+                    for _ in range(min(self._look, most - length)):
+                        logits_SV, cache = next_logits(self.model, next_ST, mask_ST, cache)
+                        if cache is None:
+                            made = generated(self.base, next_ST, mask_ST, most, ended)
+                            answers = dict(zip(flat, made, strict=True))
+                            return {n: self._answer(tokens, ends, until) for n, tokens in answers.items() if n >= 0}
+                        next_ST = logits_SV.argmax(dim=-1, keepdim=True)
+                        mask_ST = torch.cat([mask_ST, mask_ST.new_ones(len(flat), 1)], dim=1)
+                        pieces.append(next_ST)
+                    length += len(pieces)
+                    for number, tokens in zip(flat, torch.cat(pieces, dim=1).tolist(), strict=True):
+                        if number in going:
+                            answers[number] += tokens
+                            if ended(answers[number]):
+                                going.discard(number)
+                    places = _needed(slots, going)
+            if going and length < most:
+                slots, staying = _without(slots, going)
+                place_S = torch.tensor(places, device=next_ST.device)
+                cache.batch_select_indices(place_S)
+                next_ST, mask_ST = next_ST[place_S], mask_ST[place_S]
+                if adapters is not None and len(staying) < adapters[1].num_samples:
+                    adapters = adapters[0], adapters[1].select(torch.tensor(staying, device=next_ST.device))
+        return {number: self._answer(tokens, ends, until) for number, tokens in answers.items()}
+
+    def _answer(self, tokens: list[int], ends: set[int], until: tuple[str, ...]) -> Answer:
+        stop = next((place for place, token in enumerate(tokens) if token in ends), None)
+        text = str(self.base.tokenizer.decode(tokens[:stop], skip_special_tokens=True))
+        cut = min((text.find(one) for one in until if one in text), default=None)
+        used = len(tokens) if stop is None else stop + 1
+        return Answer(text[:cut], used, stop is not None or cut is not None)
+
+    def _adapters(self, runs: Sequence[Run], prompts: Sequence[list[int]]) -> tuple[LoraSpec, LoraWeights] | None:
+        names = [run.adapter for run in runs if run.adapter is not None]
+        if not names and self.source is None:
+            return None
+        return self._weights(names, [prompts[run.numbers[0]] for run in runs])
+
+    def _under(
+        self, adapters: tuple[LoraSpec, LoraWeights] | None, slots: Sequence[Sequence[int]]
+    ) -> AbstractContextManager[Any]:
+        if adapters is None:
+            return nullcontext()
+        return apply_batched(self.model, *adapters, [place for place, slot in enumerate(slots) for _ in slot])
+
+
+def _needed(slots: Sequence[Sequence[int]], going: Collection[int]) -> list[int]:
+    """Places of the rows that stay: those that go on, and as many that ended as make their runs equal again."""
+    size, places = len(slots[0]), []
+    kept = [[place for place, number in enumerate(slot) if number in going] for slot in slots]
+    most = max(map(len, kept))
+    for run, own in enumerate(kept):
+        if own:
+            rest = (run * size + place for place in range(size) if place not in own)
+            places += [run * size + place for place in own] + list(islice(rest, most - len(own)))
+    return places
+
+
+def _without(slots: Sequence[Sequence[int]], going: Collection[int]) -> tuple[list[list[int]], list[int]]:
+    """The runs after `_needed`, and which of the runs before they are."""
+    kept = [[number for number in slot if number in going] for slot in slots]
+    most = max(map(len, kept))
+    staying = [run for run, own in enumerate(kept) if own]
+    return [kept[run] + [_FILLER] * (most - len(kept[run])) for run in staying], staying
 
 
 def cheapest_cuts(lengths: Sequence[int], pass_cost: int, most: int, most_tokens: int) -> list[int]:
@@ -295,6 +444,14 @@ def cheapest_cuts(lengths: Sequence[int], pass_cost: int, most: int, most_tokens
     return sizes
 
 
-def _shape_of(spec: LoraSpec) -> Any:
-    """What two adapters must share to stand in one batch."""
-    return spec.groups, spec.rank, spec.scaling
+def _budget(model: Any) -> int:
+    """Tokens of a batch that this device has room for."""
+    if model.device.type != "cuda":
+        return _TOKENS
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = 2 * config.num_hidden_layers * heads * width
+    passing = 8 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return max(1, int(_GPU_FRACTION * free / ((2 * cache + passing) * model.dtype.itemsize)))

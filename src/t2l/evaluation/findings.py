@@ -12,20 +12,11 @@ from typing import Any
 
 import numpy as np
 
-_FIRST = ("matched", "t2l")
+from t2l.errors import T2LError
+
+_FIRST = ("t2l", "matched")  # the second in gates of earlier versions
 WORST = 5
 _EXAMPLES = 3
-_RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Point:
-    """A description on the map of tasks."""
-
-    x: float
-    y: float
-    name: str
-    family: str
 
 
 @dataclass(frozen=True)
@@ -63,17 +54,22 @@ def first_row(run: Mapping[str, Any]) -> str | None:
     return next((row for row in _FIRST if row in run["rows"]), None)
 
 
-def task_map(run: Mapping[str, Any], seed: int = 0) -> list[Point]:
-    """t-SNE (van der Maaten and Hinton, 2008) of the task features; nothing below six descriptions."""
-    found = run.get("map") or {}
-    features = np.asarray(found.get("features", ()), dtype=float)
+def task_map(run: Mapping[str, Any], seed: int = 0) -> list[tuple[float, float]]:
+    """t-SNE (van der Maaten and Hinton, 2008) of the task features; nothing below six descriptions.
+
+    Raises:
+        T2LError: scikit-learn is not installed.
+    """
+    features = np.asarray((run.get("map") or {}).get("features", ()), dtype=float)
     if len(features) < 6:
         return []
-    places = _tsne(features, seed)
-    return [
-        Point(x, y, name, family)
-        for (x, y), name, family in zip(places.tolist(), found["tasks"], found["families"], strict=True)
-    ]
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as problem:
+        raise T2LError(f"The map of tasks needs scikit-learn: {problem}.", "pip install 't2l[eval]'") from problem
+    perplexity = min(30.0, max(2.0, (len(features) - 1) / 3))
+    places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+    return [(float(x), float(y)) for x, y in places]
 
 
 def distances(run: Mapping[str, Any]) -> Curve | None:
@@ -104,28 +100,6 @@ def distances(run: Mapping[str, Any]) -> Curve | None:
     kept = [(distance, name) for distance, name in zip(gap, names, strict=True) if name in accuracy]
     points = tuple((d, accuracy[n]["mean"], accuracy[n]["low"], accuracy[n]["high"]) for d, n in kept)
     return Curve("", x_name, "accuracy, %", points, tuple(n for _, n in kept), joined=False)
-
-
-def rank_correlation(curve: Curve, seed: int = 0) -> tuple[float, float, float]:
-    """Spearman's, of x and y over the points, with a 95% bootstrap interval over them; 0 where one does not vary."""
-    both = np.asarray([point[:2] for point in curve.points], dtype=float)
-    rng = np.random.default_rng(seed)
-    drawn = [_spearman(both[rng.integers(0, len(both), len(both))]) for _ in range(_RESAMPLES)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return _spearman(both), float(low), float(high)
-
-
-def _spearman(both: np.ndarray) -> float:
-    ranks = np.stack([_ranks(column) for column in both.T])
-    gap = ranks - ranks.mean(axis=1, keepdims=True)
-    spread = np.sqrt((gap**2).sum(axis=1))
-    return float((gap[0] * gap[1]).sum() / spread.prod()) if spread.all() else 0.0
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks, equal values sharing the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def scaling(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
@@ -181,44 +155,3 @@ def worst_tasks(run: Mapping[str, Any]) -> list[Finding]:
 
 def _three(interval: Mapping[str, float]) -> tuple[float, float, float]:
     return interval["mean"], interval["low"], interval["high"]
-
-
-def _tsne(features: np.ndarray, seed: int, steps: int = 500) -> np.ndarray:
-    """Exact t-SNE with momentum and early exaggeration, for at most a few thousand points: (N, K) to (N, 2)."""
-    count = len(features)
-    square = ((features[:, None] - features[None]) ** 2).sum(axis=-1)
-    wanted = min(30.0, max(2.0, (count - 1) / 3))
-    probability = np.stack([_neighbours(row, number, np.log(wanted)) for number, row in enumerate(square)])
-    joint = np.maximum((probability + probability.T) / (2 * count), 1e-12)
-    rng = np.random.default_rng(seed)
-    place, velocity = 1e-2 * rng.standard_normal((count, 2)), np.zeros((count, 2))
-    gains = np.ones((count, 2))
-    rate = max(count / 12, 10.0)
-    for step in range(steps):
-        gap = place[:, None] - place[None]
-        closeness = 1 / (1 + (gap**2).sum(axis=-1))
-        np.fill_diagonal(closeness, 0)
-        share = np.maximum(closeness / closeness.sum(), 1e-12)
-        pull = (joint * (4.0 if step < steps // 4 else 1.0) - share) * closeness
-        gradient = 4 * (pull[..., None] * gap).sum(axis=1)
-        gains = np.where(np.sign(gradient) != np.sign(velocity), gains + 0.2, gains * 0.8).clip(0.01)
-        velocity = (0.5 if step < steps // 4 else 0.8) * velocity - rate * gains * gradient
-        place = place + velocity
-        place = place - place.mean(axis=0)
-    return place
-
-
-def _neighbours(square: np.ndarray, own: int, entropy: float) -> np.ndarray:
-    """Gaussian shares of one point's neighbours whose entropy is the wanted one, by bisection of the width."""
-    low, high, beta = 0.0, np.inf, 1.0 / max(float(np.median(square)), 1e-12)
-    share = np.zeros_like(square)
-    for _ in range(60):
-        share = np.exp(-(square - np.min(np.delete(square, own))) * beta)
-        share[own] = 0
-        share = share / share.sum()
-        found = -(share[share > 0] * np.log(share[share > 0])).sum()
-        if abs(found - entropy) < 1e-4:
-            break
-        low, high = (beta, high) if found > entropy else (low, beta)
-        beta = beta * 2 if high == np.inf else (low + high) / 2
-    return share

@@ -1,10 +1,8 @@
-"""Does the description do the work? Conditions compared item by item, with paired intervals and a verdict in words.
+"""Does the description do the work? Rows compared item by item, with paired intervals and a verdict in words.
 
-Level 5. Every condition answers the same items, so differences are paired: per task a bootstrap resamples items, pooled
-it resamples tasks (each task counts the same), and items within each drawn task. That is rather too wide than too
-narrow: what items add by chance is in the spread of the tasks already. Only then is "the adapter helps" told apart from
-"the description helps" (LANDSCAPE of this project, section 0). This file knows items and their scores; it knows no
-model.
+Level 5. Every row answers the same items, so differences are paired, per task and pooled (each task counts the same).
+Only then is "the adapter helps" told apart from "the description helps". This file knows items and their scores; it
+knows no model.
 """
 
 from __future__ import annotations
@@ -13,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
+from t2l.evaluation.statistics import Interval, pooled, single
 
-RESAMPLES = 2000
 AGAINST = ("static", "other-task", "vague", "junk", "empty", "paraphrase", "base")
-"""What matched descriptions are compared with, the most telling first."""
+"""What the description's own adapter is compared with, the most telling first."""
 _NAMES = {
     "static": "a static adapter",
     "other-task": "another task's description",
@@ -30,6 +27,8 @@ _NAMES = {
     "average": "the average adapter",
     "nearest": "the nearest task's adapter",
     "description-in-prompt": "the description in the prompt",
+    "multi-task-prompt": "one multi-task LoRA with the description in its prompt",
+    "t2l-in-prompt": "the adapter with the description in the prompt as well",
     "task-specific": "a LoRA trained on the task itself",
     "arrow": "Arrow routing",
     "hyperdecoder": "a hyperdecoder",
@@ -41,17 +40,8 @@ LEAST_ITEMS = 30
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean and its 95% interval, in percent or percentage points."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Matched descriptions minus another condition; ``task`` is None for all tasks pooled."""
+    """The first row minus another; ``task`` is None for all tasks pooled."""
 
     task: str | None
     against: str
@@ -85,36 +75,6 @@ def scores_of(items: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[in
     }
 
 
-def pooled(tasks: Sequence[Sequence[float]], seed: int = 0) -> Interval:
-    """Mean over tasks of the mean over their items, in percent; resamples tasks, then items within each.
-
-    A task that is drawn twice has its items drawn twice.
-    """
-    rng = np.random.default_rng(seed)
-    arrays = [np.asarray(values, dtype=float) for values in tasks]
-    share = np.full(len(arrays), 1 / len(arrays))
-    times = rng.multinomial(len(arrays), share, size=RESAMPLES)  # (RESAMPLES, tasks)
-    drawn = sum((_resampled(values, rng, times[:, place]) for place, values in enumerate(arrays)), np.zeros(RESAMPLES))
-    return _interval(float(np.mean([values.mean() for values in arrays])), drawn / len(arrays))
-
-
-def single(values: Sequence[float], seed: int = 0) -> Interval:
-    """Mean over items, in percent; resamples items."""
-    array = np.asarray(values, dtype=float)
-    return _interval(float(array.mean()), _resampled(array, np.random.default_rng(seed), np.ones(RESAMPLES, dtype=int)))
-
-
-def over_tasks(tasks: Sequence[tuple[float, int]], seed: int = 0) -> Interval:
-    """Mean over all items of all tasks, in percent; resamples tasks alone, whose sums are what was measured.
-
-    Args:
-        tasks: of each the sum over its items, and how many they are.
-    """
-    sums, counts = (np.asarray(values, dtype=float) for values in zip(*tasks, strict=True))
-    times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
-    return _interval(float(sums.sum() / counts.sum()), (times @ sums) / (times @ counts))
-
-
 def accuracies(items: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[str, Interval]]:
     """Row -> task -> accuracy; the empty task name stands for all tasks pooled."""
     found: dict[str, dict[str, Interval]] = {}
@@ -142,11 +102,12 @@ def compared(
     return each, Comparison(None, second, pooled(list(gaps.values()), seed), sum(map(len, gaps.values())))
 
 
-def gate_of(items: Sequence[Mapping[str, Any]], seed: int = 0, first: str = "matched") -> Gate:
-    """Accuracies, paired comparisons of ``first`` with every other condition, and the verdict.
+def gate_of(items: Sequence[Mapping[str, Any]], seed: int = 0, first: str = "t2l", *, judged: bool = False) -> Gate:
+    """Accuracies, paired comparisons of ``first`` with every other row, and the verdict.
 
-    The gate is passed or not only where ``first`` is "matched" and an adapter for all tasks as well as another task's
-    description were measured, on `LEAST_ITEMS` items or more; otherwise ``passed`` is None.
+    Args:
+        judged: say whether the gate is passed. It is open (``passed`` is None) unless an adapter for all tasks as well
+            as another task's description were measured, on `LEAST_ITEMS` items or more.
     """
     comparisons: list[Comparison] = []
     overall: dict[str, Comparison] = {}
@@ -158,7 +119,7 @@ def gate_of(items: Sequence[Mapping[str, Any]], seed: int = 0, first: str = "mat
             overall[other] = together
             comparisons += [together, *each.values()]
     lines = [_line(other, comparison) for other, comparison in overall.items()]
-    last, passed = _verdict(overall) if first == "matched" else ("", None)
+    last, passed = _verdict(overall) if judged else ("", None)
     verdict = (*lines, last) if last else tuple(lines)
     return Gate(accuracies(items, seed), tuple(comparisons), verdict, passed)
 
@@ -200,15 +161,3 @@ def _in_words(gap: Interval, other: str) -> str:
 
 def _name(row: str) -> str:
     return _NAMES.get(row, f"{row.removesuffix('-shot')} examples in the prompt" if row.endswith("-shot") else row)
-
-
-def _resampled(values: np.ndarray, rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
-    """Sums of the means of so many resamples of one list, each of its length: (RESAMPLES,)."""
-    unique, counts = np.unique(values, return_counts=True)  # a draw of items is a draw of how often each value comes
-    drawn = rng.multinomial(len(values) * times, counts / len(values))  # (RESAMPLES, unique values)
-    return drawn @ unique / len(values)
-
-
-def _interval(mean: float, drawn: np.ndarray) -> Interval:
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(100 * mean, 100 * float(low), 100 * float(high))

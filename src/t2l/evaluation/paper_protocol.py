@@ -2,23 +2,40 @@
 
 Level 5. Each benchmark is a plain config of lm-evaluation-harness, with Python functions in place of templates: the
 harness loads the data, shows examples and asks. The task's description stands in no prompt, unlike in the reference
-implementation, where the adapter need not carry it (LANDSCAPE of this project: fact 3). This file knows the schemas of
-ten data sets; it knows no model.
+implementation, where the adapter need not carry it. A program that a model wrote runs in a process of its own, and only
+where the user said so. This file knows the schemas of ten data sets; it knows no model.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
-
-from t2l.evaluation.code_runner import run_program
 
 LETTERS = "ABCDEFGH"
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 _ANSWER_TOKENS = 64  # for an answer that is a letter: room for a sentence around it
 _LONG_TOKENS = 512  # as in the paper's runs
 _ENDS = ("\nQuestion:", "\n\nQuestion")
+_MEMORY = 2 << 30
+_FILE_SIZE = 1 << 24
+_LIMITS = """
+import resource, sys
+for kind, most in ((resource.RLIMIT_AS, {memory}), (resource.RLIMIT_FSIZE, {size}), (resource.RLIMIT_CPU, {seconds})):
+    resource.setrlimit(kind, (most, most))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+exec(compile(sys.stdin.read(), "program", "exec"), {{"__name__": "__main__"}})
+sys.stdout.flush()
+__import__("os")._exit({passed})
+"""
+_PASSED = 86  # so that a program that leaves early with 0 has not passed
 
 
 def configs() -> dict[str, dict[str, Any]]:
@@ -214,3 +231,54 @@ def _without_fence(answer: str) -> str:
     """The program inside a Markdown fence, or the answer itself."""
     found = re.search(r"```(?:python)?\n(.*?)(?:\n```|$)", answer, re.DOTALL)
     return found[1] if found else answer.removesuffix("```").rstrip()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended; ``reason`` says why it did not pass."""
+
+    passed: bool
+    reason: str = ""
+
+
+def run_program(program: str, *, timeout_s: float = 10.0) -> Outcome:
+    """Whether the program ends by itself, without an error, within the time.
+
+    The process is a fresh interpreter with an empty environment in an empty folder, bounded in time, memory, processor
+    seconds and file size. That stops accidents, not attacks: it is no sandbox.
+
+    Args:
+        program: Python source.
+        timeout_s: seconds of wall clock; the whole process group is ended then.
+    """
+    limits = _LIMITS.format(memory=_MEMORY, size=_FILE_SIZE, seconds=int(timeout_s) + 1, passed=_PASSED)
+    with tempfile.TemporaryDirectory(prefix="t2l-code-") as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-c", limits],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env={"PATH": os.defpath, "HOME": folder, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+            text=True,
+        )
+        try:
+            _, errors = process.communicate(program, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            return Outcome(False, f"no end after {timeout_s:g} s")
+        finally:
+            _end(process)
+    if process.returncode == _PASSED:
+        return Outcome(True)
+    last = (errors.strip().splitlines() or [f"ended with {process.returncode}"])[-1]
+    return Outcome(False, last[:200])
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends the program and all that it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=5)

@@ -1,7 +1,7 @@
 """A run as one page that a person can read: self-contained HTML, and the same tables as Markdown.
 
-Level 5. The pictures are SVG written here, so the page needs neither network nor JavaScript nor matplotlib. Runs by
-different protocols never share a table. This file knows runs (`t2l.evaluation.runs`); it measures nothing.
+Level 5. The page needs neither network nor JavaScript. Runs by different protocols never share a table. This file
+knows the documents of runs; it measures nothing.
 """
 
 from __future__ import annotations
@@ -11,44 +11,35 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t2l.evaluation.charts import bars, intervals, scatter, series
-from t2l.evaluation.findings import (
-    Finding,
-    distances,
-    first_row,
-    rank_correlation,
-    scaling,
-    task_map,
-    title_of,
-    worst_tasks,
-)
-from t2l.evaluation.run_files import SUITE
-from t2l.evaluation.sni_report import suite_html, suite_markdown, suite_title
+from t2l.charts import bars, differences, scatter, series
+from t2l.evaluation.findings import Finding, distances, first_row, scaling, task_map, title_of, worst_tasks
+from t2l.evaluation.runs import SUITE
+from t2l.evaluation.statistics import rank_correlation
+from t2l.evaluation.suite_tables import SCORES, by_category, by_row, by_task, interval, provenance
 
 _STYLE = """
-:root { color-scheme: light; --ink: #1d2433; --dim: #5b6478; --line: #d9dee8; --accent: #2458a6; --bad: #a33a2c; }
+:root { color-scheme: light dark; --ink: #1d2433; --dim: #5b6478; --line: #d9dee8; --accent: #2458a6; --bad: #a33a2c;
+--good: #22703b; --shade: #f3f6fb; --page: #fff; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e3e7ee; --dim: #9aa3b5; --line: #3a4254; --accent: #79a8e8;
+--bad: #e58a7c; --good: #6fc48a; --shade: #1f2635; --page: #151a24; } }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 72rem; margin: 0 auto; padding: 1.5rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 72rem;
+margin: 0 auto; padding: 1.5rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; }
 h3 { font-size: 1.02rem; margin: 1.4rem 0 .4rem; } p, li { max-width: 60rem; } .dim { color: var(--dim); }
-.verdict { border-left: 4px solid var(--accent); padding: .3rem 1rem; background: #f3f6fb; }
+.verdict { border-left: 4px solid var(--accent); padding: .3rem 1rem; background: var(--shade); }
 .verdict p { margin: .35rem 0; } .verdict .last { font-weight: 600; font-size: 1.1rem; }
-tbody tr:last-child { font-weight: 600; }
-.verdict.no { border-color: var(--bad); background: #fbf3f1; }
+.verdict.no { border-color: var(--bad); } .total tbody tr:last-child { font-weight: 600; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } thead th { color: var(--dim); font-weight: 600; }
-td small { color: var(--dim); } .tight th, .tight td { padding: .25rem .4rem; white-space: normal; }
-.tight td:first-child { overflow-wrap: anywhere; min-width: 9rem; } .tight th { font-size: .75rem; } .tight small {
-display: block; white-space: nowrap; font-size: .72rem; } svg { max-width: 100%; height: auto; display: block; }
-svg text { font: 13px system-ui, sans-serif; fill: var(--ink); } svg .dim { fill: var(--dim); }
-pre { background: #f5f6f8; padding: .6rem .8rem; overflow-x: auto; white-space: pre-wrap; margin: .3rem 0; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 9rem; }
+thead th { color: var(--dim); font-weight: 600; } .tight th, .tight td { padding: .25rem .4rem; font-size: .8rem; }
+svg { max-width: 100%; height: auto; display: block; }
+pre { background: var(--shade); padding: .6rem .8rem; overflow-x: auto; white-space: pre-wrap; margin: .3rem 0; }
 pre, code { font: .85rem/1.45 ui-monospace, monospace; } .example { border: 1px solid var(--line); padding: .6rem 1rem;
-margin: .6rem 0; border-radius: 6px; } .right { color: #22703b; } .wrong { color: var(--bad); }
+margin: .6rem 0; border-radius: 6px; } .right { color: var(--good); } .wrong { color: var(--bad); }
 details summary { cursor: pointer; color: var(--accent); }
 """
-
-
 _WIDE = 9  # columns that stand side by side with their intervals
 _INTERVALS = "It resamples tasks, and questions within them, 2,000 times."
 _CURVE = "<p class='dim'>Mean accuracy over tasks; lines: 95% bootstrap interval. Each point is a run.</p>"
@@ -63,13 +54,14 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
         f"<h1>{_text(_heading(runs))}</h1>",
     ]
     for run in runs:
-        draw = suite_html if run.get("kind") == SUITE else _run_html
+        draw = _suite_html if run.get("kind") == SUITE else _run_html
         parts += draw(run, several=len(runs) > 1)
     curves = scaling([run for run in runs if run.get("kind") != SUITE])
     if curves:
         parts.append("<h2>Scaling</h2>")
         for curve in curves:
-            parts += [f"<h3>{_text(curve.title)}</h3><div class='wide'>{series(curve)}</div>", _CURVE]
+            drawn = series(curve.points, curve.x_name, curve.y_name, joined=curve.joined)
+            parts += [f"<h3>{_text(curve.title)}</h3><div class='wide'>{drawn}</div>", _CURVE]
     return "\n".join([*parts, "</body></html>"]) + "\n"
 
 
@@ -78,10 +70,12 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     parts = [f"# {_heading(runs)}"]
     for run in runs:
         if run.get("kind") == SUITE:
-            parts += suite_markdown(run)
+            parts += [f"## {_suite_title(run)}", provenance(run), *(f"Note: {note}" for note in run["notes"])]
+            parts += [_table(by_row(run)), "ROUGE-L / exact match by category:", _table(by_category(run))]
+            parts.append("\n".join(f"- {line}" for line in run.get("gate", {}).get("verdict", ())))
             continue
         parts += [f"## {title_of(run)}", _provenance(run), *(f"Note: {note}" for note in run.get("notes", ()))]
-        parts += ["Accuracy, %, with 95% intervals; n: questions.", _markdown_table(run)]
+        parts += ["Accuracy, %, with 95% intervals; n: questions.", _table(_cells(run))]
         parts.append("\n".join(f"- {line}" for line in run["findings"]["verdict"]))
         worst = worst_tasks(run)
         if worst:
@@ -102,7 +96,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
 def _heading(runs: Sequence[Mapping[str, Any]]) -> str:
     if len(runs) != 1:
         return "t2l evaluation"
-    return f"t2l evaluation: {suite_title(runs[0]) if runs[0].get('kind') == SUITE else title_of(runs[0])}"
+    return f"t2l evaluation: {_suite_title(runs[0]) if runs[0].get('kind') == SUITE else title_of(runs[0])}"
 
 
 def _run_html(run: Mapping[str, Any], *, several: bool) -> list[str]:
@@ -111,26 +105,21 @@ def _run_html(run: Mapping[str, Any], *, several: bool) -> list[str]:
     parts = [f"<h2>{_text(title_of(run))}</h2>"] if several else []
     parts.append(f"<p class='dim'>{_text(_provenance(run))}</p>")
     parts += [f"<p class='dim'>Note: {_text(note)}</p>" for note in run.get("notes", ())]
-    if verdict:
-        *lines, last = verdict if run.get("gate") else (*verdict, "")
-        shown = [f"<p class='last'>{_text(last)}</p>"] if last else []
-        shown += [f"<p>{_text(line)}</p>" for line in lines]
-        parts.append(f"<div class='verdict{' no' if passed is False else ''}'>{''.join(shown)}</div>")
+    parts += _verdict(verdict, passed, judged=bool(run.get("gate")))
     parts.append(f"<h2>Accuracy over all {len(run['tasks'])} tasks</h2>")
     parts.append(f"<div class='wide'>{bars([(rows[row], accuracy[row]['']) for row in rows])}</div>")
     parts.append(f"<p class='dim'>Mean over tasks, each weighing the same, and its 95% interval. {_INTERVALS}</p>")
     gaps = [(one["against"], one["difference"]) for one in run["findings"]["comparisons"] if one["task"] is None]
     if gaps:
-        first = "matched descriptions" if run.get("gate") else "the adapter from the description"
-        parts.append(f"<h2>{'The gate: ' if run.get('gate') else ''}{first} minus ...</h2>")
-        parts.append(f"<div class='wide'>{intervals([(rows.get(name, name), gap) for name, gap in gaps])}</div>")
+        parts.append(f"<h2>{'The gate: ' if run.get('gate') else ''}the adapter from the description minus ...</h2>")
+        parts.append(f"<div class='wide'>{differences([(rows.get(name, name), gap) for name, gap in gaps])}</div>")
         items = [one["items"] for one in run["findings"]["comparisons"] if one["task"] is None]
         counted = f"{min(items)}" if min(items) == max(items) else f"{min(items)} to {max(items)}"
         parts.append(
             f"<p class='dim'>Points of accuracy, paired on the same {counted} questions; lines: 95% interval. Right of "
             "zero, the description is better; grey, the interval holds zero.</p>"
         )
-    parts += ["<h2>By task</h2>", f"<div class='wide'>{_html_table(run)}</div>"]
+    parts += ["<h2>By task</h2>", _html(_cells(run), "total")]
     parts.append(
         "<p class='dim'>Accuracy in % and 95% interval over the task's n questions, for these descriptions. Where all "
         "answers are alike the bootstrap has no width: with n questions the truth may still be 300/n points away.</p>"
@@ -139,7 +128,7 @@ def _run_html(run: Mapping[str, Any], *, several: bool) -> list[str]:
     if points:
         parts += [
             "<h2>Map of tasks</h2>",
-            f"<div class='wide'>{scatter(points, labels=len(points) <= 40)}</div>",
+            f"<div class='wide'>{scatter(points, run['map']['tasks'], run['map']['families'])}</div>",
             f"<p class='dim'>t-SNE of the hypernetwork's task features (seed 0): {len(points)} descriptions, coloured "
             "by family. Distances between far groups mean little.</p>",
         ]
@@ -147,22 +136,61 @@ def _run_html(run: Mapping[str, Any], *, several: bool) -> list[str]:
     if far is not None:
         parts += [
             "<h2>Accuracy against distance</h2>",
-            f"<div class='wide'>{series(far)}</div>",
+            f"<div class='wide'>{series(far.points, far.x_name, far.y_name, joined=False)}</div>",
             "<p class='dim'>A point is a task: the mean distance of its descriptions, and how well their adapters do. "
             "{} {:.2f}, 95% interval {:.2f} to {:.2f} ({} tasks).</p>".format(
-                "Spearman's rank correlation", *rank_correlation(far), len(far.points)
+                "Spearman's rank correlation",
+                *rank_correlation([point[0] for point in far.points], [point[1] for point in far.points]),
+                len(far.points),
             ),
         ]
     worst = worst_tasks(run)
     if worst:
         parts.append(f"<h2>Worst tasks</h2><p class='dim'>By the row '{_text(rows[first_row(run) or ''])}'.</p>")
         parts += [_worst_html(one) for one in worst]
+    return [*parts, _settings(run)]
+
+
+def _verdict(lines: Sequence[str], passed: bool | None, *, judged: bool) -> list[str]:
+    """What the comparisons say, the gate's verdict first."""
+    if not lines:
+        return []
+    *others, last = lines if judged else (*lines, "")
+    shown = [f"<p class='last'>{_text(last)}</p>"] if last else []
+    shown += [f"<p>{_text(line)}</p>" for line in others]
+    return [f"<div class='verdict{' no' if passed is False else ''}'>{''.join(shown)}</div>"]
+
+
+def _settings(run: Mapping[str, Any]) -> str:
     settings = "\n".join(f"{name}: {value}" for name, value in run["settings"].items() if name != "adapters")
-    parts.append(
+    return (
         f"<details><summary>Settings and versions</summary><pre>{_text(settings)}\n"
         f"{_text(str(run['versions']))}</pre></details>"
     )
-    return parts
+
+
+def _suite_title(run: Mapping[str, Any]) -> str:
+    return f"unseen tasks by their descriptions, {str(run['settings']['base']).rstrip('/').rsplit('/', 1)[-1]}"
+
+
+def _suite_html(run: Mapping[str, Any], *, several: bool) -> list[str]:
+    """Scores and paired differences as charts, then tables by row, category and task."""
+    rows, summary, gaps = run["rows"], run["summary"], run["differences"]
+    parts = [f"<h2>{_text(_suite_title(run))}</h2>"] if several else []
+    parts.append(f"<p class='dim'>{_text(provenance(run))}</p>")
+    parts += [f"<p class='dim'>Note: {_text(note)}</p>" for note in run["notes"]]
+    gate = run.get("gate") or {"verdict": (), "passed": None}
+    parts += _verdict(gate["verdict"], gate["passed"], judged=True)
+    for score, name in SCORES.items():
+        parts.append(f"<h2>{name} over all {len(run['tasks'])} tasks</h2>")
+        parts.append(f"<div class='wide'>{bars([(rows[row], summary[row][score]) for row in rows], name)}</div>")
+        if gaps:
+            parts.append(f"<h3>{name}: {_text(rows['t2l'])} minus ...</h3>")
+            parts.append(
+                f"<div class='wide'>{differences([(rows[row], gap[score]) for row, gap in gaps.items()])}</div>"
+            )
+    parts += ["<h2>By row</h2>", _html(by_row(run), "tight"), "<h2>By category</h2>", _html(by_category(run), "tight")]
+    return [*parts, "<h2>By task</h2>", _html(by_task(run), "tight"), _settings(run)]
 
 
 def _worst_html(one: Finding) -> str:
@@ -190,10 +218,11 @@ def _provenance(run: Mapping[str, Any]) -> str:
     most = f"the first {settings['limit']} of each at most, " if settings["limit"] else ""
     cut = sum(1 for item in run["items"] if item.get("cut"))
     cut_text = f" {cut} of {len(run['items'])} answers were cut at their bound." if cut else ""
-    trained = f" trained on {run['training_tasks']} tasks" if run.get("training_tasks") else ""
+    checkpoint = f"checkpoint {settings['checkpoint'][:12]}, " if settings["checkpoint"] else ""
+    trained = f"trained on {run['training_tasks']} tasks, " if run.get("training_tasks") else ""
     library = f"a library of {run['library']} adapters, " if run.get("library") else ""
     return (
-        f"Base {settings['base']}, checkpoint {settings['checkpoint'][:12]}{trained}, {how}; {len(counts)} tasks, "
+        f"Base {settings['base']}, {checkpoint}{trained}{how}; {len(counts)} tasks, "
         f"{sum(counts.values())} questions, {most}{library}"
         f"{settings.get('wordings', 1)} descriptions a task and condition, seed {settings['seed']}; {run['date']}. "
         f"Command: {shlex.join(run['command'])}.{cut_text}"
@@ -208,34 +237,23 @@ def _questions(run: Mapping[str, Any]) -> dict[str, int]:
     return {task: len(documents) for task, documents in asked.items()}
 
 
-def _cells(run: Mapping[str, Any]) -> list[list[Any]]:
+def _cells(run: Mapping[str, Any]) -> list[list[str]]:
     accuracy, counts = run["findings"]["accuracy"], _questions(run)
     table = [["", "n", *run["rows"]]]
-    for task in run["tasks"]:
-        table.append([task, str(counts[task]), *(accuracy[row].get(task) for row in run["rows"])])
-    table.append(["all tasks", str(sum(counts.values())), *(accuracy[row].get("") for row in run["rows"])])
+    for task, name, count in [*((t, t, counts[t]) for t in run["tasks"]), ("", "all tasks", sum(counts.values()))]:
+        found = [accuracy[row].get(task) for row in run["rows"]]
+        table.append([name, str(count), *("" if one is None else interval(one) for one in found)])
     return table
 
 
-def _html_table(run: Mapping[str, Any]) -> str:
-    head, *body = _cells(run)
-    tight = " class='tight'" if len(head) > _WIDE else ""
-    parts = [f"<table{tight}><thead><tr>", *(f"<th>{_text(cell)}</th>" for cell in head), "</tr></thead><tbody>"]
-    for name, count, *cells in body:
-        shown = [
-            "" if c is None else f"{c['mean']:.1f} <small>{c['low']:.0f} to {c['high']:.0f}</small>" for c in cells
-        ]
-        parts += [f"<tr><td>{_text(name)}</td><td>{count}</td>", *(f"<td>{cell}</td>" for cell in shown), "</tr>"]
-    return "".join([*parts, "</tbody></table>"])
-
-
-def _markdown_table(run: Mapping[str, Any]) -> str:
-    head, *body = _cells(run)
-    rows = [[str(cell) for cell in head]]
-    for name, count, *cells in body:
-        shown = ["" if c is None else f"{c['mean']:.1f} ({c['low']:.0f} to {c['high']:.0f})" for c in cells]
-        rows.append([name, count, *shown])
-    return _table(rows)
+def _html(table: Sequence[Sequence[str]], style: str) -> str:
+    head, *body = table
+    names = "".join(f"<th>{_text(name)}</th>" for name in head)
+    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in body)
+    style = f"{style} tight" if len(head) > _WIDE else style
+    return (
+        f"<div class='wide'><table class='{style}'><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

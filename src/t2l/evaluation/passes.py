@@ -1,26 +1,80 @@
-"""Log-probabilities of continuations: one after its context, or several after one context that is read once.
+"""Single passes of a base: the next token with its cache, and log-probabilities of continuations.
 
-Axis letters: S contexts of the batch, P continuations of the batch, T tokens, V vocabulary.
+Axis letters: S rows or contexts of the batch, P continuations of the batch, T tokens, V vocabulary.
 
 Level 5. The questions of a benchmark have two to five choices each. Their context, nearly always the longer part, is
-read once, and its keys and values serve every choice. This file knows tokens; it knows no adapter: the caller says in
-which context rows are computed.
+read once, and its keys and values serve every choice. Bases whose cache is no list of keys and values (state-space
+layers) go through transformers' own ``generate``, and score choice by choice. This file knows tokens; it knows no
+adapter: the caller says in which context rows are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from t2l.bases import Base
-from t2l.evaluation.greedy import Under, keeps_logits, next_logits, positions
+from t2l.bases import Base, quiet
 
 Tokens = Sequence[int]
+Under = Callable[[Sequence[int]], AbstractContextManager[Any]]
+"""From numbers of rows to the context in which a batch of just these is computed."""
 Score = tuple[float, bool]
 """The log-probability of a continuation, and whether greedy decoding gives it."""
+
+
+def positions(mask_ST: Tensor) -> Tensor:
+    """Where each token stands in its own row, (S, T); padding on the left counts as 0."""
+    return (mask_ST.cumsum(dim=1) - 1).clamp_min(0)
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether the model computes logits of the last positions alone when asked to."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def next_logits(model: Any, next_ST: Tensor, mask_ST: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """Logits after the last token, (S, V), and the cache; None for one of which no rows can be chosen."""
+    given: dict[str, Any] = {"logits_to_keep": 1} if keeps_logits(model) else {}
+    out = model(
+        input_ids=next_ST,
+        attention_mask=mask_ST,
+        position_ids=positions(mask_ST)[:, -next_ST.shape[1] :],
+        past_key_values=cache,
+        use_cache=True,
+        **given,
+    )
+    cache = getattr(out, "past_key_values", None)
+    return out.logits[:, -1].float(), cache if _is_plain(cache) else None
+
+
+def generated(
+    base: Base, ids_ST: Tensor, mask_ST: Tensor, max_new_tokens: int, ended: Callable[[Tokens], bool]
+) -> list[list[int]]:
+    """Greedy answers by transformers' ``generate``, for a base of whose cache no rows can be chosen.
+
+    Args:
+        ended: of an answer so far, called after each of its tokens.
+    """
+    from transformers import StoppingCriteriaList
+
+    width = ids_ST.shape[1]
+
+    def stop(input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        answers = input_ids[:, width:].tolist()
+        return torch.tensor([ended(tokens) for tokens in answers], device=input_ids.device)
+
+    criteria: Any = [stop]
+    with quiet():
+        out_ST = base.greedy(ids_ST, mask_ST, max_new_tokens, stopping_criteria=StoppingCriteriaList(criteria))
+    return [
+        tokens[: next((n for n in range(1, len(tokens) + 1) if ended(tokens[:n])), len(tokens))]
+        for tokens in out_ST[:, width:].tolist()
+    ]
 
 
 def whole_scores(base: Base, contexts: Sequence[Tokens], continuations: Sequence[Tokens], under: Under) -> list[Score]:
@@ -73,3 +127,12 @@ def _score(log_TV: Tensor, tokens: Tokens) -> Score:
     target_T = torch.tensor(list(tokens), device=log_TV.device)
     greedy = bool((log_TV.argmax(dim=-1) == target_T).all())
     return float(log_TV.gather(1, target_T[:, None]).sum()), greedy
+
+
+def _is_plain(cache: Any) -> bool:
+    """Whether every layer of the cache keeps keys and values of all rows, and nothing else."""
+    from transformers import cache_utils
+
+    plain = (cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer)
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(type(layer) in plain for layer in layers)

@@ -1,35 +1,117 @@
-"""One run of the suite ``sni``: questions become answers in a folder, and answers become one JSON document of scores.
+"""The suite ``sni``: tasks with definitions, as Super-Natural-Instructions keeps them; their questions and scores.
 
-Level 5. The folder holds ``settings.json``, ``answers.jsonl`` (as they come: a run that was stopped goes on, and rows
-can be added), ``facts.json`` (which command answered, where, in what time) and ``run.json`` (the scores). Answering
-needs a model and no scorer, scoring needs the answers and no model, so the two may happen on different machines. This
-file does not know where adapters or tasks come from.
+Level 5. The official protocol: the first 100 instances of a task, one greedy answer each, ROUGE-L and exact match.
+Answering needs a model and no scorer, scoring needs the answers and no model, so the two may happen on different
+machines. This file does not know where adapters come from.
 """
 
 from __future__ import annotations
 
-import json
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from t2l.bases import Base
-from t2l.data.prompts import Frame, SampleCounts, SampleTokenizer
-from t2l.errors import OutputError, T2LError
-from t2l.evaluation.answers import ANSWERS_FILE, Answers
-from t2l.evaluation.gate import over_tasks
-from t2l.evaluation.grouped import GroupedDecoder, Question
-from t2l.evaluation.run_files import RUN_FILE, SETTINGS_FILE, SUITE, check_folder, head
-from t2l.evaluation.sni import SUITE_ROWS, Asked, SuiteTask
-from t2l.evaluation.sni_scores import RougeL, exact_match, normalised
-from t2l.storage import read_json, write_json
+from t2l.data.descriptions import DescriptionFile
+from t2l.data.prompts import Frame, SampleCounts, SampleTokenizer, prompt_text
+from t2l.data.sources import Instance, Task, open_source, unique
+from t2l.errors import DataError, T2LError
+from t2l.evaluation.decoding import Answer, Decoder, Prompted
+from t2l.evaluation.gate import gate_of
+from t2l.evaluation.rows import ROWS, Variant, row_of
+from t2l.evaluation.runs import FORMAT, SUITE, Answers, head
+from t2l.evaluation.scores import RougeL, exact_match, normalised
+from t2l.evaluation.statistics import over_tasks
+from t2l.evaluation.wording import Wording
 
-FACTS_FILE = "facts.json"
-FORMAT = 1
+INSTANCES = 100
+"""Instances of a task in the official evaluation: the first ones."""
+NEW_TOKENS = 64
+"""Of an answer, at most."""
+MOST_LABELS = 8
+"""A task whose references are at most so many different answers is a classification task."""
+VAGUE = "Do the task."
 FIRST = "t2l"
 """The row that differences are taken from."""
+
+
+@dataclass(frozen=True)
+class SuiteTask:
+    """A task of the suite.
+
+    Args:
+        name: the stem of its file.
+        definition: what describes it.
+        instances: those that are asked, the first ones of the file.
+        category: the first that the source names; "" where it names none.
+        datasets: that it was made from, as the source names them.
+        labels: the `normalised` answers of a classification task; empty for any other.
+        dropped: instances that cannot be used.
+    """
+
+    name: str
+    definition: str
+    instances: tuple[Instance, ...]
+    category: str = ""
+    datasets: tuple[str, ...] = ()
+    labels: frozenset[str] = frozenset()
+    dropped: int = 0
+
+    @classmethod
+    def of(cls, task: Task, limit: int = INSTANCES) -> SuiteTask:
+        """The task with its first ``limit`` instances; whether it is a classification shows in the first 100.
+
+        Raises:
+            DataError: it has no definition.
+        """
+        if not task.definition.strip():
+            raise DataError(f"The task '{task.name}' has no definition, so there is nothing to make an adapter from.")
+        official = task.instances[:INSTANCES]
+        labels = frozenset(normalised(output) for instance in official for output in instance.outputs)
+        return cls(
+            task.name,
+            task.definition.strip(),
+            official[: min(limit, INSTANCES)],
+            task.categories[0] if task.categories else "",
+            task.datasets,
+            labels if 1 < len(labels) <= MOST_LABELS else frozenset(),
+            sum(task.dropped.values()),
+        )
+
+    def wording(self, known: DescriptionFile | None = None) -> Wording:
+        """Its definition, and what other descriptions are known: those kept for evaluation where there are such.
+
+        Tasks made from one data set, or whose names begin alike after the number, are kin.
+        """
+        found = None if known is None else known.of(self.name)
+        others = () if found is None else found.evaluation or found.descriptions
+        others = tuple(text for text in others if normalised(text) != normalised(self.definition))
+        stem = re.match(r"task\d+_([A-Za-z]+)", self.name)
+        tags = {name.lower() for name in self.datasets} | ({f"task_{stem[1].lower()}"} if stem else set())
+        return Wording(self.name, (self.definition,), others, {"vague": (VAGUE,)}, frozenset(tags))
+
+
+def load_suite(places: Sequence[Path], limit: int = INSTANCES) -> tuple[list[SuiteTask], str]:
+    """The tasks of folders or files in the order of their names, and a digest of what was read.
+
+    Raises:
+        DataError: nothing there, a task that cannot be read (none is left out quietly), or one that comes twice.
+        T2LError: a limit below 1.
+    """
+    if limit < 1:
+        raise T2LError(f"The limit is {limit} instances a task; it must be at least 1.")
+    if not places:
+        raise DataError(
+            "No folder of tasks was given.",
+            "Name it: t2l evaluate --suite sni FOLDER (Super-Natural-Instructions, JSON)",
+        )
+    sources = unique(source for place in places for source in open_source(place))
+    tasks = [SuiteTask.of(source.read(), limit) for source in sources]
+    return tasks, sha256("/".join(source.digest() for source in sources).encode()).hexdigest()
 
 
 class Prompts:
@@ -48,6 +130,7 @@ class Prompts:
         window = getattr(base.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
         if window <= max_new_tokens:
             raise T2LError(f"Answers of {max_new_tokens} tokens leave no room in '{base.name}', which reads {window}.")
+        self.max_new_tokens = max_new_tokens
         self._base, self._input_tokens = base, input_tokens
         self._tokenizer = SampleTokenizer(base.tokenizer, frame, max_prompt=window - max_new_tokens)
         self.counts = SampleCounts()
@@ -65,6 +148,8 @@ class Prompts:
         Raises:
             T2LError: a message is empty.
         """
+        if not texts:
+            return []
         empty = next((place for place, text in enumerate(texts) if not text.strip()), None)
         if empty is not None:
             raise T2LError(f"Message {empty} is empty.")
@@ -76,107 +161,73 @@ class Prompts:
         ]
 
 
-def open_run(
-    folder: Path, settings: Mapping[str, Any], rows: Mapping[str, str], *, restart: bool = False
-) -> tuple[Answers, dict[str, Any]]:
-    """The answers that a run's folder has, and its settings with what is added to them.
-
-    Args:
-        settings: all that decides every row's answers; the folder must have been made with the same.
-        rows: row -> what else decides its answers; rows may be added, but none may change.
-        restart: forget what is there.
-
-    Raises:
-        OutputError: the folder holds another run, or cannot be written.
-    """
-    check_folder(folder)
-    known = folder / SETTINGS_FILE
-    now: dict[str, Any] = {**json.loads(json.dumps(settings)), "rows": dict(rows)}
-    if restart:
-        for name in (ANSWERS_FILE, RUN_FILE, FACTS_FILE):
-            (folder / name).unlink(missing_ok=True)
-    elif known.is_file():
-        before = read_json(known, OutputError)
-        other = [name for name in settings if before.get(name) != now[name]]
-        kept = before.get("rows")
-        earlier: dict[str, Any] = kept if isinstance(kept, dict) else {}
-        other += [f"row '{row}'" for row, identity in rows.items() if earlier.get(row, identity) != identity]
-        if other:
-            raise OutputError(
-                f"'{folder}' holds a run with another {', '.join(other)}; it was left as it is.",
-                "Choose another place (--out FOLDER), or add --restart to lose it.",
-            )
-        now["rows"] = {**earlier, **rows}
-    write_json(known, now)
-    return Answers(folder / ANSWERS_FILE), now
-
-
 def key_of(row: str, task: str, document: int) -> str:
     """Under which an answer is kept."""
     return f"{row}/{task}/{document}"
 
 
 def answer_all(
-    asked: Sequence[Asked],
+    variants: Sequence[Variant],
+    inputs: Mapping[str, Sequence[str]],
     prompts: Prompts,
-    decoder: GroupedDecoder,
+    decoder: Decoder,
     answers: Answers,
     report: Callable[[int, int, float], None] = lambda done, total, seconds: None,
 ) -> None:
     """Answers what has no answer yet; each batch is on disk before the next begins.
 
     Args:
+        inputs: of each task, cut where they are too long; the same for every row.
         report: called with (answers that are there, answers in all, seconds of this call).
     """
-    wanted = [one for one in asked if answers.get(key_of(one.row, one.task, one.document)) is None]
-    tokens = prompts.tokens([one.text for one in wanted]) if wanted else []
-    questions = [Question(prompt, one.adapter) for prompt, one in zip(tokens, wanted, strict=True)]
+    asked = [(one, document, text) for one in variants for document, text in enumerate(inputs[one.task])]
+    keys = [key_of(one.row, one.task, document) for one, document, _ in asked]
+    copied = {key: text for key, (one, _, text) in zip(keys, asked, strict=True) if one.row == "copy-input"}
+    answers.put({key: {"answer": text.strip()} for key, text in copied.items() if answers.get(key) is None})
+    wanted = [number for number, key in enumerate(keys) if answers.get(key) is None]
+    texts = [prompt_text(text, one.told, included=bool(one.told)) for one, _, text in (asked[n] for n in wanted)]
+    requests = [
+        Prompted(prompt, (), prompts.max_new_tokens, asked[number][0].adapter)
+        for number, prompt in zip(wanted, prompts.tokens(texts), strict=True)
+    ]
     begun, here = time.monotonic(), len(asked) - len(wanted)
-    ends, tokenizer = decoder.base.ends(), decoder.base.tokenizer
 
-    def keep(found: Mapping[int, Sequence[int]]) -> None:
+    def keep(found: Mapping[int, Answer]) -> None:
         nonlocal here
-        records = {}
-        for number, made in found.items():
-            one, ended = wanted[number], bool(made) and made[-1] in ends
-            text = tokenizer.decode(list(made[:-1] if ended else made), skip_special_tokens=True)
-            records[key_of(one.row, one.task, one.document)] = {
-                "answer": str(text).strip(),
-                "prompt_tokens": len(questions[number].prompt),
-                "new_tokens": len(made),
-                "ended": ended,
+        answers.put(
+            {
+                keys[wanted[number]]: {
+                    "answer": made.text.strip(),
+                    "prompt_tokens": len(requests[number].prompt),
+                    "new_tokens": made.tokens,
+                    "ended": made.ended,
+                }
+                for number, made in found.items()
             }
-        answers.put(records)
+        )
         here += len(found)
         report(here, len(asked), time.monotonic() - begun)
 
-    decoder.answers(questions, keep)
+    decoder.answers(requests, keep)
 
 
-def copies(tasks: Sequence[SuiteTask], inputs: Mapping[str, Sequence[str]], answers: Answers) -> None:
-    """The row "copy-input": every input as its own answer."""
-    answers.put(
-        {
-            key_of("copy-input", task.name, document): {"answer": text.strip()}
-            for task in tasks
-            for document, text in enumerate(inputs[task.name])
-            if answers.get(key_of("copy-input", task.name, document)) is None
-        }
-    )
-
-
-def scored(rows: Sequence[str], tasks: Sequence[SuiteTask], answers: Answers, *, seed: int = 0) -> dict[str, Any]:
+def scored(
+    rows: Collection[str], tasks: Sequence[SuiteTask], answers: Answers, *, seed: int = 0, judged: bool = False
+) -> dict[str, Any]:
     """Scores, intervals and paired differences of the rows that are answered, as plain JSON values.
 
     A task counts for a row where its instances are answered, and for a difference where both rows have it. Means are
     over instances, as in the official evaluation, so a task of 26 instances counts as 26; intervals resample tasks.
 
+    Args:
+        judged: the gate's verdict as well, by ROUGE-L, each task weighing the same.
+
     Raises:
         T2LError: rouge_score is missing, or a row that was begun lacks answers.
     """
-    rouge = RougeL()
+    rouge, items = RougeL(), []
     table: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows:
+    for row in (row for row in ROWS if row in rows):
         for task in tasks:
             kept = [answers.get(key_of(row, task.name, document)) for document in range(len(task.instances))]
             if all(one is None for one in kept):
@@ -186,7 +237,9 @@ def scored(rows: Sequence[str], tasks: Sequence[SuiteTask], answers: Answers, *,
                     f"The row '{row}' lacks {sum(one is None for one in kept)} answers of the task '{task.name}'.",
                     "Give the command that answers again; it goes on where it stopped.",
                 )
-            table.setdefault(row, {})[task.name] = _task_scores(task, kept, rouge)
+            each = [rouge(one["answer"], instance.outputs) for one, instance in zip(kept, task.instances, strict=True)]
+            table.setdefault(row, {})[task.name] = _task_scores(task, kept, each)
+            items += [{"row": row, "task": task.name, "document": n, "right": score} for n, score in enumerate(each)]
     summary = {row: _summary(of_tasks, seed) for row, of_tasks in table.items()}
     differences = {
         row: {
@@ -201,17 +254,17 @@ def scored(rows: Sequence[str], tasks: Sequence[SuiteTask], answers: Answers, *,
         "summary": summary,
         "differences": differences,
         "categories": _categories(table, tasks),
+        **({"gate": gate_of(items, seed, judged=True).to_dict()} if judged else {}),
     }
 
 
-def _task_scores(task: SuiteTask, kept: Sequence[Mapping[str, Any]], rouge: RougeL) -> dict[str, Any]:
+def _task_scores(task: SuiteTask, kept: Sequence[Mapping[str, Any]], rouge: Sequence[float]) -> dict[str, Any]:
     texts = [one["answer"] for one in kept]
-    references = [instance.outputs for instance in task.instances]
-    pairs = list(zip(texts, references, strict=True))
+    pairs = zip(texts, (instance.outputs for instance in task.instances), strict=True)
     prompt_tokens = [one["prompt_tokens"] for one in kept if "prompt_tokens" in one]
     return {
         "items": len(kept),
-        "rouge_l": sum(rouge(text, right) for text, right in pairs) / len(kept),
+        "rouge_l": sum(rouge) / len(kept),
         "exact_match": sum(exact_match(text, right) for text, right in pairs) / len(kept),
         "in_labels": sum(normalised(text) in task.labels for text in texts) / len(kept) if task.labels else None,
         "prompt_tokens": sum(prompt_tokens) / len(kept) if prompt_tokens else None,
@@ -277,7 +330,7 @@ def document(
         "suite": "sni",
         **head("rouge_score"),
         "settings": dict(settings),
-        "rows": {row: SUITE_ROWS[row].title for row in SUITE_ROWS if row in scores["scores"]},
+        "rows": {row: row_of(row).title for row in scores["scores"]},
         "tasks": {
             task.name: {"category": task.category, "items": len(task.instances), "labels": len(task.labels)}
             for task in tasks
