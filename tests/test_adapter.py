@@ -17,12 +17,14 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from helpers import fill, random_weights, tiny_base, tiny_config, tokens
 from t2l import storage
 from t2l.adapter import PROVENANCE_FILE, Adapter, Form, adapters_from_weights
+from t2l.batched import apply_batched
 from t2l.errors import AdapterError, BaseModelError, OutputError, T2LError
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 from t2l.peft_format import CONFIG_FILE, TENSOR_FILE
@@ -148,6 +150,25 @@ def test_transformers_loads_the_folder(tmp_path: Path) -> None:
     ids = tokens(2, 6)
     torch.testing.assert_close(model(ids).logits, expected(input_ids=ids).logits)
     assert (model(ids).logits - tiny_base()(ids).logits).abs().max() > 1e-2
+
+
+def test_transformers_takes_adapters_from_memory_and_swaps_them_in_place() -> None:
+    model, ids = tiny_base(), tokens(2, 6)
+    spec = LoraSpec.from_base(model.config, rank=3)
+    weights = random_weights(spec, 3, std=0.3)
+    model.enable_peft_hotswap(target_rank=spec.rank)
+    for row, adapter in enumerate(adapters_from_weights(spec, weights)):
+        model.load_adapter(
+            adapter_name="task",
+            peft_config=LoraConfig(**adapter.peft_config("rslora")),
+            adapter_state_dict=adapter.state_dict(),
+            hotswap="auto",
+        )
+        with torch.no_grad(), apply_batched(plain := tiny_base(), spec, weights, [row, row]):
+            expected = plain(input_ids=ids).logits
+        with torch.no_grad():
+            torch.testing.assert_close(model(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert list(model.peft_config) == ["task"]
 
 
 def test_targets_are_the_simplest_exact_ones() -> None:
@@ -372,7 +393,7 @@ def test_delta_of_an_unknown_module_offers_names() -> None:
 )
 def test_model_card_keeps_foreign_text_as_text(text: str, tmp_path: Path) -> None:
     adapter = make(provenance={"description": text, text: text})
-    base = text.replace("\0", "")  # with it nothing is a name
+    base = "org/" + text.replace("/", "").replace("\0", "")  # only what may be a hub id is in front
     adapter = Adapter(replace(adapter.spec, base_model=base), adapter.weights, adapter.provenance)
     folder = adapter.save(tmp_path / "a")
     card = (folder / "README.md").read_text(encoding="utf-8")

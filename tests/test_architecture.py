@@ -24,7 +24,7 @@ LEVELS = {
     ),
     **dict.fromkeys(
         [
-            *("adapter", "adapter_table", "peft_format", "batched", "bases", "encoders", "hypernet"),
+            *("adapter", "model_cards", "adapter_table", "peft_format", "batched", "bases", "encoders", "hypernet"),
             *("sakana_files", "deltas"),
         ],
         1,

@@ -158,7 +158,7 @@ def test_python_blocks_that_need_a_download_import_what_exists(page: Path) -> No
         for node in ast.walk(ast.parse(block.text)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in imported:
                 known = imported[node.func.id].__init__.__code__.co_varnames
-                assert {word.arg for word in node.keywords} <= set(known), ast.unparse(node)
+                assert {word.arg for word in node.keywords if word.arg} <= set(known), ast.unparse(node)
 
 
 # --- command lines ------------------------------------------------------------------------------------------------

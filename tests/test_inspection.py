@@ -6,16 +6,21 @@ import json
 import math
 import shutil
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
-from helpers import random_weights
+from helpers import random_weights, tiny_base
 from t2l import inspection
 from t2l.adapter import Adapter
+from t2l.cli import app
 from t2l.encoders import OneHotEncoder
-from t2l.errors import CheckpointError, DescriptionError, OutputError, T2LError
+from t2l.errors import AdapterError, CheckpointError, DescriptionError, OutputError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.inspection import ADAPTER, CHECKPOINT, REFERENCE, NormTable, save_heatmap
 from t2l.lora import LoraSpec, ModuleGroup
@@ -178,3 +183,59 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(T2LError, match=r"t2l\[plot\]"):
         save_heatmap(NormTable.of(adapter()), tmp_path / "map.png")
+
+
+def peft_folder(folder: Path, **settings: Any) -> Path:
+    """An adapter that PEFT itself wrote."""
+    from peft import LoraConfig, get_peft_model
+
+    base = tiny_base(tie_word_embeddings=False)
+    config = LoraConfig(**{"r": 2, "target_modules": ["q_proj", "v_proj"], **settings})
+    with warnings.catch_warnings():  # PEFT saves a targeted lm_head whole as well, and says so
+        warnings.simplefilter("ignore")
+        get_peft_model(base, config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT with transformers
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"use_dora": True}, ["DoRA"]),
+        ({"modules_to_save": ["lm_head"]}, ["whole modules beside the LoRA: ['lm_head']"]),
+        ({"rank_pattern": {"q_proj": 4}}, ["ranks that differ between modules: {'q_proj': 4}"]),
+        ({"alpha_pattern": {"q_proj": 4}}, ["scalings that differ between modules: {'q_proj': 4}"]),
+        ({"bias": "all"}, ["trained biases: 'all'"]),
+        (
+            {"target_modules": ["q_proj", "lm_head"]},
+            ["weights of the base itself", "modules in no numbered layer: lm_head"],
+        ),
+        ("fp8", ["weights stored as float8_e4m3fn"]),
+    ],
+)
+def test_an_adapter_of_another_kind_is_described(settings: Any, kind: list[str], tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "other", **({} if settings == "fp8" else settings))
+    if settings == "fp8":
+        tensors = load_file(folder / "adapter_model.safetensors")
+        eighths = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
+        save_file(eighths, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterError):
+        Adapter.load(folder)
+    report = inspection.inspect(folder).to_dict()
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert (report["kind"], report["kind_of_adapter"], report["norms"]) == (ADAPTER, kind, None)
+    assert report["peft_type"] == "LORA" and report["r"] == 2 and report["adapter_parameters"] > 100
+    assert report["dtypes"] == (["float8_e4m3fn"] if settings == "fp8" else ["float32"])
+    assert "PEFT" in report["fix"]
+    shown = CliRunner().invoke(app, ["inspect", str(folder)])
+    assert shown.exit_code == 0 and kind[0][:20] in shown.output, shown.output
+    assert CliRunner().invoke(app, ["inspect", str(folder), "--heatmap", str(tmp_path / "a.png")]).exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_damaged_adapter_of_another_kind_is_still_damaged(name: str, tmp_path: Path) -> None:
+    folder = peft_folder(tmp_path / "other", use_dora=True)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-40])
+    with pytest.raises(T2LError, match="not a whole safetensors file|cannot be read as JSON"):
+        inspection.inspect(folder)

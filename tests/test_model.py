@@ -145,7 +145,11 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, variant: str) -> None:
     assert_same(loaded.generate(TASKS), t2l.generate(TASKS), tolerance=0)
     assert (loaded.digest, loaded.spec, loaded.metadata) == (t2l.digest, t2l.spec, {"note": "made by a test"})
     assert loaded.encoder.identity == t2l.encoder.identity
-    assert sorted(p.name for p in (tmp_path / "new" / "checkpoint").iterdir()) == [CONFIG_FILE, TENSOR_FILE]
+    assert sorted(p.name for p in (tmp_path / "new" / "checkpoint").iterdir()) == [
+        "README.md",
+        CONFIG_FILE,
+        TENSOR_FILE,
+    ]
     assert not loaded.hypernetwork.training
 
 
@@ -416,7 +420,10 @@ def test_a_hub_id_is_fetched_without_anything_but_two_files(monkeypatch: pytest.
     t2l = TextToLora.from_pretrained("someone/some-t2l", revision="v2")
     assert_same(t2l.generate(TASKS), tiny_t2l().generate(TASKS), tolerance=0)
     assert calls == [
-        ("someone/some-t2l", {"revision": "v2", "allow_patterns": [CONFIG_FILE, TENSOR_FILE, "calibration.*"]})
+        (
+            "someone/some-t2l",
+            {"revision": "v2", "allow_patterns": [CONFIG_FILE, TENSOR_FILE, "calibration.*", "README.md", "reader/*"]},
+        )
     ]
 
 

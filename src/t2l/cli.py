@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from t2l.commands.chat import chat
-from t2l.commands.checkpoints import import_checkpoint, inspect
+from t2l.commands.checkpoints import import_checkpoint, inspect, push
 from t2l.commands.combine import combine
 from t2l.commands.data import data
 from t2l.commands.data_describe import describe
@@ -98,6 +98,7 @@ app.command("flops")(flops)
 app.command("report")(report)
 app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
+app.command("push")(push)
 app.command("calibrate")(calibrate)
 train.command("library")(library)
 train.command("recon")(recon)

@@ -56,6 +56,10 @@ class AdapterError(T2LError):
     """An adapter folder that is missing, damaged or of another kind."""
 
 
+class UnsupportedAdapterError(AdapterError):
+    """A whole adapter of PEFT's, of a kind other than plain LoRA of one rank on linear modules of the layers."""
+
+
 class BaseModelError(T2LError):
     """A base model that cannot be found, or whose shapes do not fit."""
 

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 from t2l.adapter import PROVENANCE_FILE, Adapter
 from t2l.composition import conform
 from t2l.deltas import delta_similarity
-from t2l.errors import CheckpointError, OutputError, T2LError
+from t2l.errors import CheckpointError, OutputError, T2LError, UnsupportedAdapterError
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.model import CONFIG_FILE as CHECKPOINT_CONFIG
 from t2l.model import TextToLora
 from t2l.peft_format import CONFIG_FILE as ADAPTER_CONFIG
+from t2l.peft_format import TENSOR_FILE, kind_of_other
 from t2l.sakana import import_checkpoint
 from t2l.sakana_files import STATE_FILE
-from t2l.storage import MOST_FOREIGN, read_json, write_bytes
+from t2l.storage import MOST_FOREIGN, read_json, read_tensors, write_bytes
 
 if TYPE_CHECKING:
     from t2l.hypernet import HyperNetwork
@@ -195,7 +196,10 @@ def cosine(first: Adapter, second: Adapter) -> float:
 
 
 def _of_adapter(folder: Path) -> Report:
-    adapter = Adapter.load(folder)
+    try:
+        adapter = Adapter.load(folder)
+    except UnsupportedAdapterError as problem:
+        return Report(ADAPTER, _facts_of_other(folder, problem))
     ours = (folder / PROVENANCE_FILE).is_file()
     record = read_json(folder / PROVENANCE_FILE, T2LError, most=MOST_FOREIGN) if ours else {}
     facts = {
@@ -208,6 +212,24 @@ def _of_adapter(folder: Path) -> Report:
         "provenance": adapter.provenance,
     }
     return Report(ADAPTER, facts, NormTable.of(adapter))
+
+
+def _facts_of_other(folder: Path, problem: UnsupportedAdapterError) -> dict[str, Any]:
+    """Of an adapter that t2l cannot use: what it is, in PEFT's words and in ours."""
+    config = read_json(folder / ADAPTER_CONFIG, T2LError, most=MOST_FOREIGN)
+    tensors = read_tensors(folder / TENSOR_FILE, T2LError)
+    named = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "use_rslora", "target_modules")
+    return {
+        "path": str(folder),
+        "written_by": "PEFT",
+        "unsupported": problem.message,
+        "fix": problem.fix,
+        "kind_of_adapter": kind_of_other(config, tensors),
+        **{name: config[name] for name in named if config.get(name) is not None},
+        "dtypes": sorted({_dtype(tensor) for tensor in tensors.values()}),
+        "adapter_parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "modules": [],
+    }
 
 
 def _checkpoint_facts(t2l: TextToLora) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
@@ -25,16 +27,28 @@ from t2l.encoders import DescriptionEncoder, encoder_from_config, prepare
 from t2l.encoders.description import warned_once
 from t2l.encoders.encoder import ADAPTER_FOLDER
 from t2l.errors import CheckpointError, DescriptionError, T2LError
-from t2l.hub import download, is_hub_id
+from t2l.hub import Pushed, download, is_hub_id, push
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
+from t2l.model_cards import CARD_FILE, checkpoint_card
 from t2l.prompting import TEMPLATE, recorded
-from t2l.storage import MOST_FOREIGN, new_folder, read_json, read_tensors, tensors_digest, write_json, write_tensors
+from t2l.storage import (
+    MOST_FOREIGN,
+    new_folder,
+    read_json,
+    read_tensors,
+    tensors_digest,
+    write_bytes,
+    write_json,
+    write_tensors,
+)
 from t2l.threads import SMALL, threads
 
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
-_DOWNLOADED = [CONFIG_FILE, TENSOR_FILE, "calibration.*", f"{ADAPTER_FOLDER}/*"]
+_BESIDE = "calibration.*"
+FILES = (CONFIG_FILE, TENSOR_FILE, _BESIDE, CARD_FILE, f"{ADAPTER_FOLDER}/*")
+"""All that a checkpoint's folder holds, as patterns."""
 MICRO_WORLD = "t2l-micro-world"
 """The name of the micro world's checkpoint: a tiny base and tasks that are made by a program."""
 _SHIPPED = {"smollm2-135m": "smollm2-135m", MICRO_WORLD: "checkpoint", "micro-world": "checkpoint"}
@@ -232,7 +246,34 @@ class TextToLora:
                     "metadata": self.metadata,
                 },
             )
+            write_bytes(inside / CARD_FILE, self._card().encode())
         return Path(folder).expanduser()
+
+    def push_to_hub(self, repo_id: str, *, dtype: torch.dtype | None = None, **hub: Any) -> Pushed:
+        """Writes the checkpoint as `save_pretrained` does and uploads it, with its model card and its calibration.
+
+        Args:
+            hub: as `t2l.hub.push` takes them: ``private``, ``token``, ``branch``, ``create_pr``, ``commit_message``.
+
+        Raises:
+            OutputError: the hub refuses, or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as place:
+            folder = self.save_pretrained(Path(place) / "checkpoint", dtype=dtype)
+            for beside in [] if self.folder is None else [*self.folder.glob(_BESIDE), self.folder / CARD_FILE]:
+                if beside.is_file():
+                    shutil.copyfile(beside, folder / beside.name)
+            return push(folder, repo_id, FILES, **hub)
+
+    def _card(self) -> str:
+        hypernetwork, spec = self.hypernetwork, self.spec
+        facts = {
+            "base": spec.base_model or "not named",
+            "adapters": f"rank {spec.rank} on {', '.join(spec.target_modules)}",
+            "variant": f"{hypernetwork.variant}, {hypernetwork.num_parameters:,} parameters",
+            "encoder": self.encoder.identity,
+        }
+        return checkpoint_card(spec, facts, self.metadata)
 
     @classmethod
     def from_pretrained(
@@ -242,6 +283,7 @@ class TextToLora:
         revision: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        **hub: Any,
     ) -> TextToLora:
         """Reads a checkpoint from a folder, from the hub, or (nothing given) the one that ships with the package.
 
@@ -251,12 +293,13 @@ class TextToLora:
             revision: branch, tag or commit on the hub.
             device: where the hypernetwork computes.
             dtype: float32, or bfloat16 for speed where the hardware has it.
+            hub: for huggingface_hub's ``snapshot_download``: ``token``, ``cache_dir``, ``local_files_only``, ...
 
         Raises:
             CheckpointError: there is no such checkpoint, it is damaged or of another kind (a checkpoint of the
                 reference implementation is named as such, with the command that imports it).
         """
-        folder = _find(default_checkpoint() if source is None else source, revision)
+        folder = _find(default_checkpoint() if source is None else source, revision, hub)
         config = read_json(folder / CONFIG_FILE, CheckpointError, most=MOST_FOREIGN)
         if config.get("kind") != KIND:
             raise CheckpointError(f"'{folder / CONFIG_FILE}' is not the config of a t2l checkpoint.")
@@ -314,7 +357,7 @@ def shipped_checkpoint(name: str) -> Path:
     return folder
 
 
-def _find(source: str | Path, revision: str | None) -> Path:
+def _find(source: str | Path, revision: str | None, hub: Mapping[str, Any]) -> Path:
     if str(source) in _SHIPPED:
         return shipped_checkpoint(str(source))
     folder = Path(source).expanduser()
@@ -329,16 +372,16 @@ def _find(source: str | Path, revision: str | None) -> Path:
         return folder
     if folder.exists():
         raise CheckpointError(f"'{folder}' is a file; a checkpoint is a folder.")
-    return _download(str(source), revision)
+    return _download(str(source), revision, hub)
 
 
-def _download(source: str, revision: str | None) -> Path:
+def _download(source: str, revision: str | None, hub: Mapping[str, Any]) -> Path:
     if not is_hub_id(source):
         raise CheckpointError(
             f"There is no folder '{source}'.",
             f"Give a checkpoint folder, a hub id (org/name), or one that ships: {', '.join(_SHIPPED)}.",
         )
-    folder = download(source, _DOWNLOADED, revision=revision, error=CheckpointError)
+    folder = download(source, FILES, revision=revision, error=CheckpointError, **hub)
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(
             f"The repository '{source}' has no {CONFIG_FILE}, so it is not a t2l checkpoint.",

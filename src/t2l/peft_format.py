@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from t2l.base_structure import is_inside_larger
-from t2l.errors import AdapterError
+from t2l.errors import AdapterError, UnsupportedAdapterError
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 from t2l.storage import MOST_FOREIGN, check_tensors, read_json
 
@@ -29,6 +29,7 @@ PICKLE_FILE = "adapter_model.bin"
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 _KEY = re.compile(r"base_model\.model\.(?P<path>[^{}*]+)\.lora_(?P<factor>[AB])\.weight")
+_BASE_WEIGHT = re.compile(r"base_model\.model\.[^{}*]+\.base_layer\.(weight|bias)")  # PEFT adds those of embeddings
 _DEPTH = re.compile(r"(?:^|\.)(0|[1-9][0-9]{0,5})(?=\.|$)")
 _INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva")  # the ones that leave the base's weights alone
 _MEND = "Copy or download the adapter again; PEFT writes this file with save_pretrained."
@@ -172,7 +173,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     def check(name: str, rule: str, fits: Callable[[Any], bool], default: Any = None, fix: str | None = _MEND) -> None:
         value = config.get(name, default)
         if not fits(value):
-            raise AdapterError(f"'{where}': {name} is {shown(value)}; {rule}.", fix)
+            kind = UnsupportedAdapterError if fix == _ELSEWHERE and value is not None else AdapterError
+            raise kind(f"'{where}': {name} is {shown(value)}; {rule}.", fix)
 
     check("peft_type", "only LORA is supported", lambda value: value == "LORA", fix=_ELSEWHERE)
     check("bias", "only 'none' is supported", lambda value: value == "none", "none", _ELSEWHERE)
@@ -191,6 +193,26 @@ def read_config(folder: Path) -> dict[str, Any]:
     check("target_modules", "it must be a list of names or a pattern", lambda v: _is_text(v) or _is_list_of(v, str))
     check("layers_to_transform", "it must list whole numbers", lambda v: v is None or _layers(v) is not None)
     return config
+
+
+def kind_of_other(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[str]:
+    """What makes an adapter something else than plain LoRA of one rank in float32, bfloat16 or float16, in words."""
+    kind = config.get("peft_type")
+    found = [] if kind == "LORA" else [f"{shown(kind)} instead of LoRA"]
+    for name, what in _UNSUPPORTED.items():
+        if config.get(name) and not _repeats(config, name):
+            value = config[name]
+            found.append(what if value is True else f"{what}: {shown(value)}")
+    if config.get("bias", "none") != "none":
+        found.append(f"trained biases: {shown(config['bias'])}")
+    if not _plain_start(config.get("init_lora_weights", True)):
+        found.append(f"a start that changes the base's weights: {shown(config['init_lora_weights'])}")
+    stored = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - set(DTYPES))
+    found += [f"weights stored as {', '.join(stored)}"] if stored else []
+    found += ["weights of the base itself"] if any(map(_BASE_WEIGHT.fullmatch, tensors)) else []
+    outside = sorted({match["path"] for name in tensors if (match := _KEY.fullmatch(name))})
+    outside = [path for path in outside if _DEPTH.search(path) is None]
+    return found + ([f"modules in no numbered layer: {', '.join(outside[:4])}"] if outside else [])
 
 
 def with_config(spec: LoraSpec, config: Mapping[str, Any]) -> LoraSpec:
@@ -214,7 +236,7 @@ def spec_from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], 
         depth = _DEPTH.search(path)
         if depth is None:
             tied = " It is tied to the input embeddings in many bases." if path.endswith("lm_head") else ""
-            raise AdapterError(
+            raise UnsupportedAdapterError(
                 f"The adapter changes '{path}', which is in no numbered layer; that is not supported.{tied}", _ELSEWHERE
             )
         named = isinstance(targets, str) or any(f".{path}".endswith(f".{name}") for name in targets)
@@ -246,6 +268,13 @@ def _module_shapes(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, tup
     """Module path -> (I, O), from the tensors' names and shapes; refuses names that are not plain LoRA."""
     factors: dict[str, dict[str, Tensor]] = {}
     foreign = []
+    stored = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - set(DTYPES))
+    if stored and all(name.startswith("float8") for name in stored) and all(map(_KEY.fullmatch, tensors)):
+        raise UnsupportedAdapterError(f"'{folder / TENSOR_FILE}' is stored as {', '.join(stored)}.", _ELSEWHERE)
+    whole = [name for name in tensors if _BASE_WEIGHT.fullmatch(name)]
+    if whole:
+        what = f"'{folder / TENSOR_FILE}' holds weights of the base itself ({whole[0]})"
+        raise UnsupportedAdapterError(f"{what}; that is not supported.", _ELSEWHERE)
     for name, tensor in tensors.items():
         match = _KEY.fullmatch(name)
         if match is None:

@@ -1,4 +1,4 @@
-"""``t2l import`` and ``t2l inspect``: checkpoints and adapters as files.
+"""``t2l import``, ``t2l push`` and ``t2l inspect``: checkpoints and adapters as files.
 
 Level 6. `t2l.sakana` imports, `t2l.inspection` measures; this file prints.
 """
@@ -68,6 +68,45 @@ def import_checkpoint(
     say(f"  t2l generate DESCRIPTION --checkpoint {shlex.quote(str(out))}", console=console)
 
 
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint of t2l or an adapter.")],
+    repository: Annotated[
+        str, typer.Argument(metavar="REPOSITORY", help="ORGANISATION/NAME; made where there is none.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Of a repository that is made.")] = False,
+    branch: Annotated[str | None, typer.Option(help="To commit to; made where there is none.")] = None,
+    create_pr: Annotated[bool, typer.Option("--pull-request", help="Open a pull request instead.")] = False,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload with t2l",
+    as_json: AsJson = False,
+) -> None:
+    """Upload a checkpoint or an adapter to the Hugging Face hub, with its model card."""
+    from t2l import adapter, hub, inspection, model
+
+    kind = inspection.kind_of(folder)
+    if kind == inspection.ADAPTER:
+        adapter.Adapter.load(folder)
+        files = adapter.FILES
+    elif kind == inspection.CHECKPOINT and folder.is_dir():
+        model.TextToLora.from_pretrained(folder)
+        files = model.FILES
+    else:
+        raise T2LError(f"'{folder}' is neither a checkpoint of t2l nor an adapter.", "Import it first: t2l import")
+    done = hub.push(
+        folder,
+        repository,
+        files,
+        private=private or None,
+        branch=branch,
+        create_pr=create_pr,
+        commit_message=message,
+    )
+    if as_json:
+        print_json({"folder": str(folder), "repository": repository, "url": done.url, "files": list(done.files)})
+        return
+    say(done.url, "bold green", console=results())
+    say(f"Uploaded: {', '.join(done.files)}.", console=results())
+
+
 def inspect(
     path: Annotated[
         str | None,
@@ -101,6 +140,8 @@ def inspect(
         report = measure(path, description=texts[0] if texts else None)
     if heatmap is not None:
         if report.norms is None:
+            if "unsupported" in report.facts:
+                raise T2LError(report.facts["unsupported"], report.facts["fix"])
             raise T2LError("A checkpoint has no heat map of its own.", "Add a description: --description TEXT")
         title = (texts[0] if texts else None) or report.facts.get("provenance", {}).get("description") or str(path)
         save_heatmap(report.norms, heatmap, title=" ".join(str(title).split()), force=force)
