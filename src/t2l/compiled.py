@@ -44,8 +44,10 @@ class TaskFunction:
         made = self.adapter.provenance
         return sha256(f"{made['checkpoint']}\0{made['encoder']}\0{self.description}".encode()).hexdigest()
 
-    @overload
-    def __call__(self, text: str, *, max_new_tokens: int = _MAX_NEW_TOKENS) -> str: ...
+    @overload  # one text is a sequence of texts as well, which is not meant
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
+        self, text: str, *, max_new_tokens: int = _MAX_NEW_TOKENS
+    ) -> str: ...
 
     @overload
     def __call__(self, text: Sequence[str], *, max_new_tokens: int = _MAX_NEW_TOKENS) -> list[str]: ...

@@ -98,7 +98,7 @@ class MiniLmEncoder(DescriptionEncoder):
         self.token_dim = POOLINGS[pooling].token_dim
 
     @cached_property
-    def identity(self) -> str:
+    def identity(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         return f"minilm/all-MiniLM-L6-v2/{folder_digest(_model_folder())}/pooling={self.pooling}"
 
     @property

@@ -54,7 +54,7 @@ class SentenceTransformerEncoder(DescriptionEncoder):
         self._stated_dim = dim
 
     @cached_property
-    def identity(self) -> str:
+    def identity(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         return f"sentence-transformer/{model_identity(self.model, self.revision)}"
 
     @property

@@ -346,6 +346,7 @@ class Engine:
                 if self._closed:
                     self._scheduler.stop()
                     return
+            begun = time.monotonic()
             try:
                 with self._turn:
                     begun = time.monotonic()

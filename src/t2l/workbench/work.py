@@ -160,6 +160,7 @@ class Workbench:
             ways = ((text, None, 1.0), (told, None, 1.0), (text, one.adapter, strength))
             jobs += [(row, column, way) for column, way in zip(table.ANSWERS, ways, strict=True)]
         failed: list[T2LError] = []
+        filled = ""
         async for answered in self._answered(jobs, asked, failed):
             numbers = [(f"{answered} of {len(jobs)}", "answers")]
             numbers += [_right(rows, column, f"right, {column}") for column in checked]
@@ -201,7 +202,7 @@ class Workbench:
         for row in rows:
             row.update(dict.fromkeys(ways))
         jobs = [(row, way, (str(row[table.INPUT]), adapter, 1.0)) for row in rows for way, adapter in ways.items()]
-        about, failed = cards.learned(learned, len(pairs)), []
+        about, filled, failed = cards.learned(learned, len(pairs)), "", []
         async for _ in self._answered(jobs, asked, failed):
             numbers = [_right(counted, way, f"right, {way}{where}") for way in ways]
             filled = cards.figures(numbers) + _unanswered(failed)
