@@ -25,11 +25,11 @@ LEVELS = {
     **dict.fromkeys(
         [
             *("adapter", "model_cards", "adapter_table", "peft_format", "batched", "bases", "encoders", "hypernet"),
-            *("sakana_files", "deltas"),
+            "deltas",
         ],
         1,
     ),
-    **dict.fromkeys(["model", "sakana", "composition", "library"], 2),
+    **dict.fromkeys(["model", "reference", "composition", "library"], 2),
     **dict.fromkeys(["compiled", "data", "inspection", "recipes", "sensitivity"], 3),
     **dict.fromkeys(["training", "comparison"], 4),
     **dict.fromkeys(["baselines", "evaluation", "guidance", "serving", "export"], 5),
@@ -175,7 +175,7 @@ def test_the_house_stands(check) -> None:
         (level_problems, "serving/engine.py", "import t2l.training", "never needs training code"),
         (level_problems, "surprise.py", "", "has no level"),
         (level_problems, "lora.py", "from . import errors", "imports are absolute"),
-        (cycles, "sakana.py", "import t2l.model", "model -> sakana -> model"),
+        (cycles, "reference.py", "import t2l.model", "model -> reference -> model"),
         (room_problems, "lora.py", "x = 1", "no docstring"),
         (room_problems, "utils.py", '"""Things."""', "gets a name"),
         (room_problems, "lora.py", '"""Long."""' + "\n" * 501, "501 lines"),
@@ -188,7 +188,7 @@ def test_the_house_stands(check) -> None:
     ],
 )
 def test_a_breach_is_seen(check, file: str, text: str, problem: str, tmp_path: Path) -> None:
-    files = {"__init__.py": "", "model.py": "import t2l.sakana", "sakana.py": "", "training/__init__.py": ""}
+    files = {"__init__.py": "", "model.py": "import t2l.reference", "reference.py": "", "training/__init__.py": ""}
     for name, content in (files | {file: text}).items():
         path = tmp_path / "t2l" / name
         path.parent.mkdir(parents=True, exist_ok=True)

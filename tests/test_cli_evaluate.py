@@ -371,7 +371,7 @@ def test_the_gate_runs_on_checkpoints_of_the_reference(
 ) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    import t2l.sakana
+    import t2l.reference
     from t2l.world.base import build_tokenizer
 
     theirs = shared_dir / "fixtures" / "sakana-checkpoints" / name
@@ -382,14 +382,14 @@ def test_the_gate_runs_on_checkpoints_of_the_reference(
     config = AutoConfig.from_pretrained(theirs / "base", vocab_size=99)
     fill(AutoModelForCausalLM.from_config(config)).save_pretrained(tmp_path / "base")  # pyright: ignore
     build_tokenizer().save_pretrained(tmp_path / "base")
-    opened = t2l.sakana.import_checkpoint
+    opened = t2l.reference.import_checkpoint
 
     def with_another_encoder(source: Any) -> TextToLora:
         found = opened(source)
         found.encoder = Drawn(found.hypernetwork.embedding_dim)
         return found
 
-    monkeypatch.setattr(t2l.sakana, "import_checkpoint", with_another_encoder)
+    monkeypatch.setattr(t2l.reference, "import_checkpoint", with_another_encoder)
     words = ("--checkpoint", theirs, "--base", "base", "--data", "data", "--wordings", "1", "--max-new-tokens", "2")
     found = document("evaluate", "--gate", *words)
     assert set(found["rows"]) == set(GATE)

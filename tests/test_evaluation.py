@@ -452,7 +452,7 @@ class Drawn(DescriptionEncoder):
 def test_the_gate_runs_on_imported_checkpoints_of_the_reference(name: str, shared_dir: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from t2l.sakana import import_checkpoint
+    from t2l.reference import import_checkpoint
     from t2l.world.base import build_tokenizer
 
     place = shared_dir / "fixtures" / "sakana-checkpoints" / name

@@ -126,7 +126,7 @@ def test_what_cannot_be_merged_is_refused_and_changes_nothing(base: Path, tmp_pa
         export_adapter(make("gpt2"), tmp_path / "m", "merged", base=base)
     with pytest.raises(OutputError, match="is the base itself"):
         export_adapter(make(), base, "merged", base=base, force=True)
-    with pytest.raises(BaseModelError, match="does not say which base"):
+    with pytest.raises(BaseModelError, match="which base the adapters are for"):
         export_adapter(Adapter(replace(make().spec, base_model=None), make().weights), tmp_path / "m", "merged")
     assert not list(tmp_path.iterdir())
 

@@ -18,8 +18,8 @@ from t2l.encoders import encoder_from_config
 from t2l.encoders.gte import inverse_frequencies
 from t2l.errors import DescriptionWarning, EncoderError
 from t2l.model import TextToLora
-from t2l.sakana import import_checkpoint
-from test_sakana import make_args, make_state, save
+from t2l.reference import import_checkpoint
+from test_reference import make_args, make_state, save
 
 TEXTS = ["sort the words", "copy", "is it true that the words sort the words that copy it"]
 SCALINGS: list[dict[str, Any] | None] = [
@@ -175,7 +175,7 @@ def test_another_model_of_the_kind_is_refused(change: Any, says: str, tmp_path: 
 
 def test_an_imported_checkpoint_needs_no_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the reference's files to an adapter, with the encoder named in its settings."""
-    monkeypatch.setattr("test_sakana.WIDTH", 32)
+    monkeypatch.setattr("test_reference.WIDTH", 32)
     place = tmp_path / "encoder"
     place.mkdir()
     write_model(place, SCALINGS[1])

@@ -16,7 +16,6 @@ from typing import overload
 from t2l.adapter import Adapter
 from t2l.bases import Base, load_base
 from t2l.encoders.description import prepare
-from t2l.errors import BaseModelError
 from t2l.model import TextToLora, default_checkpoint
 
 _KEPT_FUNCTIONS = 256
@@ -96,9 +95,7 @@ def compile(
     """
     prepare([description])  # before anything is loaded
     t2l = _checkpoint(default_checkpoint() if checkpoint is None else str(checkpoint), device)
-    name = base or t2l.spec.base_model
-    if name is None:
-        raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: base='FOLDER or HUB_ID'")
+    name = t2l.spec.base_name(base)
     return _compiled(t2l, _base(name, device, t2l.system), description.strip())
 
 

@@ -23,8 +23,7 @@ from t2l.model import CONFIG_FILE as CHECKPOINT_CONFIG
 from t2l.model import TextToLora
 from t2l.peft_format import CONFIG_FILE as ADAPTER_CONFIG
 from t2l.peft_format import TENSOR_FILE, kind_of_other
-from t2l.sakana import import_checkpoint
-from t2l.sakana_files import STATE_FILE
+from t2l.reference import STATE_FILE, import_checkpoint
 from t2l.storage import MOST_FOREIGN, read_json, read_tensors, write_bytes
 
 if TYPE_CHECKING:

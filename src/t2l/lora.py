@@ -145,6 +145,17 @@ class LoraSpec:
         """Every adapted module's full path, group by group, by depth."""
         return [path for group in self.groups for path in group.module_paths()]
 
+    def base_name(self, given: str | Path | None = None) -> str:
+        """The base that is meant: the one that is given, or else the one that this spec names.
+
+        Raises:
+            BaseModelError: neither names one.
+        """
+        name = given or self.base_model
+        if not name:
+            raise BaseModelError("Nothing says which base the adapters are for.", "Name it: --base FOLDER|HUB_ID")
+        return str(name)
+
     def group(self, key: str) -> ModuleGroup:
         """The group called ``key``; an unknown one is a `T2LError` with near names."""
         for group in self.groups:

@@ -14,7 +14,7 @@ import typer
 
 from t2l.commands.options import BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.terminal import results, say, shown
-from t2l.errors import BaseModelError, T2LError
+from t2l.errors import T2LError
 
 if TYPE_CHECKING:
     from t2l.adapter import Adapter
@@ -128,9 +128,7 @@ def chat(
         prepare([task])  # refused before anything is loaded
     device = checked_device(device)
     t2l = TextToLora.from_pretrained(checkpoint, device=device)
-    name = base or t2l.spec.base_model
-    if name is None:
-        raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
+    name = t2l.spec.base_name(base)
     loaded = load_base(name, device=device).with_system(t2l.system)
     t2l.spec.check_base(loaded.model)
     if loaded.note:

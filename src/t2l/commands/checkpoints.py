@@ -1,6 +1,6 @@
 """``t2l import``, ``t2l push`` and ``t2l inspect``: checkpoints and adapters as files.
 
-Level 6. `t2l.sakana` imports, `t2l.inspection` measures; this file prints.
+Level 6. `t2l.reference` imports, `t2l.inspection` measures; this file prints.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def import_checkpoint(
     as_json: AsJson = False,
 ) -> None:
     """Turn a checkpoint of the reference implementation of Text-to-LoRA into one of t2l."""
-    from t2l import sakana
+    from t2l import reference
     from t2l.model import CONFIG_FILE
     from t2l.storage import check_writable
 
     check_writable(out, marker=CONFIG_FILE, force=force)
-    t2l = sakana.import_checkpoint(source, checkpoint=checkpoint, revision=revision)
+    t2l = reference.import_checkpoint(source, checkpoint=checkpoint, revision=revision)
     t2l.save_pretrained(out, force=force)
     spec = t2l.spec
     report = {
@@ -162,7 +162,7 @@ def _compare(path: str | None, texts: list[str], heatmap: Path | None, as_json: 
 
     from t2l.inspection import ADAPTER, REFERENCE, kind_of
     from t2l.model import TextToLora
-    from t2l.sakana import import_checkpoint
+    from t2l.reference import import_checkpoint
     from t2l.sensitivity import PROBES, sensitivity
 
     kind = kind_of(path)

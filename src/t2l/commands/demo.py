@@ -13,7 +13,7 @@ import typer
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.demo import TITLE
-from t2l.errors import BaseModelError, T2LError
+from t2l.errors import T2LError
 
 
 def demo(
@@ -57,9 +57,7 @@ def _session(checkpoint: str | None, base: str | None, device: str) -> Any:
 
     with Notes().of_warnings(), messages().status("Loading the base and the checkpoint ..."):
         t2l = TextToLora.from_pretrained(checkpoint, device=device)
-        name = base or t2l.spec.base_model
-        if name is None:
-            raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
+        name = t2l.spec.base_name(base)
         return Session(t2l, load_base(name, device=device).with_system(t2l.system))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from t2l.commands.evaluate import Options, ProtocolName
 from t2l.commands.options import checked_device
 from t2l.commands.terminal import Notes, print_json, results, say
-from t2l.errors import BaseModelError, DescriptionError, T2LError
+from t2l.errors import DescriptionError, T2LError
 
 if TYPE_CHECKING:
     from t2l.bases import Base
@@ -305,11 +305,9 @@ def _bench(options: Options, rows: Sequence[str], tasks: Sequence[Wording], note
         if folder is not None and option.startswith("--multi-task") and not (name and system):
             adapter = one_adapter(folder)
             name, system = name or adapter.spec.base_model, system or adapter.system
-    if name is None and t2l is None:
-        t2l = _checkpoint(None, device)
-        name, system = t2l.spec.base_model, system or t2l.system
     if name is None:
-        raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
+        t2l = t2l or _checkpoint(None, device)
+        name, system = t2l.spec.base_name(), system or t2l.system
     written = options.protocol is ProtocolName.paper  # token by token: three times as fast without fused attention
     loading = {"attn_implementation": "eager"} if device == "cpu" and written else None
     base = load_base(name, device=device, dtype=options.dtype and options.dtype.value, loading=loading)
@@ -333,7 +331,7 @@ def _checkpoint(source: str | None, device: str) -> TextToLora:
     from t2l.encoders import CachedEncoder
     from t2l.inspection import REFERENCE, kind_of
     from t2l.model import TextToLora
-    from t2l.sakana import import_checkpoint
+    from t2l.reference import import_checkpoint
 
     reference = source is not None and Path(source).expanduser().is_dir() and kind_of(source) == REFERENCE
     t2l = (

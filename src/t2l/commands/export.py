@@ -102,13 +102,13 @@ def _write(
             adapter = adapter.rank_stabilised()
         adapter.save(out, form=form.value if form else "portable", dtype=dtype, force=force)
         return
-    from t2l.export import base_of, export_adapter
+    from t2l.export import export_adapter
 
     if to in (Target.gguf_merged, Target.gguf_base):
         from t2l.bases import base_config
         from t2l.export.gguf_model import window_note
 
-        if note := window_note(base_config(base_of(adapter, base))):
+        if note := window_note(base_config(adapter.spec.base_name(base))):
             notes.add(note)
     export_adapter(adapter, out, to.value, base=base, dtype=dtype, force=force)
 

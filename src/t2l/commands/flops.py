@@ -53,7 +53,6 @@ def flops(
     import torch
 
     from t2l.bases import base_config
-    from t2l.errors import BaseModelError
     from t2l.evaluation.flops import ENCODERS, Setting, TransformerShape, compare, paper_setting
     from t2l.hypernet import HyperNetwork
     from t2l.lora import LoraSpec
@@ -67,9 +66,7 @@ def flops(
         shape, what = TransformerShape.of_config(config), f"{base}, variant {variant.value} as in the paper"
     else:
         t2l = TextToLora.from_pretrained(checkpoint)
-        name = base or t2l.spec.base_model
-        if name is None:
-            raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
+        name = t2l.spec.base_name(base)
         hypernetwork, shape = t2l.hypernetwork, TransformerShape.of_config(base_config(name))
         encoder_name = "minilm" if t2l.encoder.to_config().get("kind") == "minilm" else "gte-large-en-v1.5"
         what = f"{name}, {checkpoint or 'the checkpoint that ships'}"

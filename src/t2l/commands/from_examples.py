@@ -16,7 +16,6 @@ from t2l.bases import load_base
 from t2l.commands.descriptions import Request
 from t2l.commands.examples import Choice, Examples, choose
 from t2l.composition import scale
-from t2l.errors import BaseModelError
 from t2l.guidance.choosing import answer_samples, candidates
 from t2l.guidance.guide import Guide
 from t2l.model import TextToLora
@@ -50,9 +49,7 @@ def generate_from_examples(
     Raises:
         T2LError: the base cannot be loaded, or the examples do not fit it.
     """
-    if t2l.spec.base_model is None:
-        raise BaseModelError("The checkpoint does not say which base it is for, so examples cannot be tried.")
-    base = load_base(t2l.spec.base_model).with_system(t2l.system)
+    base = load_base(t2l.spec.base_name()).with_system(t2l.system)
     t2l.spec.check_base(base.model)
     texts = candidates(guide, [request.description for request in requests])
     embedding_NE = t2l.encoder.encode(texts)

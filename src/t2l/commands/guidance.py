@@ -81,9 +81,7 @@ def calibrate(
     t2l = TextToLora.from_pretrained(checkpoint, device=checked_device(device))
     t2l.encoder = CachedEncoder(t2l.encoder)
     assert t2l.folder is not None
-    name = base or t2l.spec.base_model
-    if name is None:
-        raise T2LError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
+    name = t2l.spec.base_name(base)
     if known is None and t2l.spec.base_model != EMBEDDED_BASE:
         raise T2LError(
             f"The checkpoint is for '{t2l.spec.base_model}'; tasks for it do not come with t2l.",

@@ -15,7 +15,7 @@ import typer
 from t2l.commands.generate import check_place
 from t2l.commands.options import AsJson, Device, Dtype, Force, Form, checked_device
 from t2l.commands.terminal import Notes, messages, print_json, results, say
-from t2l.errors import BaseModelError, CheckpointError, T2LError
+from t2l.errors import CheckpointError, T2LError
 from t2l.prompting import RECORDED, TEMPLATE
 
 if TYPE_CHECKING:
@@ -87,9 +87,7 @@ def refine(
     given = read_examples(examples)
     pairs = given.pairs()
     start = Adapter.load(adapter)
-    name = base or start.spec.base_model
-    if name is None:
-        raise BaseModelError("The adapter does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
+    name = start.spec.base_name(base)
     device = checked_device(device)
     source = None if plain else _source_of(start, checkpoint, device, notes)
     # without the hypernetwork: were the scaling inside B, steps would be of another size

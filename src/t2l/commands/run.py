@@ -15,7 +15,7 @@ import typer
 
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Strength, checked_device, checked_strength
 from t2l.commands.terminal import Notes, messages, print_json, results, say
-from t2l.errors import BaseModelError, CheckpointError, T2LError
+from t2l.errors import CheckpointError, T2LError
 from t2l.prompting import NONE, TEMPLATE
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def run(
     device = checked_device(device)
     t2l = TextToLora.from_pretrained(checkpoint, device=device)
     t2l.encoder = CachedEncoder(t2l.encoder)
-    name = base or t2l.spec.base_model
-    if name is None:
-        raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
+    name = t2l.spec.base_name(base)
     with notes.of_warnings():
         start = time.perf_counter()
         (adapter,) = t2l.generate([description.strip()])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from t2l.adapter import Adapter
-from t2l.errors import BaseModelError, OutputError, did_you_mean
+from t2l.errors import OutputError, did_you_mean
 
 Form = Literal["merged", "gguf", "gguf-merged", "gguf-base"]
 """``merged``: a whole model folder with the adapter in its weights. ``gguf``: the adapter for llama.cpp.
@@ -44,7 +44,7 @@ def export_adapter(
         >>> adapter, = TextToLora.from_pretrained().generate(["Give the last word."])
         >>> export_adapter(adapter, "last-word.gguf", "gguf")  # doctest: +SKIP
     """
-    name = base_of(adapter, base)
+    name = adapter.spec.base_name(base)
     if form == "merged":
         from t2l.export.merged import write_merged
 
@@ -58,15 +58,3 @@ def export_adapter(
     from t2l.export.gguf_model import write_gguf_model
 
     return write_gguf_model(name, adapter if form == "gguf-merged" else None, out, dtype=dtype, force=force)
-
-
-def base_of(adapter: Adapter, base: str | Path | None) -> str | Path:
-    """``base``, or the one that the adapter names.
-
-    Raises:
-        BaseModelError: neither says one.
-    """
-    name = base or adapter.spec.base_model
-    if name is None:
-        raise BaseModelError("The adapter does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
-    return name

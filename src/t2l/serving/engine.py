@@ -24,7 +24,7 @@ from t2l.adapter import Adapter
 from t2l.bases import Base, load_base
 from t2l.encoders import CachedEncoder
 from t2l.encoders.description import prepare
-from t2l.errors import BaseModelError, T2LError
+from t2l.errors import T2LError
 from t2l.guidance.guide import Guide, is_calibrated
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
@@ -144,9 +144,7 @@ class Engine:
         """
         t2l = TextToLora.from_pretrained(checkpoint, device=device)
         t2l.encoder = CachedEncoder(t2l.encoder)
-        name = base or t2l.spec.base_model
-        if name is None:
-            raise BaseModelError("The checkpoint does not say which base it is for.", "Name it: --base FOLDER|HUB_ID")
+        name = t2l.spec.base_name(base)
         return cls(load_base(name, device=device, dtype=dtype), t2l, limits, store=store)
 
     @property

@@ -29,7 +29,7 @@ from t2l.hub import first_line
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, ModuleGroup
 from t2l.model import TextToLora
-from t2l.sakana_files import CheckpointFiles, find_files, read_adapter, read_state
+from t2l.reference.files import CheckpointFiles, find_files, read_adapter, read_state
 from t2l.storage import check_tensors, read_yaml
 
 _STD_FLOOR = 1e-10  # what the reference adds to a standard deviation before it multiplies by it

@@ -28,7 +28,7 @@ from helpers import fill
 from t2l.adapter import Form
 from t2l.errors import CheckpointError
 from t2l.model import TextToLora
-from t2l.sakana import import_checkpoint
+from t2l.reference import import_checkpoint
 
 SHAPES = {"v_proj": (10, 6), "down_proj": (14, 10), "q_proj": (10, 10)}  # module -> (I, O), in the heads' order
 LAYERS, RANK, WIDTH, LATENT, HEAD = 3, 4, 8, 16, 12
