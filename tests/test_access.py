@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 from t2l import cli
 from t2l.commands.serve import allowed_hosts, api_keys
 from t2l.errors import T2LError
-from t2l.serving.access import Gate, Keys
+from t2l.serving.access import AccessGate, Keys
 
 
 class Asked:
     """A gate that is asked, request by request, without a network."""
 
     def __init__(self, **options: Any) -> None:
-        self._gate = Gate(self._inside, max_body=100, body_timeout_s=1, **options)
+        self._gate = AccessGate(self._inside, max_body=100, body_timeout_s=1, **options)
 
     async def _inside(self, scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -18,7 +18,7 @@ from t2l.cli import app
 from t2l.comparison import ROWS, Compared
 from t2l.demo import measure, show
 from t2l.demo.gallery import gallery, page, shipped_record
-from t2l.demo.measure import RECORD_FILE, Outcome, Session
+from t2l.demo.measure import RECORD_FILE, Session, TaskOutcome
 from t2l.demo.tasks import CHECKS, DemoTask, Example, chosen, demo_tasks, normalised
 from t2l.guidance.guide import Confidence, Neighbour
 from t2l.model import MICRO_WORLD, TextToLora
@@ -220,7 +220,7 @@ def test_a_wrong_answer_says_what_was_wanted(session: Session) -> None:
     one = chosen(0, 1)[0]
     answers = tuple(Compared(example.text, "no", "no", "something quite wrong " * 9) for example in one.examples)
     console = Terminal()
-    show.show_outcome(console, Outcome(one, 12.3, answers, None))
+    show.show_outcome(console, TaskOutcome(one, 12.3, answers, None))
     assert console.text.count("(should ") == 3 and max(map(len, console.text.splitlines())) <= 80
 
 
@@ -229,7 +229,7 @@ def test_confidence_is_shown_with_a_plain_word_where_it_is_low(session: Session)
     for value, low in ((0.9, False), (0.2, True)):
         console = Terminal(width=100)
         near = (Neighbour("t", "sorting words", 0.8),)
-        show.show_outcome(console, Outcome(outcome.task, 12.3, outcome.compared, Confidence(value, 0.1, {}, near)))
+        show.show_outcome(console, TaskOutcome(outcome.task, 12.3, outcome.compared, Confidence(value, 0.1, {}, near)))
         assert f"confidence {value:.2f}{' (low)' if low else ''} · nearest known task: sorting words" in console.text
 
 

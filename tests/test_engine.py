@@ -37,7 +37,7 @@ from t2l.serving.maker import AdapterMaker
 from t2l.serving.passes import Passes, Piece
 from t2l.serving.prompts import chat_tokens
 from t2l.serving.sampling import Picker, Sampling
-from t2l.serving.scheduler import Job, Scheduler
+from t2l.serving.scheduler import DecodingJob, Scheduler
 from t2l.serving.slot_cache import rows_attention
 from t2l.serving.stream import Writer
 
@@ -60,8 +60,8 @@ def plain_tokens(model: Any, prompt: list[int], count: int, spec: LoraSpec, weig
     return found
 
 
-def job(prompt: list[int], count: int, weights: LoraWeights | None = None, **options: Any) -> Job:
-    return Job(prompt, count, Sampling(**options), weights, deadline=time.monotonic() + 100)
+def job(prompt: list[int], count: int, weights: LoraWeights | None = None, **options: Any) -> DecodingJob:
+    return DecodingJob(prompt, count, Sampling(**options), weights, deadline=time.monotonic() + 100)
 
 
 def letters(ids: list[int]) -> str:
@@ -231,7 +231,7 @@ def test_who_left_and_who_is_late_frees_the_slot() -> None:
         clock=lambda: now[0],
     )
     prompt = tokens(1, 5)[0].tolist()
-    left, late, last = (Job(prompt, 50, Sampling(), None, 1000.0 + 10 * n, begun=1000.0) for n in (9, 1, 9))
+    left, late, last = (DecodingJob(prompt, 50, Sampling(), None, 1000.0 + 10 * n, begun=1000.0) for n in (9, 1, 9))
     for one in (left, late, last):
         scheduler.add(one)
     scheduler.step()

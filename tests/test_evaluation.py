@@ -35,7 +35,7 @@ from t2l.evaluation import benchmarks
 from t2l.evaluation.benchmarks import CODE, PAPER10, load_tasks
 from t2l.evaluation.gate import gate_of
 from t2l.evaluation.harness import AdaptedLM, run_variants
-from t2l.evaluation.rows import GATE, Bench, Variant
+from t2l.evaluation.rows import GATE, Bench, PromptVariant
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,7 @@ def test_a_folder_is_a_task_of_its_own(base: Base, tmp_path: Path) -> None:
     write_task(tmp_path, "echo", [("a", "b"), ("c", "d")], family="letters", separator=">", paraphrases=["Say it."])
     (task,) = load_tasks(["all"], data=tmp_path)
     assert (task.name, task.family) == ("echo", "letters")
-    (item, _) = run_variants(Decoder(base), [task], [Variant("1-shot", "echo", shots=1)], max_new_tokens=4)
+    (item, _) = run_variants(Decoder(base), [task], [PromptVariant("1-shot", "echo", shots=1)], max_new_tokens=4)
     assert item["prompt"] in ("a>b\na>", "c>d\na>")
 
 
@@ -321,7 +321,7 @@ def test_bad_input_is_named_with_what_to_do(
     plain = build_tokenizer()
     plain.chat_template = None
     with pytest.raises(T2LError, match="no chat template"):
-        run_variants(Decoder(Base(base.model, plain, "plain")), [task], [Variant("base", "piqa")], chat=True)
+        run_variants(Decoder(Base(base.model, plain, "plain")), [task], [PromptVariant("base", "piqa")], chat=True)
 
 
 # --- resume -------------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_bad_input_is_named_with_what_to_do(
 
 def test_an_interrupted_run_goes_on_where_it_was(base: Base, data: Path, tmp_path: Path) -> None:
     tasks = load_tasks(["piqa", "winogrande"], data=data)
-    variants = [Variant("base", task.name) for task in tasks]
+    variants = [PromptVariant("base", task.name) for task in tasks]
     one_by_one = Decoder(base, batch_tokens=1)
     whole = run_variants(one_by_one, tasks, variants, max_new_tokens=3)
 

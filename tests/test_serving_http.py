@@ -26,7 +26,7 @@ from t2l import cli
 from t2l.adapter import Adapter
 from t2l.commands import serve as command
 from t2l.errors import OutputError, T2LError
-from t2l.serving.access import Gate, RateLimit
+from t2l.serving.access import AccessGate, RateLimit
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.errors import RequestError
 from t2l.serving.http import HttpOptions
@@ -463,7 +463,7 @@ def test_a_body_that_does_not_arrive_is_given_up() -> None:
     async def app(*_: Any) -> None:
         raise AssertionError("never reached")
 
-    gate = Gate(app, max_body=10, body_timeout_s=0.01)
+    gate = AccessGate(app, max_body=10, body_timeout_s=0.01)
     scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": [], "client": ("1.2.3.4", 5)}
     asyncio.run(gate(scope, receive, send))
     assert sent[0]["status"] == 408

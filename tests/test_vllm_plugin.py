@@ -29,7 +29,7 @@ from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.serving import vllm_plugin
-from t2l.serving.vllm_plugin import AdapterStore, integer_id, register, resolver_from, store_from_environment
+from t2l.serving.vllm_plugin import AdapterFolder, integer_id, register, resolver_from, store_from_environment
 
 BASE = "org/base"
 TASKS = ["add three", "drop the last word", "answer in capitals"]
@@ -86,15 +86,15 @@ def tiny_t2l(base: str | None = BASE) -> TextToLora:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> AdapterStore:
-    return AdapterStore(tmp_path / "store", tiny_t2l, limit=2)
+def store(tmp_path: Path) -> AdapterFolder:
+    return AdapterFolder(tmp_path / "store", tiny_t2l, limit=2)
 
 
-def ask(store: AdapterStore, name: str, base: str = BASE) -> LoRARequest | None:
+def ask(store: AdapterFolder, name: str, base: str = BASE) -> LoRARequest | None:
     return asyncio.run(resolver_from(store, LoRAResolver, LoRARequest).resolve_lora(base, name))
 
 
-def test_a_description_becomes_an_adapter_that_any_runtime_scales_right(store: AdapterStore) -> None:
+def test_a_description_becomes_an_adapter_that_any_runtime_scales_right(store: AdapterFolder) -> None:
     found = ask(store, "t2l/add three")
     assert found is not None
     adapter, (expected,) = Adapter.load(found.lora_path), tiny_t2l().generate(["add three"])
@@ -105,12 +105,12 @@ def test_a_description_becomes_an_adapter_that_any_runtime_scales_right(store: A
     assert 0 < found.lora_int_id < 2**31
 
 
-def test_the_same_description_gives_the_same_ids_and_is_made_once(store: AdapterStore, tmp_path: Path) -> None:
+def test_the_same_description_gives_the_same_ids_and_is_made_once(store: AdapterFolder, tmp_path: Path) -> None:
     first = ask(store, "t2l/add three")
     assert first is not None
     before = (Path(first.lora_path) / "adapter_model.safetensors").stat()
     again = ask(store, "t2l/  add three ")
-    restarted = ask(AdapterStore(tmp_path / "store", tiny_t2l), "t2l/add three")  # another process, or the next day
+    restarted = ask(AdapterFolder(tmp_path / "store", tiny_t2l), "t2l/add three")  # another process, or the next day
     identity = Path(first.lora_path).name
     by_id = ask(store, f"t2l/{identity}")
     for other in (again, restarted, by_id):
@@ -122,51 +122,51 @@ def test_the_same_description_gives_the_same_ids_and_is_made_once(store: Adapter
     assert integer_id("00000000" + "0" * 16) == 1
 
 
-def test_what_is_not_ours_is_left_to_others(store: AdapterStore) -> None:
+def test_what_is_not_ours_is_left_to_others(store: AdapterFolder) -> None:
     assert ask(store, "sql-lora") is None
     assert ask(store, "t2l/" + "0" * 24) is None  # an id that is not there
     assert not store.folder.exists()
 
 
 def test_another_base_is_refused_in_the_log_and_not_served(
-    store: AdapterStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: AdapterFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert ask(store, "t2l/add three", base="org/other") is None
     assert "T2L_VLLM_BASE=org/other" in caplog.text
-    named = AdapterStore(tmp_path / "named", tiny_t2l, base_name="/models/copy")
+    named = AdapterFolder(tmp_path / "named", tiny_t2l, base_name="/models/copy")
     assert ask(named, "t2l/add three", base="/models/copy") is not None
     assert ask(named, "t2l/add three", base=BASE) is None
     folder = tmp_path / "base"
     folder.mkdir()
-    same = AdapterStore(tmp_path / "same", lambda: tiny_t2l(str(folder)))
+    same = AdapterFolder(tmp_path / "same", lambda: tiny_t2l(str(folder)))
     assert ask(same, "t2l/add three", base=f"{folder}/../base") is not None
 
 
 @pytest.mark.parametrize("text", ["", "   ", "not in the list", "../../etc/passwd", "x" * 100_000, "a\0b"])
 def test_no_text_of_a_request_breaks_the_server_or_leaves_the_store(
-    store: AdapterStore, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+    store: AdapterFolder, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert ask(store, f"t2l/{text}") is None
     assert len(caplog.text) < 3000  # a long text does not fill the log
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_full_store_takes_no_more_but_serves_what_it_has(store: AdapterStore, caplog: Any) -> None:
+def test_a_full_store_takes_no_more_but_serves_what_it_has(store: AdapterFolder, caplog: Any) -> None:
     assert ask(store, f"t2l/{TASKS[0]}") and ask(store, f"t2l/{TASKS[1]}")
     assert ask(store, f"t2l/{TASKS[2]}") is None
     assert "holds 2 adapters and takes no more" in caplog.text
     assert ask(store, f"t2l/{TASKS[0]}") is not None
 
 
-def test_requests_at_once_make_one_adapter(store: AdapterStore) -> None:
+def test_requests_at_once_make_one_adapter(store: AdapterFolder) -> None:
     loads: list[int] = []
 
     def load() -> TextToLora:
         loads.append(1)
         return tiny_t2l()
 
-    shared = AdapterStore(store.folder, load)
+    shared = AdapterFolder(store.folder, load)
     resolver = resolver_from(shared, LoRAResolver, LoRARequest)
 
     async def many() -> list[Any]:
@@ -176,7 +176,7 @@ def test_requests_at_once_make_one_adapter(store: AdapterStore) -> None:
     assert len({request.lora_path for request in found}) == 2 and loads == [1]
 
 
-def test_two_processes_may_make_the_same_adapter(store: AdapterStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_may_make_the_same_adapter(store: AdapterFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     save = Adapter.save
 
     def slower(self: Adapter, folder: Any, **options: Any) -> Path:
@@ -189,14 +189,14 @@ def test_two_processes_may_make_the_same_adapter(store: AdapterStore, monkeypatc
 
 def test_a_store_that_cannot_be_written_is_an_error_in_the_log(tmp_path: Path, caplog: Any) -> None:
     (tmp_path / "file").write_text("")
-    assert ask(AdapterStore(tmp_path / "file" / "store", tiny_t2l), "t2l/add three") is None
+    assert ask(AdapterFolder(tmp_path / "file" / "store", tiny_t2l), "t2l/add three") is None
     assert "cannot be made" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="accounts have no numbers here")
 def test_a_shared_folder_of_another_account_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_plugin, "_SHARED_MEMORY", tmp_path)
-    store = AdapterStore(tmp_path / "t2l", tiny_t2l)
+    store = AdapterFolder(tmp_path / "t2l", tiny_t2l)
     store.resolve(BASE, "t2l/add three")
     assert store.folder.stat().st_mode & 0o077 == 0
     monkeypatch.setattr(os, "getuid", lambda: 12345)
@@ -291,7 +291,7 @@ def test_importing_it_and_registering_imports_neither_torch_nor_a_checkpoint() -
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what vLLM says on a machine without a GPU
-def test_with_vllms_own_classes(store: AdapterStore) -> None:
+def test_with_vllms_own_classes(store: AdapterFolder) -> None:
     resolvers = pytest.importorskip("vllm.lora.resolver", reason="vLLM is not installed", exc_type=ImportError)
     from vllm.lora.request import LoRARequest as Request  # pyright: ignore[reportMissingImports]
 
@@ -324,7 +324,7 @@ def test_vllms_own_registry_takes_and_gives_the_resolver(tmp_path: Path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_vllm_would_scale_it_right(store: AdapterStore) -> None:
+def test_vllm_would_scale_it_right(store: AdapterFolder) -> None:
     peft = pytest.importorskip(
         "vllm.lora.peft_helper", reason="this part of vLLM needs more of its dependencies", exc_type=ImportError
     )

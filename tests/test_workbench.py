@@ -273,7 +273,7 @@ def test_nothing_a_visitor_writes_becomes_markup(work: Workbench) -> None:
     (made,) = work.engine.make([NASTY]).result(30)
     told = Confidence(0.7, 0.1, {}, (Neighbour(NASTY, NASTY, 0.5),))
     pieces.append(cards.made(replace(made, confidence=told, warnings=(NASTY,)), [NASTY], (NASTY, 0.8)))
-    pieces.append(cards.answers([cards.Answer(NASTY, NASTY), cards.Answer("x", error=T2LError(NASTY, NASTY))]))
+    pieces.append(cards.answers([cards.AnswerCard(NASTY, NASTY), cards.AnswerCard("x", error=T2LError(NASTY, NASTY))]))
     pieces.append(cards.header(NASTY, [NASTY]))
     for piece in pieces:
         assert "<img" not in piece and "<script" not in piece and 'onerror=alert(1)>"' not in piece

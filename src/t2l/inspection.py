@@ -76,7 +76,7 @@ class NormTable:
 
 
 @dataclass(frozen=True)
-class Report:
+class Inspection:
     """What `inspect` found.
 
     Args:
@@ -94,7 +94,7 @@ class Report:
         return {"kind": self.kind, **self.facts, "norms": None if self.norms is None else self.norms.to_dict()}
 
 
-def inspect(source: str | Path | None = None, *, description: str | None = None) -> Report:
+def inspect(source: str | Path | None = None, *, description: str | None = None) -> Inspection:
     """Recognises what ``source`` is, reads all of it strictly, and measures it.
 
     Args:
@@ -117,9 +117,9 @@ def inspect(source: str | Path | None = None, *, description: str | None = None)
     t2l = TextToLora.from_pretrained(source) if kind == CHECKPOINT else import_checkpoint(str(source))
     facts = {"path": None if source is None else str(source), **_checkpoint_facts(t2l)}
     if description is None:
-        return Report(kind, facts)
+        return Inspection(kind, facts)
     (adapter,) = t2l.generate([description.strip()])
-    return Report(kind, {**facts, "description": description.strip()}, NormTable.of(adapter))
+    return Inspection(kind, {**facts, "description": description.strip()}, NormTable.of(adapter))
 
 
 def kind_of(source: str | Path | None) -> str:
@@ -194,11 +194,11 @@ def cosine(first: Adapter, second: Adapter) -> float:
     return float(delta_similarity(LoraWeights.cat([conform(one, spec).weights for one in (first, second)]))[0, 1])
 
 
-def _of_adapter(folder: Path) -> Report:
+def _of_adapter(folder: Path) -> Inspection:
     try:
         adapter = Adapter.load(folder)
     except UnsupportedAdapterError as problem:
-        return Report(ADAPTER, _facts_of_other(folder, problem))
+        return Inspection(ADAPTER, _facts_of_other(folder, problem))
     ours = (folder / PROVENANCE_FILE).is_file()
     record = read_json(folder / PROVENANCE_FILE, T2LError, most=MOST_FOREIGN) if ours else {}
     facts = {
@@ -210,7 +210,7 @@ def _of_adapter(folder: Path) -> Report:
         "digest": adapter.digest,
         "provenance": adapter.provenance,
     }
-    return Report(ADAPTER, facts, NormTable.of(adapter))
+    return Inspection(ADAPTER, facts, NormTable.of(adapter))
 
 
 def _facts_of_other(folder: Path, problem: UnsupportedAdapterError) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, Checkpoint, Device, Dtype, Force, Form, checked_device
+from t2l.commands.options import AsJson, Checkpoint, Device, Dtype, Force, FormOption, checked_device
 from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import AdapterError, T2LError
 
@@ -58,8 +58,8 @@ def combine(
     checkpoint: Checkpoint = None,
     dtype: Annotated[Dtype, typer.Option(help="How the adapter's tensors are stored.")] = Dtype.float32,
     form: Annotated[
-        Form, typer.Option(help="portable: right in every runtime. rslora: the scaling is left to the runtime.")
-    ] = Form.portable,
+        FormOption, typer.Option(help="portable: right in every runtime. rslora: the scaling is left to the runtime.")
+    ] = FormOption.portable,
     device: Device = "cpu",
     force: Force = False,
     as_json: AsJson = False,

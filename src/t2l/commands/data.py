@@ -19,7 +19,7 @@ from t2l.errors import DataError
 
 if TYPE_CHECKING:
     from t2l.data.descriptions import DescriptionFile
-    from t2l.data.sources import Progress, TaskSource
+    from t2l.data.sources import ProgressReport, TaskSource
 
 data = typer.Typer(
     name="data",
@@ -352,7 +352,7 @@ def _limits(base: str, prompt: int | None, response: int | None, notes: Notes) -
 
 
 @contextmanager
-def bar() -> Iterator[Progress]:
+def bar() -> Iterator[ProgressReport]:
     """A bar on stderr with what is at hand, time and time left; nothing where stderr is not a terminal."""
     from rich import progress
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, Dtype, Force, Form, checked_strength
+from t2l.commands.options import AsJson, Dtype, Force, FormOption, checked_strength
 from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import T2LError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from t2l.adapter import Adapter
 
 
-class Target(str, Enum):
+class ExportTarget(str, Enum):
     """What is written."""
 
     peft = "peft"
@@ -33,7 +33,7 @@ class Target(str, Enum):
 def export(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The adapter's folder.")],
     to: Annotated[
-        Target,
+        ExportTarget,
         typer.Option(
             "--to",
             help="peft: an adapter folder. merged: a whole model folder. gguf: an adapter for llama.cpp. gguf-merged: "
@@ -46,7 +46,7 @@ def export(
         typer.Option("--base", "-b", metavar="FOLDER|HUB_ID", help="The base; by default the one the adapter names."),
     ] = None,
     form: Annotated[
-        Form | None,
+        FormOption | None,
         typer.Option(help="With peft. portable (default): right in every runtime. rslora: scaled by the runtime."),
     ] = None,
     dtype: Annotated[
@@ -61,9 +61,9 @@ def export(
     from t2l.adapter import Adapter
     from t2l.composition import scale
 
-    if form is not None and to is not Target.peft:
+    if form is not None and to is not ExportTarget.peft:
         raise T2LError(f"--form has no effect with --to {to.value}.", "Leave it away.")
-    if base is not None and to is Target.peft:
+    if base is not None and to is ExportTarget.peft:
         raise T2LError("--base has no effect with --to peft, which needs no base.", "Leave it away.")
     strength = checked_strength(strength)
     adapter = Adapter.load(folder)
@@ -89,22 +89,22 @@ def export(
 
 def _write(
     adapter: Adapter,
-    to: Target,
+    to: ExportTarget,
     out: Path,
     base: str | None,
-    form: Form | None,
+    form: FormOption | None,
     dtype: str | None,
     force: bool,
     notes: Notes,
 ) -> None:
-    if to is Target.peft:
-        if form is Form.rslora:  # a folder in the portable form has forgotten its alpha
+    if to is ExportTarget.peft:
+        if form is FormOption.rslora:  # a folder in the portable form has forgotten its alpha
             adapter = adapter.rank_stabilised()
         adapter.save(out, form=form.value if form else "portable", dtype=dtype, force=force)
         return
     from t2l.export import export_adapter
 
-    if to in (Target.gguf_merged, Target.gguf_base):
+    if to in (ExportTarget.gguf_merged, ExportTarget.gguf_base):
         from t2l.bases import base_config
         from t2l.export.gguf_model import window_note
 

@@ -20,7 +20,7 @@ from t2l.commands.options import (
     Device,
     Dtype,
     Force,
-    Form,
+    FormOption,
     Strength,
     checked_device,
     checked_strength,
@@ -65,8 +65,8 @@ def generate(
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="How the adapter's tensors are stored.")] = Dtype.float32,
     form: Annotated[
-        Form, typer.Option(help="portable: right in every runtime. rslora: the scaling is left to the runtime.")
-    ] = Form.portable,
+        FormOption, typer.Option(help="portable: right in every runtime. rslora: the scaling is left to the runtime.")
+    ] = FormOption.portable,
     strength: Strength = 1.0,
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average the description with rewordings of it, before generation.")

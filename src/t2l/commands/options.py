@@ -22,7 +22,7 @@ class Dtype(str, Enum):
     float16 = "float16"
 
 
-class Form(str, Enum):
+class FormOption(str, Enum):
     """Where an adapter's scaling lives: inside B, or with the runtime."""
 
     portable = "portable"

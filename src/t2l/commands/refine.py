@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2l.commands.generate import check_place
-from t2l.commands.options import AsJson, Device, Dtype, Force, Form, checked_device
+from t2l.commands.options import AsJson, Device, Dtype, Force, FormOption, checked_device
 from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.errors import CheckpointError, T2LError
 from t2l.prompting import RECORDED, TEMPLATE
@@ -61,7 +61,7 @@ def refine(
     batch: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = 8,
     seed: Annotated[int, typer.Option(help="Of which examples make a step.")] = 0,
     dtype: Annotated[Dtype, typer.Option(help="How the adapter's tensors are stored.")] = Dtype.float32,
-    form: Annotated[Form, typer.Option(help="portable or rslora; see t2l generate.")] = Form.portable,
+    form: Annotated[FormOption, typer.Option(help="portable or rslora; see t2l generate.")] = FormOption.portable,
     device: Device = "cpu",
     force: Force = False,
     as_json: AsJson = False,

@@ -80,7 +80,7 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's na
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as loop.steps=500.")
 ]
-Run = Annotated[
+RunOption = Annotated[
     Path | None,
     typer.Option(
         "--out", "-o", metavar="FOLDER", help="The run's folder; below 'runs' by default. Resumes what is there."
@@ -99,7 +99,7 @@ def _train(
     context: typer.Context,
     name: RecipeName,
     overrides: Overrides = None,
-    out: Run = None,
+    out: RunOption = None,
     dry_run: DryRun = False,
     accept_changes: AcceptChanges = False,
     cpu: OnCpu = False,

@@ -12,7 +12,7 @@ import typer
 
 from t2l.commands.options import AsJson
 from t2l.commands.terminal import print_json, results, say
-from t2l.commands.train import AcceptChanges, DryRun, OnCpu, Overrides, RecipeName, Run
+from t2l.commands.train import AcceptChanges, DryRun, OnCpu, Overrides, RecipeName, RunOption
 
 _Library = Annotated[
     Path | None,
@@ -61,7 +61,7 @@ def library(
 def recon(
     recipe: RecipeName,
     overrides: Overrides = None,
-    out: Run = None,
+    out: RunOption = None,
     dry_run: DryRun = False,
     accept_changes: AcceptChanges = False,
     cpu: OnCpu = False,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from t2l.data.benchmarks import Benchmark
-from t2l.data.sources import Progress, Task, TaskSource, no_progress
+from t2l.data.sources import ProgressReport, Task, TaskSource, no_progress
 from t2l.data.splits import near_benchmark, removed_by_paper
 from t2l.errors import DataError
 
@@ -185,7 +185,7 @@ class Auditor:
 def audit(
     sources: Sequence[TaskSource],
     auditor: Auditor,
-    report: Progress = no_progress,
+    report: ProgressReport = no_progress,
 ) -> tuple[list[TaskAudit], dict[str, str]]:
     """Every task that can be read, those with most held items first; and those that cannot, with the reason."""
     found, unread = [], {}

@@ -17,7 +17,7 @@ from typing import Any
 from t2l.data.hub import load_rows
 from t2l.errors import DataError, did_you_mean
 
-Row = Mapping[str, Any]
+BenchmarkRow = Mapping[str, Any]
 _LINES, _JSON, _PARQUET = (".jsonl", ".ndjson"), (".json",), (".parquet",)
 ENDINGS = (*_LINES, *_JSON, *_PARQUET, *(f"{ending}.gz" for ending in (*_LINES, *_JSON)))
 """Endings of the files that are read."""
@@ -38,7 +38,7 @@ class Benchmark:
     items: tuple[str, ...]
 
 
-def _choices(row: Row) -> str:
+def _choices(row: BenchmarkRow) -> str:
     """The texts of multiple choices, in the hub's form or in that of the authors' files."""
     question = row.get("question")
     choices = row.get("choices", question.get("choices", []) if isinstance(question, dict) else [])
@@ -47,16 +47,16 @@ def _choices(row: Row) -> str:
     return " ".join(choice["text"] for choice in choices)
 
 
-def _stem(row: Row) -> str:
+def _stem(row: BenchmarkRow) -> str:
     question = row.get("question_stem", row.get("question"))
     return question["stem"] if isinstance(question, dict) else question or ""
 
 
-def _science(row: Row) -> str:
+def _science(row: BenchmarkRow) -> str:
     return f"{_stem(row)} {_choices(row)}"
 
 
-_READERS: dict[str, Callable[[Row], str]] = {
+_READERS: dict[str, Callable[[BenchmarkRow], str]] = {
     "arc_challenge": _science,
     "arc_easy": _science,
     "boolq": lambda row: f"{row['question']} {row['passage']}",
@@ -158,7 +158,7 @@ def fetch_benchmark(name: str) -> Benchmark:
     return Benchmark(name, tuple(_items(name, rows, place)))
 
 
-def _items(name: str, rows: Iterable[Row], place: str) -> Iterable[str]:
+def _items(name: str, rows: Iterable[BenchmarkRow], place: str) -> Iterable[str]:
     reader = _READERS[name]
     for number, row in enumerate(rows, start=1):
         try:

@@ -19,7 +19,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
-from t2l.data.sources import Progress, Task, no_progress
+from t2l.data.sources import ProgressReport, Task, no_progress
 from t2l.data.wording import STYLES, DescriptionFilter, parse, question
 from t2l.errors import DataError, OutputError, T2LError, did_you_mean
 from t2l.storage import write_bytes
@@ -264,7 +264,7 @@ class Describer:
         tasks: Sequence[Task],
         *,
         parallel: int = 4,
-        report: Progress = no_progress,
+        report: ProgressReport = no_progress,
     ) -> Described:
         """Asks for what is missing and writes the file, also when it is stopped in between.
 
@@ -308,7 +308,7 @@ class Describer:
         failed: dict[str, str],
         asked: RequestCost,
         parallel: int,
-        report: Progress,
+        report: ProgressReport,
     ) -> tuple[RequestCost, T2LError | None]:
         """Asks all of them, several at once; returns what it took, and the error that ended it early."""
         row, waiting = 0, list(reversed(pending))

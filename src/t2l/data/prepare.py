@@ -19,7 +19,7 @@ from typing import Any
 from t2l.base_names import canonical_name
 from t2l.data.descriptions import DescriptionFile
 from t2l.data.prompts import Frame, SampleCounts, SampleTokenizer, Template, is_included, prompt_text, tokenizer_digest
-from t2l.data.sources import Progress, Task, TaskSource, no_progress, unique
+from t2l.data.sources import ProgressReport, Task, TaskSource, no_progress, unique
 from t2l.data.splits import SplitRule, near_benchmark, removed_by_paper
 from t2l.data.store import DataStore
 from t2l.data.writer import StoreWriter, forget_from, open_writer
@@ -92,7 +92,7 @@ def prepare(
     force: bool = False,
     restart: bool = False,
     update: bool = False,
-    report: Progress = no_progress,
+    report: ProgressReport = no_progress,
 ) -> DataStore:
     """Makes a store of all tasks that can be used.
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from t2l.errors import DataError, did_you_mean
 
-Progress = Callable[[int, int, str], None]
+ProgressReport = Callable[[int, int, str], None]
 """Is told of progress: how much is done, of how much, and what is at hand."""
 _JSONL = (".jsonl", ".ndjson")
 _TASK_FILE = re.compile(r"(?:task\d+|everyday)_.*\.json$")

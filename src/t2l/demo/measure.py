@@ -29,7 +29,7 @@ _KIND, _FORMAT = "t2l-demo", 1
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """What came of one task.
 
     Args:
@@ -94,7 +94,7 @@ class Session:
         asked = [(0, text) for text in inputs]
         return compare(self.base, [adapter], [description], asked, max_new_tokens=MAX_NEW_TOKENS)
 
-    def try_tasks(self, tasks: Sequence[DemoTask]) -> list[Outcome]:
+    def try_tasks(self, tasks: Sequence[DemoTask]) -> list[TaskOutcome]:
         """What comes of some tasks, whose inputs share batches."""
         descriptions = [task.description for task in tasks]
         adapters, milliseconds = self.generate(descriptions)
@@ -103,16 +103,16 @@ class Session:
         compared = iter(compare(self.base, adapters, descriptions, asked, max_new_tokens=MAX_NEW_TOKENS))
         answers = [tuple(next(compared) for _ in task.examples) for task in tasks]
         rows = zip(tasks, answers, confidences, strict=True)
-        return [Outcome(task, milliseconds, own, confidence) for task, own, confidence in rows]
+        return [TaskOutcome(task, milliseconds, own, confidence) for task, own, confidence in rows]
 
-    def try_all(self) -> Iterator[Outcome]:
+    def try_all(self) -> Iterator[TaskOutcome]:
         """What comes of every task of the demo, a few at a time."""
         tasks = demo_tasks()
         for start in range(0, len(tasks), _AT_ONCE):
             yield from self.try_tasks(tasks[start : start + _AT_ONCE])
 
 
-def record(session: Session, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def record(session: Session, outcomes: Sequence[TaskOutcome]) -> dict[str, Any]:
     """All that was measured, as JSON values, with digests of what it was measured on."""
     return {
         "kind": _KIND,
@@ -179,7 +179,7 @@ def _guide(t2l: TextToLora) -> Guide | None:
         return None
 
 
-def _task_record(outcome: Outcome) -> dict[str, Any]:
+def _task_record(outcome: TaskOutcome) -> dict[str, Any]:
     return {
         "name": outcome.task.name,
         "kind": outcome.task.kind,

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from t2l.comparison import ROWS, Compared
-from t2l.demo.measure import Outcome, Session, kept
+from t2l.demo.measure import Session, TaskOutcome, kept
 from t2l.demo.tasks import DemoTask, chosen, demo_tasks
 from t2l.errors import T2LError
 from t2l.guidance.calibration import THRESHOLD
@@ -59,7 +59,7 @@ def show_facts(console: Console, session: Session, tasks: Sequence[DemoTask], se
     console.print(Text(f"{line} {written}", "dim"))
 
 
-def show_outcome(console: Console, outcome: Outcome) -> None:
+def show_outcome(console: Console, outcome: TaskOutcome) -> None:
     """A task: its description, what is known of it, and three answers to each input."""
     console.print()
     console.print(Text(f"“{outcome.task.description}”", "bold"))
@@ -73,7 +73,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
             console.print(_answer(console, row, one.answer(row), verdict, hint))
 
 
-def show_counts(console: Console, outcomes: Sequence[Outcome], measured: dict[str, Any] | None) -> None:
+def show_counts(console: Console, outcomes: Sequence[TaskOutcome], measured: dict[str, Any] | None) -> None:
     """How many answers were right: of those shown, and of all tasks where they were measured."""
     right = {row: sum(sum(outcome.right(row)) for outcome in outcomes) for row in ROWS}
     console.print()
@@ -84,7 +84,7 @@ def show_counts(console: Console, outcomes: Sequence[Outcome], measured: dict[st
         console.print(Text(f"All {len(demo_tasks())} tasks and their counts: t2l demo --all", "dim"))
 
 
-def show_table(console: Console, outcomes: Sequence[Outcome], measured: dict[str, Any]) -> None:
+def show_table(console: Console, outcomes: Sequence[TaskOutcome], measured: dict[str, Any]) -> None:
     """Every task in a line, and the counts of all."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("task")

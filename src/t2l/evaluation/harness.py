@@ -19,7 +19,7 @@ from t2l.errors import T2LError
 from t2l.evaluation.adapters import Name
 from t2l.evaluation.benchmarks import EvaluationTask
 from t2l.evaluation.decoding import Answer, Decoder, Prompted, Scored
-from t2l.evaluation.rows import Variant
+from t2l.evaluation.rows import PromptVariant
 from t2l.evaluation.runs import BENCHMARKS, FORMAT, Answers, head, key_of
 
 MAX_NEW_TOKENS = 512
@@ -206,7 +206,7 @@ def _without_system(history: list[dict[str, str]]) -> list[dict[str, str]]:
 def run_variants(
     decoder: Decoder,
     tasks: Sequence[EvaluationTask],
-    variants: Sequence[Variant],
+    variants: Sequence[PromptVariant],
     *,
     answers: Answers | None = None,
     limit: int | None = None,
@@ -270,7 +270,7 @@ def run_variants(
     return items
 
 
-def _item(variant: Variant, sample: Mapping[str, Any], metric: str, cut: bool) -> dict[str, Any]:
+def _item(variant: PromptVariant, sample: Mapping[str, Any], metric: str, cut: bool) -> dict[str, Any]:
     others = {
         name: float(sample[name])
         for name in sample["metrics"]
@@ -310,7 +310,7 @@ def document(
     *,
     settings: Mapping[str, Any],
     tasks: Sequence[EvaluationTask],
-    variants: Sequence[Variant],
+    variants: Sequence[PromptVariant],
     rows: Mapping[str, str],
     items: Sequence[Mapping[str, Any]],
     more: Mapping[str, Any],

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from t2l.bases import Base, quiet
 
-Tokens = Sequence[int]
+TokenIds = Sequence[int]
 Under = Callable[[Sequence[int]], AbstractContextManager[Any]]
 """From numbers of rows to the context in which a batch of just these is computed."""
 Score = tuple[float, bool]
@@ -53,7 +53,7 @@ def next_logits(model: Any, next_ST: Tensor, mask_ST: Tensor, cache: Any) -> tup
 
 
 def generated(
-    base: Base, ids_ST: Tensor, mask_ST: Tensor, max_new_tokens: int, ended: Callable[[Tokens], bool]
+    base: Base, ids_ST: Tensor, mask_ST: Tensor, max_new_tokens: int, ended: Callable[[TokenIds], bool]
 ) -> list[list[int]]:
     """Greedy answers by transformers' ``generate``, for a base of whose cache no rows can be chosen.
 
@@ -77,7 +77,9 @@ def generated(
     ]
 
 
-def whole_scores(base: Base, contexts: Sequence[Tokens], continuations: Sequence[Tokens], under: Under) -> list[Score]:
+def whole_scores(
+    base: Base, contexts: Sequence[TokenIds], continuations: Sequence[TokenIds], under: Under
+) -> list[Score]:
     """Scores of one continuation after each context, in one pass over both."""
     ids_ST, mask_ST = base.padded([[*one, *other] for one, other in zip(contexts, continuations, strict=True)])
     longest = max(map(len, continuations))
@@ -91,7 +93,7 @@ def whole_scores(base: Base, contexts: Sequence[Tokens], continuations: Sequence
 
 
 def choice_scores(
-    base: Base, contexts: Sequence[Tokens], choices: Sequence[Sequence[Tokens]], under: Under
+    base: Base, contexts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]], under: Under
 ) -> list[list[Score]] | None:
     """Scores of several continuations after each context; None where the base's cache cannot serve several."""
     ids_ST, mask_ST = base.padded([list(context) for context in contexts])
@@ -122,7 +124,7 @@ def choice_scores(
     return [[next(scores) for _ in some] for some in choices]
 
 
-def _score(log_TV: Tensor, tokens: Tokens) -> Score:
+def _score(log_TV: Tensor, tokens: TokenIds) -> Score:
     """Of one continuation, from the log-probabilities at its own tokens."""
     target_T = torch.tensor(list(tokens), device=log_TV.device)
     greedy = bool((log_TV.argmax(dim=-1) == target_T).all())

@@ -144,7 +144,7 @@ def needs_checkpoint(rows: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Variant:
+class PromptVariant:
     """One way of putting one task to the base.
 
     Args:
@@ -206,7 +206,7 @@ class Bench:
         if t2l is not None:
             t2l.spec.check_base(base.model)
 
-    def variants(self, row: str) -> list[Variant]:
+    def variants(self, row: str) -> list[PromptVariant]:
         """What a row puts to each task; tasks without a description for it are left out, with a note.
 
         Raises:
@@ -217,10 +217,10 @@ class Bench:
             return _ADAPTERS[name](self, row)
         if name == "shots":
             count = int(row.split("-")[0])
-            return [Variant(row, task.task, shots=count) for task in self.tasks if task.task in self.showing]
+            return [PromptVariant(row, task.task, shots=count) for task in self.tasks if task.task in self.showing]
         condition = ROWS[row].condition or ("matched" if ROWS[row].told else "")
         if not condition:  # the base alone, or a decoder of its own
-            return [Variant(row, task.task) for task in self.tasks]
+            return [PromptVariant(row, task.task) for task in self.tasks]
         texts = self._texts(row, condition)
         if ROWS[row].condition:
             try:
@@ -231,7 +231,7 @@ class Bench:
                 self.note(f"Not measured: {row}: {problem.message}")
                 return []
         return [
-            Variant(
+            PromptVariant(
                 row,
                 task,
                 number,
@@ -303,31 +303,31 @@ class Bench:
             self.note(f"The row '{row}' has no description for {missing} of {len(self.tasks)} tasks: {lacking.message}")
         return found
 
-    def _static(self, row: str) -> list[Variant]:
+    def _static(self, row: str) -> list[PromptVariant]:
         """The mean of the task features that all matched descriptions give."""
         texts = [text for some in self._texts(row, "matched").values() for text in some]
         self.shelf.describe(texts)
         self.shelf.add_mean((row, ""), texts)
         return self._for_all(row)
 
-    def _trained(self, row: str) -> list[Variant]:
+    def _trained(self, row: str) -> list[PromptVariant]:
         self._put((row, ""), one_adapter(self._folder(ROWS[row].needs)))
         return self._for_all(row)
 
-    def _told(self, row: str) -> list[Variant]:
+    def _told(self, row: str) -> list[PromptVariant]:
         made, texts = self._trained(row)[0].adapter, self._texts(row, "matched")
         return [
-            Variant(row, task, number, made, told=text, text=text)
+            PromptVariant(row, task, number, made, told=text, text=text)
             for task, some in texts.items()
             for number, text in enumerate(some)
         ]
 
-    def _average(self, row: str) -> list[Variant]:
+    def _average(self, row: str) -> list[PromptVariant]:
         library = self._library("--library")
         self._put((row, ""), Adapter(library.spec, average_of(library, self.foreign()).weights()))
         return self._for_all(row)
 
-    def _nearest(self, row: str) -> list[Variant]:
+    def _nearest(self, row: str) -> list[PromptVariant]:
         assert self.t2l is not None
         library = self._library("--library")
         sets = {name: self.known.of(name) for name in self.foreign()} if self.known is not None else {}
@@ -344,10 +344,10 @@ class Bench:
             for number, (text, name) in enumerate(zip(some, source.nearest(_vectors(self.t2l, some)), strict=True)):
                 if ("library", name) not in self.shelf:
                     self._put(("library", name), library.adapter(name))
-                variants.append(Variant(row, task, number, ("library", name), text=text))
+                variants.append(PromptVariant(row, task, number, ("library", name), text=text))
         return variants
 
-    def _own(self, row: str) -> list[Variant]:
+    def _own(self, row: str) -> list[PromptVariant]:
         """Each task's own adapter, by name, for the tasks that the library has."""
         library = self._library("--task-adapters")
         known = [task.task for task in self.tasks if task.task in library]
@@ -356,10 +356,10 @@ class Bench:
             raise T2LError(f"The folder of task adapters has none for '{self.tasks[0].task}' or any other task.", near)
         for name in known:
             self._put((row, name), library.adapter(name))
-        return [Variant(row, name, adapter=(row, name)) for name in known]
+        return [PromptVariant(row, name, adapter=(row, name)) for name in known]
 
-    def _for_all(self, row: str) -> list[Variant]:
-        return [Variant(row, task.task, adapter=(row, "")) for task in self.tasks]
+    def _for_all(self, row: str) -> list[PromptVariant]:
+        return [PromptVariant(row, task.task, adapter=(row, "")) for task in self.tasks]
 
     def _put(self, name: Name, adapter: Adapter) -> None:
         adapter.spec.check_base(self.base.model)
@@ -385,7 +385,7 @@ class Bench:
         return source
 
 
-_ADAPTERS: dict[str, Callable[[Bench, str], list[Variant]]] = {
+_ADAPTERS: dict[str, Callable[[Bench, str], list[PromptVariant]]] = {
     "static": Bench._static,
     "average": Bench._average,
     "nearest": Bench._nearest,

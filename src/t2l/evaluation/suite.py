@@ -22,7 +22,7 @@ from t2l.data.sources import Instance, Task, open_source, unique
 from t2l.errors import DataError, T2LError
 from t2l.evaluation.decoding import Answer, Decoder, Prompted
 from t2l.evaluation.gate import gate_of
-from t2l.evaluation.rows import ROWS, Variant, row_of
+from t2l.evaluation.rows import ROWS, PromptVariant, row_of
 from t2l.evaluation.runs import FORMAT, SUITE, Answers, head
 from t2l.evaluation.scores import RougeL, exact_match, normalised
 from t2l.evaluation.statistics import over_tasks
@@ -167,7 +167,7 @@ def key_of(row: str, task: str, document: int) -> str:
 
 
 def answer_all(
-    variants: Sequence[Variant],
+    variants: Sequence[PromptVariant],
     inputs: Mapping[str, Sequence[str]],
     prompts: Prompts,
     decoder: Decoder,

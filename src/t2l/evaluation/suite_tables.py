@@ -13,16 +13,16 @@ from typing import Any
 SCORES = {"rouge_l": "ROUGE-L", "exact_match": "exact match"}
 TERMINAL_ROWS = ("base", "description-in-prompt", "t2l", "multi-task-prompt")
 
-Run = Mapping[str, Any]
+SuiteResult = Mapping[str, Any]
 
 
-def tasks_of(run: Run) -> int:
+def tasks_of(run: SuiteResult) -> int:
     """How many tasks a run has."""
     return run["tasks"] if isinstance(run["tasks"], int) else len(run["tasks"])
 
 
 def by_row(
-    run: Run, *, short: bool = False, name: Callable[[str, str], str] = lambda row, title: title
+    run: SuiteResult, *, short: bool = False, name: Callable[[str, str], str] = lambda row, title: title
 ) -> list[list[str]]:
     """Every row with its intervals and the paired differences.
 
@@ -48,7 +48,7 @@ def by_row(
     return table
 
 
-def by_category(run: Run, rows: Sequence[str] | None = None) -> list[list[str]]:
+def by_category(run: SuiteResult, rows: Sequence[str] | None = None) -> list[list[str]]:
     """ROUGE-L / exact match of each category, for all rows or some."""
     rows = [row for row in rows or run["rows"] if row in run["rows"]]
     table = [["", "tasks", *rows]]
@@ -58,7 +58,7 @@ def by_category(run: Run, rows: Sequence[str] | None = None) -> list[list[str]]:
     return table
 
 
-def by_task(run: Run) -> list[list[str]]:
+def by_task(run: SuiteResult) -> list[list[str]]:
     """ROUGE-L / exact match of each task; not of a run without its scores."""
     table = [["ROUGE-L / exact match", "n", *run["rows"]]]
     for name, task in run["tasks"].items():
@@ -68,14 +68,14 @@ def by_task(run: Run) -> list[list[str]]:
     return table
 
 
-def not_ended(run: Run) -> list[str]:
+def not_ended(run: SuiteResult) -> list[str]:
     """A line about answers that reached their bound, where there are any."""
     counts = ", ".join(f"{row} {one['not_ended']}" for row, one in run["summary"].items() if one["not_ended"])
     most = run["settings"]["max_new_tokens"]
     return [f"Answers that reached {most} tokens without an end: {counts}."] if counts else []
 
 
-def provenance(run: Run, mark: str = "") -> str:
+def provenance(run: SuiteResult, mark: str = "") -> str:
     """What was measured, on what, and by which commands (between ``mark``s)."""
     settings = run["settings"]
     weights = f" ({settings['base_weights']})" if settings.get("base_weights") else ""

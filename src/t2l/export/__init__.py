@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from t2l.adapter import Adapter
 from t2l.errors import OutputError, did_you_mean
 
-Form = Literal["merged", "gguf", "gguf-merged", "gguf-base"]
+ExportForm = Literal["merged", "gguf", "gguf-merged", "gguf-base"]
 """``merged``: a whole model folder with the adapter in its weights. ``gguf``: the adapter for llama.cpp.
 ``gguf-merged``: the whole model for llama.cpp. ``gguf-base``: the base alone, for a GGUF adapter to be put on."""
 
@@ -20,7 +20,7 @@ Form = Literal["merged", "gguf", "gguf-merged", "gguf-base"]
 def export_adapter(
     adapter: Adapter,
     out: str | Path,
-    form: Form,
+    form: ExportForm,
     *,
     base: str | Path | None = None,
     dtype: str | None = None,
@@ -53,8 +53,8 @@ def export_adapter(
         from t2l.export.gguf_adapter import write_gguf_adapter
 
         return write_gguf_adapter(adapter, name, out, dtype=dtype, force=force)
-    if form not in get_args(Form):
-        raise OutputError(f"There is no form '{form}' to export to.", did_you_mean(form, get_args(Form)))
+    if form not in get_args(ExportForm):
+        raise OutputError(f"There is no form '{form}' to export to.", did_you_mean(form, get_args(ExportForm)))
     from t2l.export.gguf_model import write_gguf_model
 
     return write_gguf_model(name, adapter if form == "gguf-merged" else None, out, dtype=dtype, force=force)

@@ -19,7 +19,7 @@ from t2l.adapter import Adapter
 from t2l.errors import CheckpointError
 from t2l.guidance.calibration import JSON_FILE, THRESHOLD, Calibration
 from t2l.guidance.signals import COSTLY, SIGNALS, measure, rewording_spread
-from t2l.guidance.wording import Finding, content_words, findings
+from t2l.guidance.wording import WordingFinding, content_words, findings
 from t2l.lora import LoraWeights
 from t2l.model import TextToLora
 
@@ -90,7 +90,7 @@ class Explanation:
 
     description: str
     confidence: Confidence | None
-    findings: tuple[Finding, ...]
+    findings: tuple[WordingFinding, ...]
     rewording: float
     rewrite: tuple[str, float] | None
     note: str | None = None

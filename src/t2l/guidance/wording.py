@@ -108,7 +108,7 @@ _SENTENCES_MOST = 3
 
 
 @dataclass(frozen=True)
-class Finding:
+class WordingFinding:
     """Something in a description that a hypernetwork may misread.
 
     Args:
@@ -127,7 +127,7 @@ class Finding:
         return {"kind": self.kind, "text": self.text, "advice": self.advice}
 
 
-def findings(description: str) -> list[Finding]:
+def findings(description: str) -> list[WordingFinding]:
     """What is vague or contradictory in a description, the gravest first; empty where nothing was found.
 
     Example:
@@ -189,83 +189,89 @@ def _swap(word: str) -> str:
     return other[:1].upper() + other[1:] if word[:1].isupper() else other
 
 
-def _not_words(text: str, words: list[str]) -> Finding | None:
+def _not_words(text: str, words: list[str]) -> WordingFinding | None:
     letters = sum(character.isalpha() for character in text)
     solid = sum(not character.isspace() for character in text)
     unpronounced = [word for word in words if word.isascii() and len(word) > 2 and not set(word) & set("aeiouy")]
     if not words or letters < 0.5 * solid or 2 * len(unpronounced) >= len(words):
-        return Finding("not-words", text[:60], "Say in plain words what should be done with the input.")
+        return WordingFinding("not-words", text[:60], "Say in plain words what should be done with the input.")
     return None
 
 
-def _too_short(text: str, words: list[str]) -> Finding | None:
+def _too_short(text: str, words: list[str]) -> WordingFinding | None:
     if len(words) < _CONTENT_LEAST:
-        return Finding("too-short", text[:60], "One word is rarely a task; say what to do with what.")
+        return WordingFinding("too-short", text[:60], "One word is rarely a task; say what to do with what.")
     return None
 
 
-def _no_verb(text: str, words: list[str]) -> Finding | None:
+def _no_verb(text: str, words: list[str]) -> WordingFinding | None:
     stems = {stem for word in words for stem in _stems(word)}
     if words and not stems & (_VERBS | _EMPTY_VERBS):
-        return Finding("no-verb", "", "Say what to do: begin with a verb, such as give, sort, translate or remove.")
+        return WordingFinding(
+            "no-verb", "", "Say what to do: begin with a verb, such as give, sort, translate or remove."
+        )
     return None
 
 
-def _vague(text: str, words: list[str]) -> Finding | None:
+def _vague(text: str, words: list[str]) -> WordingFinding | None:
     for pattern in _VAGUE:
         match = re.search(pattern, text, re.IGNORECASE)
         if match is not None:
-            return Finding("vague", match.group(), "It does not say which task is meant; name the task itself.")
+            return WordingFinding("vague", match.group(), "It does not say which task is meant; name the task itself.")
     verbs = {stem for word in words for stem in _stems(word)} & _VERBS
     if verbs and verbs <= _EMPTY_VERBS and len(content_words(text)) < 4:
-        return Finding("vague", min(verbs), "This verb leaves open what happens to the input; use one that says it.")
+        return WordingFinding(
+            "vague", min(verbs), "This verb leaves open what happens to the input; use one that says it."
+        )
     return None
 
 
-def _contradiction(text: str, words: list[str]) -> Finding | None:
+def _contradiction(text: str, words: list[str]) -> WordingFinding | None:
     lowered = text.lower()
     for one, other in _OPPOSITES:
         pair = re.search(rf"\b{one}\b[^.]{{0,40}}\b{other}\b|\b{other}\b[^.]{{0,40}}\b{one}\b", lowered)
         joined = pair is not None and re.search(r"\b(and|but|or)\b", pair.group())
         if pair is not None and joined and not re.search(r"\b(swap|exchange|switch|first and last|from)\b", lowered):
-            return Finding(
+            return WordingFinding(
                 "contradiction", text[pair.start() : pair.end()], f"'{one}' and '{other}' may pull apart; keep one."
             )
     return None
 
 
-def _several(text: str, words: list[str]) -> Finding | None:
+def _several(text: str, words: list[str]) -> WordingFinding | None:
     sentences = [sentence for sentence in _SENTENCE.findall(text) if sentence.strip()]
     match = _SEVERAL.search(text)
     verbs = [word for word in words if word in _VERBS and word not in ("answer", "output", "list", "number", "point")]
     if match is not None and len(set(verbs)) > 1:
-        return Finding("several-tasks", match.group().strip(), "It asks for several things; make an adapter for each.")
+        return WordingFinding(
+            "several-tasks", match.group().strip(), "It asks for several things; make an adapter for each."
+        )
     if len(sentences) > _SENTENCES_MOST:
-        return Finding("several-tasks", "", f"{len(sentences)} sentences; keep to the task, in one or two.")
+        return WordingFinding("several-tasks", "", f"{len(sentences)} sentences; keep to the task, in one or two.")
     return None
 
 
-def _negation(text: str, words: list[str]) -> Finding | None:
+def _negation(text: str, words: list[str]) -> WordingFinding | None:
     match = _NEGATION.search(text)
     if match is not None:
         advice = "What is not wanted is easily read as wanted; say what is wanted instead."
-        return Finding("negation", match.group(), advice)
+        return WordingFinding("negation", match.group(), advice)
     return None
 
 
-def _options(text: str, words: list[str]) -> Finding | None:
+def _options(text: str, words: list[str]) -> WordingFinding | None:
     match = _OPTIONS.search(text)
     if match is not None:
         advice = "The options are part of the task only if every input has the same; check that all are named as meant."
-        return Finding("options", match.group(), advice)
+        return WordingFinding("options", match.group(), advice)
     return None
 
 
-def _no_output(text: str, words: list[str]) -> Finding | None:
+def _no_output(text: str, words: list[str]) -> WordingFinding | None:
     found = _OUTPUT.search(text)
     vague = re.search(r"\b(right|correct|good|best) (output|answer)\b|\banswer correctly\b", text, re.IGNORECASE)
     if found is None or vague is not None:
-        return Finding("no-output-form", "", "Say what the answer looks like: one word, a number, a list ...")
+        return WordingFinding("no-output-form", "", "Say what the answer looks like: one word, a number, a list ...")
     return None
 
 
@@ -282,5 +288,5 @@ def _stems(word: str) -> set[str]:
     return found
 
 
-Check = Callable[[str, list[str]], Finding | None]
+Check = Callable[[str, list[str]], WordingFinding | None]
 """Text and its lower-case words -> what is found, if anything."""

@@ -113,7 +113,7 @@ class Keys:
         return known[0] if known else None
 
 
-class Gate:
+class AccessGate:
     """The ASGI application behind a gate.
 
     Args:

@@ -34,7 +34,7 @@ from t2l.serving.maker import AdapterMaker, Combination, Composer, Made
 from t2l.serving.passes import Passes
 from t2l.serving.prompts import chat_tokens, check_tokens, longest_token, room
 from t2l.serving.sampling import Sampling
-from t2l.serving.scheduler import Job, Scheduler
+from t2l.serving.scheduler import DecodingJob, Scheduler
 from t2l.serving.stream import Completion, Stream
 
 _T = TypeVar("_T")
@@ -111,7 +111,7 @@ class Engine:
         self.most_characters = self.context * longest_token(base)
         self._scheduler = Scheduler(self._passes, ends=base.ends(), decode=self._decode)
         self._changed = threading.Condition()
-        self._inbox: deque[Job] = deque()
+        self._inbox: deque[DecodingJob] = deque()
         self._turn = threading.Lock()  # whose holder runs the base
         self._draining = self._closed = False
         self._pass_s = 0.05  # how long a pass takes, roughly
@@ -266,7 +266,7 @@ class Engine:
             raise RequestError(f"The strength is {strength}; it must be a finite number.", field="strength")
         seconds = self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
         weights = None if adapter is None else adapter.weights
-        job = Job(tokens, max_tokens, sampling, weights, deadline=time.monotonic() + seconds, strength=strength)
+        job = DecodingJob(tokens, max_tokens, sampling, weights, deadline=time.monotonic() + seconds, strength=strength)
         with self._changed:
             if not self.running:
                 raise StoppedError("The server is shutting down.")

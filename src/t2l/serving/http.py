@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from t2l.adapter import Adapter
 from t2l.errors import T2LError
-from t2l.serving.access import Gate
+from t2l.serving.access import AccessGate
 from t2l.serving.adapter_routes import Gone, add_adapters, made_json, make, while_there
 from t2l.serving.adapter_store import ID_PREFIX
 from t2l.serving.engine import Engine
@@ -103,7 +103,7 @@ def create_app(engine: Engine, options: HttpOptions | None = None) -> FastAPI:
     )
     app.state.engine = engine
     app.add_middleware(
-        Gate,  # pyright: ignore[reportArgumentType] - plain ASGI
+        AccessGate,  # pyright: ignore[reportArgumentType] - plain ASGI
         keys=options.api_keys,
         hosts=options.allow_hosts,
         per_minute=options.requests_per_minute,

@@ -31,7 +31,7 @@ from t2l.model import TextToLora
 from t2l.serving.adapter_store import ID_PREFIX, AdapterStore, Kept, is_id
 from t2l.serving.errors import BusyError, RequestError, StoppedError, UnknownModelError
 
-Method = Literal["svd", "cat", "factors", "features"]
+CombineMethod = Literal["svd", "cat", "factors", "features"]
 """As of ``t2l combine``: the nearest adapter of one rank, the exact sum with a grown rank, A and B apart, or
 descriptions mixed before there are weights. ``svd`` comes first: its result can be asked as well."""
 
@@ -286,7 +286,7 @@ class Combination:
     Args:
         parts: ids of adapters that are kept, or descriptions. A single part is made stronger or weaker.
         weights: one for each part, negative ones subtract; 1 each by default, with ``features`` 1/n each.
-        method: see `Method`.
+        method: see `CombineMethod`.
         rank: of the result, with ``svd``; by default the checkpoint's.
 
     Raises:
@@ -295,7 +295,7 @@ class Combination:
 
     parts: Sequence[str]
     weights: Sequence[float] | None = None
-    method: Method = "svd"
+    method: CombineMethod = "svd"
     rank: int | None = None
 
     def __post_init__(self) -> None:
@@ -306,9 +306,9 @@ class Combination:
             raise RequestError(told, "Give one for each, or none.", field="weights")
         if not all(math.isfinite(weight) for weight in self.weights or ()):
             raise RequestError("A weight is not a finite number.", field="weights")
-        if self.method not in get_args(Method):
+        if self.method not in get_args(CombineMethod):
             told = f"There is no method '{str(self.method)[:40]}' to combine adapters."
-            raise RequestError(told, did_you_mean(str(self.method), get_args(Method)), field="method")
+            raise RequestError(told, did_you_mean(str(self.method), get_args(CombineMethod)), field="method")
         if self.rank is not None and self.method != "svd":
             raise RequestError(f"A rank has no effect with method '{self.method}'.", "Omit it.", field="rank")
         if self.rank is not None and self.rank < 1:

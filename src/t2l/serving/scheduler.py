@@ -24,7 +24,7 @@ _READ_IN_A_ROW = MAX_PIECE  # tokens of each prompt; then those who are decoding
 
 
 @dataclass(eq=False)
-class Job:
+class DecodingJob:
     """One request while it is served.
 
     Args:
@@ -48,7 +48,7 @@ class Job:
 class _Slot:
     """A job in its slot."""
 
-    def __init__(self, job: Job, decode: Callable[[list[int]], str]) -> None:
+    def __init__(self, job: DecodingJob, decode: Callable[[list[int]], str]) -> None:
         self.job = job
         self.read = 0  # tokens of the prompt
         self.tokens: list[int] = []
@@ -105,7 +105,7 @@ class Scheduler:
         self._ends = frozenset(ends)
         self._decode = decode
         self._clock = clock
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[DecodingJob] = deque()
         self._slots: dict[int, _Slot] = {}
         self._free = list(range(passes.slots))  # a heap: low slots first, so that passes stay small
         self._read_in_a_row = 0
@@ -125,7 +125,7 @@ class Scheduler:
         """Whether there is nothing to do."""
         return not self._waiting and not self._slots
 
-    def add(self, job: Job) -> None:
+    def add(self, job: DecodingJob) -> None:
         """Queues a job."""
         self._waiting.append(job)
 
@@ -157,7 +157,7 @@ class Scheduler:
         self._waiting.clear()
         self.fail_active(error)
 
-    def _admit(self, job: Job) -> None:
+    def _admit(self, job: DecodingJob) -> None:
         slot = heapq.heappop(self._free)
         self.passes.load(slot, job.weights, job.strength)
         self._slots[slot] = _Slot(job, self._decode)
@@ -172,7 +172,7 @@ class Scheduler:
         for slot in [slot for slot, state in self._slots.items() if self._gone(state.job, now)]:
             self._release(slot)
 
-    def _gone(self, job: Job, now: float) -> bool:
+    def _gone(self, job: DecodingJob, now: float) -> bool:
         if job.stream.cancelled:
             self.counts.cancelled += 1
             job.stream.fail(StoppedError("The request was cancelled."))

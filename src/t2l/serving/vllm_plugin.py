@@ -40,7 +40,7 @@ _CONFIG = "adapter_config.json"
 _log = logging.getLogger(__name__)
 
 
-class AdapterStore:
+class AdapterFolder:
     """Adapters on disk, each made once from its description; without any knowledge of vLLM.
 
     Args:
@@ -131,7 +131,7 @@ def integer_id(identity: str) -> int:
     return (int(identity[:8], 16) & 0x7FFFFFFF) or 1
 
 
-def store_from_environment(environment: Mapping[str, str] | None = None) -> AdapterStore | None:
+def store_from_environment(environment: Mapping[str, str] | None = None) -> AdapterFolder | None:
     """The store that the environment asks for; None without ``T2L_CHECKPOINT``.
 
     Raises:
@@ -151,10 +151,10 @@ def store_from_environment(environment: Mapping[str, str] | None = None) -> Adap
         return TextToLora.from_pretrained(None if source == EMBEDDED else source)
 
     folder = Path(values["T2L_VLLM_STORE"]).expanduser() if values.get("T2L_VLLM_STORE") else _default_folder(values)
-    return AdapterStore(folder, load, base_name=values.get("T2L_VLLM_BASE") or None, limit=int(limit))
+    return AdapterFolder(folder, load, base_name=values.get("T2L_VLLM_BASE") or None, limit=int(limit))
 
 
-def resolver_from(store: AdapterStore, resolver: type[Any], request: type[Any]) -> Any:
+def resolver_from(store: AdapterFolder, resolver: type[Any], request: type[Any]) -> Any:
     """A resolver of vLLM's kind over ``store``.
 
     Args:

@@ -23,7 +23,7 @@ _MOST_NEAR = 4
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerCard:
     """One answer as it stands.
 
     Args:
@@ -72,12 +72,12 @@ def header(base: str, facts: Sequence[str]) -> str:
     )
 
 
-def answers(those: Sequence[Answer]) -> str:
+def answers(those: Sequence[AnswerCard]) -> str:
     """Answers side by side; below each other on a narrow screen."""
     return f'<div class="wb-answers">{"".join(_answer(one) for one in those)}</div>'
 
 
-def _answer(one: Answer) -> str:
+def _answer(one: AnswerCard) -> str:
     if one.error is not None:
         body, foot = problem(one.error), ""
     else:

@@ -55,7 +55,7 @@ _LIVE: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Example:
+class PageExample:
     """A description, an input for it, and the few words that name it."""
 
     title: str
@@ -63,15 +63,15 @@ class Example:
     text: str
 
 
-def examples_for(engine: Engine) -> list[Example]:
+def examples_for(engine: Engine) -> list[PageExample]:
     """People's tasks to begin with: the gallery's with their scores, where they were measured on this checkpoint."""
     measured = kept(engine.t2l, engine.base)
     if measured is None:
         tasks = demo_tasks()[:_MOST_EXAMPLES]
-        return [Example(_title(task.name), task.description, task.examples[0].text) for task in tasks]
+        return [PageExample(_title(task.name), task.description, task.examples[0].text) for task in tasks]
     works, fails = gallery(measured)
     return [
-        Example(
+        PageExample(
             f"{_title(task['name'])} ({word}{task['right']['adapter']} of {len(task['examples'])})",
             task["description"],
             task["examples"][0]["input"],
@@ -107,7 +107,7 @@ def build(work: Workbench) -> gr.Blocks:
     return page
 
 
-def _try(page: gr.Blocks, work: Workbench, examples: Sequence[Example]) -> None:
+def _try(page: gr.Blocks, work: Workbench, examples: Sequence[PageExample]) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             description = _description("Task description", "live-description")
@@ -166,7 +166,7 @@ def _try(page: gr.Blocks, work: Workbench, examples: Sequence[Example]) -> None:
         start.then(**shown, **_LIVE).then(**answered, **_LIVE)
 
 
-def _compare(work: Workbench, examples: Sequence[Example]) -> None:
+def _compare(work: Workbench, examples: Sequence[PageExample]) -> None:
     first, second = examples[1], examples[2]
     with gr.Row():
         one = _description("Description A", "compare-a", first.description)

@@ -19,12 +19,12 @@ from t2l.errors import T2LError
 from t2l.guidance.wording import findings
 from t2l.serving.engine import Engine
 from t2l.serving.errors import BusyError, RequestError
-from t2l.serving.maker import Combination, Made, Method, check_request
+from t2l.serving.maker import Combination, CombineMethod, Made, check_request
 from t2l.serving.prompts import chat_tokens
 from t2l.serving.sampling import Sampling
 from t2l.serving.stream import Stream
 from t2l.workbench import cards, code, table
-from t2l.workbench.cards import Answer
+from t2l.workbench.cards import AnswerCard
 from t2l.workbench.learn import learn
 
 _SHOWN_EVERY_S = 0.06
@@ -101,10 +101,10 @@ class Workbench:
         if not text.strip():
             yield cards.hint(NO_INPUT)
             return
-        columns = [Answer(_ALONE)]
+        columns = [AnswerCard(_ALONE)]
         wanted: dict[int, _Asked] = {0: (text, None, 1.0)}
         if description.strip():
-            columns += [Answer(_TOLD), Answer(_title(_ADAPTED, strength), accent=True)]
+            columns += [AnswerCard(_TOLD), AnswerCard(_title(_ADAPTED, strength), accent=True)]
             wanted[1] = (prompt_text(text, description.strip(), included=True), None, 1.0)
             try:
                 wanted[2] = (text, (await self._made(description)).adapter, strength)
@@ -114,7 +114,7 @@ class Workbench:
             yield shown
 
     async def compare(
-        self, first: str, second: str, share: float, method: Method, text: str, asked: Asked
+        self, first: str, second: str, share: float, method: CombineMethod, text: str, asked: Asked
     ) -> AsyncIterator[tuple[str, str]]:
         """Two descriptions and what lies between them: answers, then how alike the adapters are."""
         if not (first.strip() and second.strip()):
@@ -132,7 +132,7 @@ class Workbench:
             yield cards.hint(NO_INPUT), below
             return
         names = ["Base", "A", f"{1 - share:.0%} A, {share:.0%} B", "B"]
-        columns = [Answer(name, accent=place == 2) for place, name in enumerate(names)]
+        columns = [AnswerCard(name, accent=place == 2) for place, name in enumerate(names)]
         adapters = [None, one.adapter, between.adapter, two.adapter]
         wanted = {place: (text, adapter, 1.0) for place, adapter in enumerate(adapters)}
         async for shown in self._streamed(columns, wanted, asked):
@@ -270,7 +270,7 @@ class Workbench:
             return (await stream.aresult()).text
 
     async def _streamed(
-        self, columns: Sequence[Answer], wanted: Mapping[int, _Asked], asked: Asked
+        self, columns: Sequence[AnswerCard], wanted: Mapping[int, _Asked], asked: Asked
     ) -> AsyncIterator[str]:
         """The columns as they fill; leaving early frees their slots."""
         now, changed = list(columns), asyncio.Event()
