@@ -26,7 +26,7 @@ from t2l.encoders import MiniLmEncoder
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
-from t2l.training.loop import bfloat16_is_fast
+from t2l.training.frozen_base import bfloat16_is_fast
 
 TARGETS = "targets: cold start under 8 s and 1.5 GB; 5x adapters per second at batch 64"
 DESCRIPTION = "Decide whether the review is positive or negative and answer with one word."

@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -31,9 +30,10 @@ from t2l.hypernet import HyperNetwork
 from t2l.library import Library
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 from t2l.peft_format import CONFIG_FILE, TENSOR_FILE, lora_config, peft_tensors
+from t2l.recipes.sections import ReconSection
 from t2l.storage import write_json, write_tensors
-from t2l.training.loop import LoopConfig
-from t2l.training.reconstruction import ReconstructionConfig, train_reconstruction
+from t2l.training.conditions import ConditionTable
+from t2l.training.reconstruction import ReconJob, set_affine
 
 LAYERS, WIDTH, VALUE_WIDTH = 8, 512, 128
 CONDITION = 64
@@ -83,7 +83,7 @@ class Held:
         return (self._adapters[name] for name in names)
 
 
-def condition_of(rng: Random, name: str) -> Tensor:
+def condition_of(name: str) -> Tensor:
     """A condition that is always the same for a task."""
     return torch.randn(CONDITION, generator=torch.Generator().manual_seed(int(name.removeprefix("task"))))
 
@@ -126,16 +126,16 @@ def run(hypernetwork: HyperNetwork, way: str, folder: Path, steps: int) -> float
     if way == "held":
         library = Held(library)
     ticks: list[float] = []
-    config = ReconstructionConfig(LoopConfig(steps=steps, warmup=0, save_every=steps))
-    with tempfile.TemporaryDirectory() as scratch:
-        train_reconstruction(
-            hypernetwork,
-            library,
-            condition_of,
-            config,
-            state_path=Path(scratch) / "state.pt",
-            report=lambda done, steps, loss: ticks.append(time.perf_counter()),
-        )
+    recon, places = ReconSection(), {name: place for place, name in enumerate(library.names)}
+    conditions = ConditionTable.of({place: condition_of(name)[None] for name, place in places.items()})
+    set_affine(hypernetwork, library, library.names, recon)
+    job = ReconJob(hypernetwork.train(), library, conditions, places, library.names, recon)
+    (optimizer,) = job.optimizers()
+    for step in range(steps):
+        job.learn(step, 0, 1)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ticks.append(time.perf_counter())
     gaps = sorted(after - before for before, after in pairwise(ticks))
     return gaps[len(gaps) // 2] if gaps else 0.0
 

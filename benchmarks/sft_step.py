@@ -236,7 +236,7 @@ def on_store(args: argparse.Namespace) -> dict[str, Any]:
     from t2l.training.batches import StoreBatches, collate, cut, train_tasks
     from t2l.training.conditions import ConditionTable, Wanted
     from t2l.training.frozen_base import load_frozen_base
-    from t2l.training.sft_run import build_spec
+    from t2l.training.source import build_spec
 
     store, device = DataStore.open(args.store), torch.device(args.device)
     model = args.base or store.manifest["base"]

@@ -298,7 +298,7 @@ def test_a_hyperdecoder_is_trained_by_the_same_loop_and_goes_on_after_a_kill(
     assert plan["trained_parameters"] == source.num_parameters and source.embedding_dim == 32
     program = (
         "import os, signal, sys\n"
-        "from t2l.training.trainer import _Run\n"
+        "from t2l.training.loop import _Run\n"
         "keep = _Run._save\n"
         "def save(self, *args, **more):\n"
         "    keep(self, *args, **more)\n"

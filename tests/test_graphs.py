@@ -13,7 +13,7 @@ from helpers import tiny_base
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.recipes.sections import LossSection
 from t2l.training.batches import IGNORED, Batch, Shape, arrays_of, cut_into_shapes, shapes_of
-from t2l.training.graphs import GraphedBase
+from t2l.training.frozen_base import GraphedBase
 from t2l.training.sft import Teacher, learn_step
 
 SHAPES = (Shape(4, 6), Shape(2, 12))

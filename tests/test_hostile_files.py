@@ -24,7 +24,7 @@ from t2l.errors import AdapterError, CheckpointError, T2LError
 from t2l.inspection import inspect
 from t2l.model import TextToLora
 from t2l.storage import MOST_FOREIGN, parse_yaml, read_json, read_pickled, read_tensors, read_yaml
-from t2l.training.state import read_state, write_state
+from t2l.training.rows import read_state, write_state
 
 ENOUGH_S = 1.0
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

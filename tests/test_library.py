@@ -18,28 +18,27 @@ from t2l.adapter_table import AdapterTable
 from t2l.errors import AdapterError, OutputError, T2LError
 from t2l.library import INDEX_FILE, Library
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.recipes.sections import LossSection
-from t2l.training import oracles as oracles_module
-from t2l.training.loop import LoopConfig
-from t2l.training.oracles import (
-    STATE_FILE,
-    OracleConfig,
-    OracleTask,
-    Sample,
-    collate,
-    row_losses,
-    train_oracles,
-)
+from t2l.recipes.reader import Recipe, recipe_from
+from t2l.training import rows as rows_module
+from t2l.training.rows import STATE_FILE, RowTask, Sample, collate, row_losses, row_settings, rows_backward, train_rows
 from t2l.training.sft import learn_step
 
-CONFIG = OracleConfig(
-    LoopConfig(steps=12, warmup=2, decay=0.5, save_every=3),
-    learning_rate=0.02,
-    check_every=2,
-    patience=3,
-    chunk=8,
-    loss=LossSection(weight_penalty=1e-3, label_smoothing=0.1),
-)
+LIBRARY = {"steps": 12, "warmup": 2 / 12, "decay": 0.5, "learning_rate": 0.02, "check_every": 2, "patience": 3}
+LOSS = {"weight_penalty": 1e-3, "label_smoothing": 0.1}
+
+
+def recipe_of(loss: dict[str, Any] = LOSS, **changes: Any) -> Recipe:
+    """Short training of adapters."""
+    library = {**LIBRARY, **changes}
+    return recipe_from({"library": library, "loss": loss, "lora": {"dropout": 0.0}, "loop": {"save_every": 3}})
+
+
+CONFIG = recipe_of()
+
+
+def train(base: Any, spec: LoraSpec, folder: Path, tasks: Sequence[RowTask], recipe: Recipe, *, report: Any) -> Library:
+    library = Library.create(folder, spec, row_settings(recipe))
+    return train_rows(base, spec, library, tasks, recipe, report=report)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +64,13 @@ def sample(generator: torch.Generator, shift: int) -> Sample:
     return [1, *prompt, *answer], [-100] * (length + 1) + answer
 
 
-def task(number: int) -> OracleTask:
+def task(number: int) -> RowTask:
     def draw(step: int) -> list[Sample]:
         generator = torch.Generator().manual_seed(1000 * number + step)
         return [sample(generator, number) for _ in range(3)]
 
     held = torch.Generator().manual_seed(77 + number)
-    return OracleTask(f"shift-{number}", draw, [sample(held, number) for _ in range(4)])
+    return RowTask(f"shift-{number}", draw, [sample(held, number) for _ in range(4)])
 
 
 # On disk
@@ -223,17 +222,25 @@ def test_a_row_starts_as_lora_does_from_its_own_seed_alone(spec: LoraSpec) -> No
         assert 0.8 * bound < float(together.a[group.key].detach().abs().max()) <= bound
 
 
-def test_row_losses_add_up_to_the_sft_loss(base: Any, spec: LoraSpec) -> None:
+def test_row_losses_add_up_to_the_sft_loss_and_so_do_their_gradients(base: Any, spec: LoraSpec) -> None:
     tasks = [task(number) for number in range(3)]
     samples = [(row, drawn) for row, each in enumerate(tasks) for drawn in each.draw(0)]
     table = AdapterTable(spec, seeds=[0, 1, 2])
     for tensor in table.b.values():
         torch.nn.init.normal_(tensor, generator=torch.Generator().manual_seed(0))
-    weights = table.table()
-    loss_N = row_losses(base, spec, weights, collate(samples, 4), 0.1)
-    whole = learn_step(base, table, torch.eye(3), collate(samples, 100), LossSection(weight_penalty=0.0))
-    torch.testing.assert_close(loss_N.mean(), whole)
-    alone = row_losses(base, spec, weights.select(1), collate([(0, s) for row, s in samples if row == 1], 9), 0.1)
+    weights, loss = table.table(), recipe_of({"weight_penalty": 0.0, "label_smoothing": 0.1}).loss
+    whole = learn_step(base, table, torch.eye(3), collate(samples), loss)
+    expected = [parameter.grad.clone() for parameter in table.parameters() if parameter.grad is not None]
+    table.zero_grad()
+    total = rows_backward(base, spec, weights, collate(samples, 20), loss)
+    assert total / 3 == pytest.approx(float(whole), rel=1e-5)
+    for parameter, goal in zip(table.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad / 3, goal, rtol=1e-4, atol=1e-6)
+    loss_N = row_losses(base, spec, weights, collate(samples, 20))
+    plain = learn_step(base, table, torch.eye(3), collate(samples), replace(loss, label_smoothing=0.0))
+    torch.testing.assert_close(loss_N.mean(), plain)
+    alone = row_losses(base, spec, weights.select(1), collate([(0, s) for row, s in samples if row == 1]))
     torch.testing.assert_close(loss_N[1:2], alone)
 
 
@@ -242,9 +249,9 @@ def test_row_losses_add_up_to_the_sft_loss(base: Any, spec: LoraSpec) -> None:
 
 def test_an_adapter_trained_among_eight_is_the_one_trained_alone(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
     tasks = [task(number) for number in range(8)]
-    together = train_oracles(base, spec, tmp_path / "together", tasks, CONFIG, report=silent)
-    small = replace(CONFIG, chunk=1, max_samples=2)
-    alone = train_oracles(base, spec, tmp_path / "alone", [tasks[5], tasks[2]], small, report=silent)
+    together = train(base, spec, tmp_path / "together", tasks, CONFIG, report=silent)
+    small = recipe_of(together=1, pass_tokens=20)
+    alone = train(base, spec, tmp_path / "alone", [tasks[5], tasks[2]], small, report=silent)
     for name in ("shift-2", "shift-5"):
         assert same(together.weights([name]), alone.weights([name]), atol=2e-5)
         one, other = together.record(name), alone.record(name)
@@ -256,39 +263,38 @@ def test_an_adapter_trained_among_eight_is_the_one_trained_alone(base: Any, spec
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT with transformers
 def test_one_row_is_trained_as_plain_adamw_would(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
     """Against a loop written out: PEFT's own LoRA layers, torch's clipping and AdamW."""
-    loop = LoopConfig(steps=4, warmup=2, decay=0.0)
-    config = replace(CONFIG, loop=loop, check_every=4, loss=LossSection(label_smoothing=0.0, weight_penalty=0.0))
+    config = recipe_of({"weight_penalty": 0.0, "label_smoothing": 0.0}, steps=4, warmup=0.5, decay=0.0, check_every=4)
     oracle = task(3)
-    library = train_oracles(base, spec, tmp_path, [oracle], config, report=silent)
+    library = train(base, spec, tmp_path, [oracle], config, report=silent)
     assert library.record("shift-3")["best_step"] == 4
-    start = AdapterTable(spec, [loop.seed]).table().detach()
+    start = AdapterTable(spec, [config.loop.seed]).table().detach()
     model = Adapter(spec, start).apply(tiny_base())
     parameters = [p.requires_grad_() for name, p in model.named_parameters() if "lora_" in name]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameters, lr=config.library.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
     for step in range(4):
-        optimizer.param_groups[0]["lr"] = config.learning_rate * min(1.0, (step + 1) / 2)
+        optimizer.param_groups[0]["lr"] = config.library.learning_rate * min(1.0, (step + 1) / 2)
         losses = []
         for ids, labels in oracle.draw(step):
             logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
             losses.append(F.cross_entropy(logits, torch.tensor(labels[1:])))
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, loop.clip)
+        torch.nn.utils.clip_grad_norm_(parameters, config.loop.clip)
         optimizer.step()
     trained = {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
     for name, tensor in library.adapter("shift-3").state_dict().items():
         torch.testing.assert_close(tensor, trained[name].detach(), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("moment", [2, 7, 19])
+@pytest.mark.parametrize("moment", [1, 7, 19])
 def test_a_killed_run_resumes_to_the_same_weights(moment: int, base: Any, spec: LoraSpec, tmp_path: Path) -> None:
     tasks = [task(number) for number in range(4)]
-    config = replace(CONFIG, chunk=2)
-    whole = train_oracles(base, spec, tmp_path / "whole", tasks, config, report=silent)
+    config = recipe_of(together=2)
+    whole = train(base, spec, tmp_path / "whole", tasks, config, report=silent)
     with pytest.raises(Killed):
-        train_oracles(base, spec, tmp_path / "killed", tasks, config, report=kill_at(moment))
-    assert (tmp_path / "killed" / STATE_FILE).exists() == (moment != 2)
-    resumed = train_oracles(base, spec, tmp_path / "killed", tasks, config, report=silent)
+        train(base, spec, tmp_path / "killed", tasks, config, report=kill_at(moment))
+    assert (tmp_path / "killed" / STATE_FILE).exists() == (moment != 1)
+    resumed = train(base, spec, tmp_path / "killed", tasks, config, report=silent)
     assert resumed.names == whole.names
     assert all(resumed.record(name) == whole.record(name) for name in whole.names)
     assert same(resumed.weights(resumed.names), whole.weights(whole.names))
@@ -297,26 +303,26 @@ def test_a_killed_run_resumes_to_the_same_weights(moment: int, base: Any, spec: 
 
 def test_what_is_in_the_library_is_not_trained_again(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
     tasks = [task(number) for number in range(3)]
-    train_oracles(base, spec, tmp_path, tasks[:2], CONFIG, report=silent)
+    train(base, spec, tmp_path, tasks[:2], CONFIG, report=silent)
     seen: list[tuple[int, int]] = []
-    library = train_oracles(base, spec, tmp_path, tasks, CONFIG, report=lambda d, s, _: seen.append((d, s)))
+    library = train(base, spec, tmp_path, tasks, CONFIG, report=lambda d, s, _: seen.append((d, s)))
     assert library.names == ["shift-0", "shift-1", "shift-2"] and {steps for _, steps in seen} == {12}
     assert seen[-1] == (12, 12)
     before = len(seen)
-    train_oracles(base, spec, tmp_path, tasks, CONFIG, report=lambda d, s, _: seen.append((d, s)))
+    train(base, spec, tmp_path, tasks, CONFIG, report=lambda d, s, _: seen.append((d, s)))
     assert len(seen) == before
 
 
 def test_a_row_stops_by_its_own_validation_and_keeps_its_best(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
     learns = task(1)
-    hopeless = OracleTask("hopeless", task(2).draw, [([1, 5, 39], [-100, -100, 3])])  # training makes 3 unlikely
-    config = replace(CONFIG, check_every=1, patience=2, loop=LoopConfig(steps=30, warmup=0, decay=0.0))
-    library = train_oracles(base, spec, tmp_path, [learns, hopeless], config, report=silent)
+    hopeless = RowTask("hopeless", task(2).draw, [([1, 5, 39], [-100, -100, 3])])  # training makes 3 unlikely
+    config = recipe_of(check_every=1, patience=2, steps=30, warmup=0.0, decay=0.0)
+    library = train(base, spec, tmp_path, [learns, hopeless], config, report=silent)
     record = library.record("hopeless")
     assert record["stopped"] == "patience" and record["steps"] == record["best_step"] + 2 < 30
     assert library.record("shift-1")["steps"] > record["steps"]
     for each in (learns, hopeless):
-        batches = collate([(0, s) for s in each.validation], 99)
+        batches = collate([(0, s) for s in each.validation])
         now = row_losses(base, spec, library.weights([each.name]), batches).item()
         assert now == pytest.approx(library.record(each.name)["validation_loss"], abs=1e-5)
 
@@ -325,8 +331,8 @@ def test_a_row_that_diverges_leaves_the_others_alone(
     base: Any, spec: LoraSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = [task(0), task(1)]
-    clean = train_oracles(base, spec, tmp_path / "clean", tasks[:1], CONFIG, report=silent)
-    original = oracles_module._Run._backward
+    clean = train(base, spec, tmp_path / "clean", tasks[:1], CONFIG, report=silent)
+    original = rows_module._Rows._backward
 
     def poisoned(self: Any) -> float:
         loss = original(self)
@@ -334,29 +340,29 @@ def test_a_row_that_diverges_leaves_the_others_alone(
             self.table.a["q_proj"].grad[1, 0, 0, 0] = torch.inf
         return loss
 
-    monkeypatch.setattr(oracles_module._Run, "_backward", poisoned)
-    library = train_oracles(base, spec, tmp_path / "poisoned", tasks, CONFIG, report=silent)
+    monkeypatch.setattr(rows_module._Rows, "_backward", poisoned)
+    library = train(base, spec, tmp_path / "poisoned", tasks, CONFIG, report=silent)
     assert library.record("shift-1")["stopped"] == "diverged" and library.record("shift-1")["steps"] == 5
     assert same(library.weights(["shift-0"]), clean.weights(["shift-0"]), atol=2e-5)
     assert bool(torch.isfinite(library.weights(["shift-1"]).a["q_proj"]).all())
 
 
 def test_what_cannot_be_trained_is_said_before(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
-    def attempt(tasks: Sequence[OracleTask], config: OracleConfig = CONFIG) -> None:
-        train_oracles(base, spec, tmp_path, tasks, config, report=silent)
+    def attempt(tasks: Sequence[RowTask], recipe: Recipe = CONFIG) -> None:
+        train(base, spec, tmp_path, tasks, recipe, report=silent)
 
     with pytest.raises(T2LError, match="Two tasks are called 'shift-1'"):
         attempt([task(1), task(1)])
     with pytest.raises(T2LError, match="'mute' has no validation samples"):
-        attempt([OracleTask("mute", task(1).draw, [])])
+        attempt([RowTask("mute", task(1).draw, [])])
     with pytest.raises(Killed):
-        train_oracles(base, spec, tmp_path, [task(1)], CONFIG, report=kill_at(7))
+        train(base, spec, tmp_path, [task(1)], CONFIG, report=kill_at(7))
     with pytest.raises(T2LError, match="other tasks or settings"):
         attempt([task(2)])
     with pytest.raises(T2LError, match="was made with"):
-        attempt([task(1)], replace(CONFIG, learning_rate=0.5))
+        attempt([task(1)], recipe_of(learning_rate=0.5))
     (tmp_path / STATE_FILE).write_bytes(b"torn")
     with pytest.raises(T2LError, match=r"(?s)cannot be read.*Delete"):
         attempt([task(1)])
     with pytest.raises(T2LError, match="patience is 0"):
-        replace(CONFIG, patience=0)
+        recipe_of(patience=0)

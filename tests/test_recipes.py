@@ -95,7 +95,7 @@ def test_overrides_are_read_by_type() -> None:
         ("loop.schedule=stairs", "Known: 'linear', 'cosine'"),
         ("data.mixture={a: much}", "is a number"),
         ("loss.contrast=0.1", "views=2"),
-        ("loop.warmup=1.5", "share"),
+        ("loop.warmup=1.5", "fraction"),
         ("data.tasks={a: 1}", "is a list"),
         ("loop.steps=[", "cannot be read"),
     ],

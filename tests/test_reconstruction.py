@@ -1,33 +1,31 @@
-"""Reconstruction: statistics against numpy, z-scores that invert, and a hypernetwork that learns a library by heart."""
+"""Reconstruction: statistics against numpy, z-scores that invert, and a hypernetwork that regresses onto a library."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from helpers import Killed, kill_at, random_weights, silent, tiny_config
+from helpers import random_weights, tiny_config
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.library import Library
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.library_statistics import LibraryStatistics
-from t2l.training.loop import LoopConfig
-from t2l.training.reconstruction import (
-    HeldOut,
-    ReconstructionConfig,
-    delta_loss,
-    held_out_loss,
-    reconstruction_loss,
-    set_affine,
-    train_reconstruction,
-)
+from t2l.recipes.reader import recipe_from
+from t2l.recipes.sections import LoopSection, ReconSection
+from t2l.training.conditions import ConditionTable
+from t2l.training.loop import run as run_job
+from t2l.training.reconstruction import LibraryStatistics, ReconJob, delta_loss, reconstruction_loss, set_affine
+from t2l.training.run_folder import RunFolder
+from t2l.training.sft_run import finished
 
 NAMES = ["t0", "t1", "t2", "t3", "t4", "t5"]
 
@@ -51,8 +49,14 @@ def network(spec: LoraSpec, **changes: object) -> HyperNetwork:
     return HyperNetwork(spec, 6, "L", **(values | changes))  # type: ignore[arg-type]
 
 
-def condition_of(rng: Random, name: str) -> Tensor:
-    return torch.eye(6)[NAMES.index(name)]
+PLACES = {name: place for place, name in enumerate(NAMES)}
+
+
+def table(noise: float = 0.0) -> ConditionTable:
+    """A condition for each task."""
+    found = ConditionTable.of({place: torch.eye(6)[[place]] for place in range(6)})
+    found.noise = noise
+    return found
 
 
 def tensors(weights: LoraWeights) -> dict[str, Tensor]:
@@ -117,64 +121,97 @@ def test_the_loss_is_the_mean_distance_in_z_scores(spec: LoraSpec, library: Libr
     torch.testing.assert_close(reconstruction_loss(plain, condition_NE, target), torch.cat(distances).mean())
 
 
-def test_a_library_is_learned_by_heart_and_a_killed_run_resumes(
-    spec: LoraSpec, library: Library, tmp_path: Path
-) -> None:
-    config = ReconstructionConfig(LoopConfig(steps=150, warmup=15, save_every=50), learning_rate=1e-2, noise=0.05)
-    losses: list[float] = []
+def trained(
+    folder: Path, job: ReconJob, loop: LoopSection, every: int = 0, at: Callable[[int], None] = lambda step: None
+) -> tuple[HyperNetwork, list[float]]:
+    """What the loop selects, and the loss of each step."""
+    known = {"num_processes": 1, "process_index": 0, "is_main_process": True, "device": torch.device("cpu")}
+    nothing = {name: lambda *_, **__: None for name in ("wait_for_everyone", "init_trackers", "log")}
+    learn = job.learn
 
-    def run(state: str, report: object) -> HyperNetwork:
-        return train_reconstruction(
-            network(spec),
-            library,
-            condition_of,
-            config,
-            state_path=tmp_path / state,
-            report=report,  # type: ignore[arg-type]
-        )
+    def watched(step: int, rank: int, world: int) -> Any:
+        at(step)
+        return learn(step, rank, world)
 
-    whole = run("whole", lambda done, steps, loss: losses.append(loss))
+    job.learn = watched
+    place, accelerator = RunFolder(folder), SimpleNamespace(**known, **nothing)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    selected = run_job(job, loop, place, accelerator, validate_every=every, say=lambda text: None)  # pyright: ignore
+    lines = [json.loads(line) for line in place.metrics.read_text().splitlines()]
+    return finished(job.hypernetwork, place, selected), [line["loss"] for line in lines]
+
+
+def dies_at(number: int) -> Callable[[int], None]:
+    def at(step: int) -> None:
+        if step == number:
+            raise KeyboardInterrupt
+
+    return at
+
+
+def test_a_library_is_regressed_onto_and_a_killed_run_resumes(spec: LoraSpec, library: Library, tmp_path: Path) -> None:
+    recon, loop = ReconSection(learning_rate=1e-2), LoopSection(steps=150, warmup=0.1, decay=0.7, save_every=50)
+
+    def job() -> ReconJob:
+        hypernetwork = network(spec)
+        set_affine(hypernetwork, library, NAMES, recon)
+        return ReconJob(hypernetwork.train(), library, table(0.05), PLACES, NAMES, recon)
+
+    whole, losses = trained(tmp_path / "whole", job(), loop)
     assert np.mean(losses[-5:]) < 0.3 * losses[0]
     target = library.weights(NAMES)
     near = reconstruction_loss(whole, torch.eye(6), target).item()
     assert near < 0.3 < 1.0 < reconstruction_loss(whole, torch.eye(6).roll(1, 0), target).item()
-
-    def killed(done: int, steps: int, loss: float) -> None:
-        if done == 70:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run("killed", killed)
-    resumed = run("killed", lambda done, steps, loss: None)
+        trained(tmp_path / "killed", job(), loop, at=dies_at(70))
+    resumed, again = trained(tmp_path / "killed", job(), loop)
+    assert again == losses
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_statistics_are_computed_once_for_the_same_files(spec: LoraSpec, library: Library, tmp_path: Path) -> None:
-    read: list[int] = []
+def test_processes_share_a_step_without_changing_it(spec: LoraSpec, library: Library) -> None:
+    found = []
+    for world in (1, 2, 5):
+        hypernetwork = network(spec)
+        recon = ReconSection(tasks=4)
+        set_affine(hypernetwork, library, NAMES, recon)
+        job = ReconJob(hypernetwork, library, table(0.05), PLACES, NAMES, recon)
+        loss = sum(float(job.learn(3, rank, world).loss) for rank in range(world))
+        found.append((loss, [parameter.grad for parameter in hypernetwork.parameters()]))
+    for loss, gradients in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-5)
+        torch.testing.assert_close(gradients, found[0][1], rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_are_computed_once_for_the_same_files(
+    spec: LoraSpec, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    read = library._read
+    monkeypatch.setattr(library, "_read", lambda name: asked.append(name) or read(name))
 
     def statistics() -> LibraryStatistics:
-        return LibraryStatistics.cached(library, folder=tmp_path / "cache", report=lambda done, _: read.append(done))
+        return LibraryStatistics.cached(library, library.names, tmp_path / "cache")
 
     first, again = statistics(), statistics()
-    assert read == [1, 2, 3, 4, 5, 6]
+    assert asked == NAMES
     for part in ("mean", "std"):
         for key, tensor in tensors(getattr(first, part)).items():
             assert torch.equal(tensor, tensors(getattr(again, part))[key])
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:100])
     statistics()
-    assert len(read) == 12
+    assert len(asked) == 12
     library.add({"t0": (random_weights(spec, seed=9), {})})  # other files
     other = statistics()
-    assert len(read) == 18
+    assert len(asked) == 18
     assert not torch.equal(tensors(other.mean)["a.q_proj"], tensors(first.mean)["a.q_proj"])
 
 
 def test_deltas_are_compared_as_products_whatever_their_factors(spec: LoraSpec, library: Library) -> None:
-    config = ReconstructionConfig(LoopConfig(steps=1), target="deltas", delta_scale=100.0)
     hypernetwork = network(spec).eval()
-    set_affine(hypernetwork, library, library.names, config)
+    set_affine(hypernetwork, library, library.names, ReconSection(target="deltas", delta_scale=100.0))
     condition_NE, target = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)), library.weights(["t3", "t1"])
     given = hypernetwork(condition_NE)  # in use: A and B each divided by 10
     distances = []
@@ -196,59 +233,40 @@ def test_deltas_are_compared_as_products_whatever_their_factors(spec: LoraSpec, 
 def test_it_ends_with_what_was_best_on_held_out_tasks_also_after_a_kill(
     spec: LoraSpec, library: Library, tmp_path: Path
 ) -> None:
-    loop = LoopConfig(steps=60, warmup=5, save_every=20)
-    config = ReconstructionConfig(loop, learning_rate=2e-2, target="deltas", delta_scale=100.0)
-    aside = {"t5": torch.eye(6)[[5, 4]]}
+    loop = LoopSection(steps=60, warmup=0.1, decay=0.7, save_every=25)
+    recon = ReconSection(learning_rate=2e-2, target="deltas", delta_scale=100.0)
 
-    def run(folder: str, killed_at: int = 0) -> tuple[HyperNetwork, list[tuple[int, float, bool]]]:
-        measured: list[tuple[int, float, bool]] = []
-        best = tmp_path / folder / "best.safetensors"
-        held = HeldOut(aside, 20, best, report=lambda done, loss, best: measured.append((done, loss, best)))
-        hypernetwork, state = network(spec), tmp_path / folder / "state.pt"
-        with pytest.raises(Killed) if killed_at else nullcontext():
-            train_reconstruction(
-                hypernetwork,
-                library,
-                condition_of,
-                config,
-                held_out=held,
-                state_path=state,
-                report=kill_at(killed_at),
-            )
-        return hypernetwork, measured
+    def job() -> ReconJob:
+        hypernetwork, learned = network(spec), NAMES[:5]
+        set_affine(hypernetwork, library, learned, recon)
+        return ReconJob(hypernetwork.train(), library, table(), PLACES, learned, recon, held_out=["t5"])
 
-    whole, measured = run("whole")
-    assert [done for done, _, _ in measured] == [20, 40, 60]
-    lowest = min(loss for _, loss, _ in measured)
-    assert [best for _, loss, best in measured if loss == lowest] == [True]
-    assert held_out_loss(whole, library, aside, config) == pytest.approx(lowest, rel=1e-6)
+    def measured(name: str) -> list[dict[str, float]]:
+        return [json.loads(line) for line in RunFolder(tmp_path / name).validation.read_text().splitlines()]
+
+    whole, _ = trained(tmp_path / "whole", job(), loop, 20)
+    assert [record["step"] for record in measured("whole")] == [0, 20, 40, 60]
+    lowest = min(record["loss"] for record in measured("whole")[1:])
+    best = job()
+    best.hypernetwork.load_state_dict(whole.state_dict())
+    best.hypernetwork.eval()
+    assert best.validate(0)["loss"] == pytest.approx(lowest, rel=1e-6)
     for moment in (40, 47):  # between a saved state and its measurement; after both
-        _, before = run(f"killed-{moment}", moment)
-        resumed, after = run(f"killed-{moment}")
-        assert {(done, loss) for done, loss, _ in before + after} == {(done, loss) for done, loss, _ in measured}
-        for name, tensor in whole.state_dict().items():
-            assert torch.equal(tensor, resumed.state_dict()[name]), name
+        name = f"killed-{moment}"
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / name, job(), loop, 20, dies_at(moment))
+        resumed, _ = trained(tmp_path / name, job(), loop, 20)
+        assert measured(name) == measured("whole")
+        for key, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, resumed.state_dict()[key]), key
 
 
-def test_what_is_held_out_is_not_learned(spec: LoraSpec, library: Library, tmp_path: Path) -> None:
-    held = HeldOut({"t5": torch.eye(6)[[5]]}, 1, tmp_path / "best.safetensors")
-    config = ReconstructionConfig(LoopConfig(steps=3, warmup=0, save_every=1), tasks=3)
-    asked: set[str] = set()
-
-    def condition(rng: Random, name: str) -> Tensor:
-        asked.add(name)
-        return condition_of(rng, name)
-
-    def run(names: list[str] | None = None) -> None:
-        state = tmp_path / "state.pt"
-        train_reconstruction(
-            network(spec), library, condition, config, names=names, held_out=held, state_path=state, report=silent
-        )
-
-    run()
-    assert asked and "t5" not in asked
+def test_what_is_held_out_is_not_learned(spec: LoraSpec, library: Library) -> None:
+    job = ReconJob(network(spec), library, table(), PLACES, NAMES[:5], ReconSection(tasks=3), held_out=["t5"])
+    drawn = {record["adapter"] for step in range(20) for record in job.identify(step)}
+    assert drawn == set(NAMES[:5])
     with pytest.raises(T2LError, match="'t5' is to be learned and held out"):
-        run(NAMES)
+        ReconJob(network(spec), library, table(), PLACES, NAMES, ReconSection(), held_out=["t5"])
 
 
 def test_what_does_not_fit_is_refused(spec: LoraSpec, library: Library) -> None:
@@ -261,9 +279,6 @@ def test_what_does_not_fit_is_refused(spec: LoraSpec, library: Library) -> None:
         LibraryStatistics.of(library.stream(["t0"]))
     with pytest.raises(T2LError, match="1 conditions for 2 target adapters"):
         reconstruction_loss(network(spec), torch.zeros(1, 6), library.weights(["t0", "t1"]))
-    with pytest.raises(T2LError, match="learning_rate"):
-        ReconstructionConfig(LoopConfig(steps=1), learning_rate=0)
-    with pytest.raises(T2LError, match="'delta'; it is factors or deltas"):
-        ReconstructionConfig(LoopConfig(steps=1), target="delta")  # type: ignore[arg-type]
-    with pytest.raises(T2LError, match="delta_scale"):
-        ReconstructionConfig(LoopConfig(steps=1), delta_scale=0.0)
+    for wrong in ({"learning_rate": 0}, {"target": "delta"}, {"delta_scale": 0.0}, {"tasks": 0}):
+        with pytest.raises(T2LError, match=next(iter(wrong))):
+            recipe_from({"recon": wrong})

@@ -24,9 +24,7 @@ from t2l.training.conditions import (
     encode_table,
     table_of,
 )
-from t2l.training.loop import LoopConfig
-from t2l.training.sft_run import hidden_matrices
-from t2l.training.trainer import WeightAverage, modules_of
+from t2l.training.source import WeightAverage, hidden_matrices, modules_of, rate_factor
 
 NAMES = [f"real-{i}" for i in range(6)] + [f"everyday-{i}" for i in range(3)] + ["everyday-odd-0"]
 STORE: Any = SimpleNamespace(
@@ -144,15 +142,13 @@ def test_pooled_embeddings_of_equal_texts_are_equal(tmp_path: Any, monkeypatch: 
 def test_encoding_says_in_lines_how_far_it_is(monkeypatch: Any) -> None:
     """Lines, not a bar: a run whose output goes to a log file tells them too."""
     from t2l.training import conditions
-    from t2l.training.recon_run import embed_all
 
     monkeypatch.setattr(conditions, "_SAID_EVERY", -1.0)
     monkeypatch.setattr(conditions, "_ENCODED_AT_ONCE", 2)
     names, lines = ["a", "bb", "ccc"], []
     encode_table(OneHotEncoder(names), {0: names, 1: ["a"]}, lines.append)
-    embed_all(OneHotEncoder(names), [*names, "a"], lines.append)
     told = [line.partition(",")[0] for line in lines]
-    assert told == [f"{number} of 3 descriptions encoded" for number in (2, 3, 3)]
+    assert told == [f"{number} of 3 descriptions encoded" for number in (2, 3)]
     assert lines[-1].endswith("about 0 s left")
 
 
@@ -242,13 +238,11 @@ def test_the_average_follows_swaps_and_comes_back() -> None:
 
 
 def test_the_cosine_falls_to_zero_from_the_peak() -> None:
-    schedule = LoopConfig(100, warmup=10, decay=1.0, cosine=True)
-    assert schedule.factor(0) == pytest.approx(0.1)
-    assert schedule.factor(50) == pytest.approx(0.5)
-    assert schedule.factor(99) < 0.001
-    late = LoopConfig(100, warmup=0, decay=0.5, cosine=True)
-    assert late.factor(50) == 1.0
-    assert late.factor(75) == pytest.approx(0.5)
+    assert rate_factor(0, 100, 0.1, 1.0, cosine=True) == pytest.approx(0.1)
+    assert rate_factor(50, 100, 0.1, 1.0, cosine=True) == pytest.approx(0.5)
+    assert rate_factor(99, 100, 0.1, 1.0, cosine=True) < 0.001
+    assert rate_factor(50, 100, 0.0, 0.5, cosine=True) == 1.0
+    assert rate_factor(75, 100, 0.0, 0.5, cosine=True) == pytest.approx(0.5)
 
 
 def test_muon_gets_the_matrices_that_the_source_names() -> None:

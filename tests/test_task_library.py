@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,33 @@ from t2l.data.writer import open_writer
 from t2l.errors import BaseModelError, DataError, T2LError, TrainingStopped
 from t2l.library import Library
 from t2l.lora import LoraSpec
-from t2l.training.loop import LoopConfig
-from t2l.training.oracles import STATE_FILE, OracleConfig, collate
-from t2l.training.task_library import TaskLibraryConfig, choose_tasks, oracle_task, train_task_library
+from t2l.recipes.reader import Recipe, recipe_from
+from t2l.training.rows import STATE_FILE, collate
+from t2l.training.task_library import choose_tasks, row_task, train_task_library
 
-CONFIG = TaskLibraryConfig(
-    OracleConfig(
-        LoopConfig(steps=12, warmup=2, decay=0.5, save_every=3),
-        learning_rate=0.02,
-        check_every=4,
-        patience=3,
-        chunk=2,
-        max_tokens=40,
-    ),
-    samples=3,
-    validation=4,
-)
+LIBRARY = {
+    "steps": 12,
+    "warmup": 2 / 12,
+    "decay": 0.5,
+    "learning_rate": 0.02,
+    "check_every": 4,
+    "patience": 3,
+    "together": 2,
+    "pass_tokens": 40,
+    "samples": 3,
+    "validation": 4,
+}
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    """Short training of a library."""
+    loss = {"label_smoothing": 0.0}
+    return recipe_from(
+        {"library": {**LIBRARY, **changes}, "loop": {"save_every": 3}, "loss": loss, "lora": {"dropout": 0.0}}
+    )
+
+
+CONFIG = recipe_of()
 SIZES = {"shift-1": 30, "shift-2": 9, "shift-3": 3}
 
 
@@ -79,17 +89,17 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_samples_that_measure_are_not_trained_on_and_all_others_come_in_turn(store: DataStore) -> None:
-    task = oracle_task(store, store.tasks[0], CONFIG, 40)
+    task = row_task(store, store.tasks[0], CONFIG, 40)
     held = {tuple(ids) for ids, _ in task.validation}
     everything = {tuple(store.sample(0, index).input_ids.tolist()) for index in range(30)}
     first_turn = [tuple(ids) for step in range(8) for ids, _ in task.draw(step)]
     assert len(task.validation) == 4 and len(first_turn) == 24
     assert held <= everything and not held & set(first_turn)
     assert len({*first_turn, *(tuple(ids) for ids, _ in task.draw(8))}) == len(everything - held)
-    assert task.draw(5) == oracle_task(store, store.tasks[0], CONFIG, 40).draw(5) != task.draw(6)
+    assert task.draw(5) == row_task(store, store.tasks[0], CONFIG, 40).draw(5) != task.draw(6)
     ids, labels = task.draw(5)[0]
     assert [label for label in labels if label != -100] == ids[-2:] and len(ids) == len(labels)
-    few = oracle_task(store, store.tasks[2], CONFIG, 40)
+    few = row_task(store, store.tasks[2], CONFIG, 40)
     assert len(few.validation) == 3  # too few to spare any
 
 
@@ -153,23 +163,23 @@ def test_sigterm_saves_and_leaves(base: Any, store: DataStore, tmp_path: Path) -
 
 
 def test_what_does_not_belong_together_is_refused(base: Any, store: DataStore, tmp_path: Path) -> None:
-    def attempt(changed: TaskLibraryConfig = CONFIG, own: DataStore = store, model: Any = base) -> None:
+    def attempt(changed: Recipe = CONFIG, own: DataStore = store, model: Any = base) -> None:
         train_task_library(model, tiny_spec(), own, tmp_path / "library", changed, report=kill_at(1))
 
     train_task_library(base, tiny_spec(), store, tmp_path / "library", CONFIG, tasks=store.tasks[:1], report=silent)
     with pytest.raises(T2LError, match="was made with"):
-        attempt(replace(CONFIG, samples=4))
+        attempt(recipe_of(samples=4))
     with pytest.raises(T2LError, match="was made with"):
         attempt(model=tiny_base(seed=1))
     with pytest.raises(DataError, match="'shift-1' .* trained on other samples"):
         attempt(own=make_store(tmp_path / "other", seed=1))
     with pytest.raises(BaseModelError, match=r"(?s)the base knows 12.*tokenised for 'tiny'"):
-        oracle_task(store, store.tasks[0], CONFIG, 12)
+        row_task(store, store.tasks[0], CONFIG, 12)
     empty = DataStore(store.folder, store.manifest, (TaskEntry("empty", "train", 0, ()),), [], ())
     with pytest.raises(DataError, match="'empty' has no samples"):
         attempt(own=empty)
-    with pytest.raises(T2LError, match="samples=0"):
-        replace(CONFIG, samples=0)
+    with pytest.raises(T2LError, match="library.samples is 0"):
+        recipe_of(samples=0)
     with pytest.raises(Killed):
         attempt()
 
@@ -186,7 +196,7 @@ def test_tasks_are_chosen_by_split_or_name(store: DataStore) -> None:
 
 def test_a_pass_holds_no_more_tokens_than_allowed() -> None:
     samples = [(row, ([1] * length, [1] * length)) for row, length in enumerate([3, 9, 4, 50, 8, 2])]
-    batches = collate(samples, 3, 24)
+    batches = collate(samples, 24)
     assert sorted(row for batch in batches for row in batch.index_S.tolist()) == list(range(6))
-    assert [tuple(batch.ids_ST.shape) for batch in batches] == [(3, 4), (2, 9), (1, 50)]
-    assert torch.equal(batches[0].index_S, torch.tensor([0, 2, 5]))
+    assert [tuple(batch.ids_ST.shape) for batch in batches] == [(1, 50), (2, 9), (3, 4)]
+    assert torch.equal(batches[2].index_S, torch.tensor([0, 2, 5]))

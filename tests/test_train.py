@@ -31,10 +31,10 @@ from t2l.recipes.reader import Recipe, load_recipe, recipe_names
 from t2l.recipes.sections import LossSection
 from t2l.training.batches import IGNORED, Batch, StoreBatches, cut, cut_by_tokens
 from t2l.training.conditions import ConditionTable
+from t2l.training.loop import Done, Job
+from t2l.training.loop import run as run_job
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import Share, Teacher, answer_loss, chunked_loss, labelled_hidden, learn_step, weighted_loss
-from t2l.training.trainer import Done, Job
-from t2l.training.trainer import run as run_job
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = [
@@ -418,7 +418,7 @@ def test_a_run_with_average_cosine_and_clipping_by_module_goes_on_bit_for_bit(st
 
 def _stopped_after(words: list[str], steps: int) -> None:
     """Runs a command in whose so many-th step Ctrl-C is pressed: the first one saves."""
-    from t2l.training.trainer import _Run
+    from t2l.training.loop import _Run
 
     original = _Run._step
 
@@ -561,6 +561,7 @@ class Line(Job):
 
 def one_process(**changes: Any) -> Any:
     known: dict[str, Any] = {"num_processes": 1, "process_index": 0, "is_main_process": True}
+    known |= {"init_trackers": lambda *_, **__: None, "log": lambda *_, **__: None}
     return SimpleNamespace(**(known | {"device": torch.device("cpu"), "wait_for_everyone": lambda: None} | changes))
 
 
@@ -568,7 +569,7 @@ def learn(tmp_path: Path, wrong: dict[int, float], *changes: str) -> tuple[Line,
     recipe = load_recipe("embedded-real-tasks", ["loop.steps=40", "loop.warmup=0", "validation.every=0", *changes])
     job, said, folder = Line(wrong), [], RunFolder(tmp_path / "run")
     folder.folder.mkdir()
-    run_job(job, recipe, folder, one_process(), say=said.append)
+    run_job(job, recipe.loop, folder, one_process(), validate_every=0, say=said.append)
     return job, said, folder
 
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from helpers import random_weights, save_tiny_llama, silent
+from helpers import random_weights, save_tiny_llama
 from t2l.adapter import Adapter
 from t2l.cli import app
 from t2l.data.store import DataStore, TaskEntry
@@ -23,7 +23,8 @@ from t2l.library import Library
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.recipes.reader import Recipe, load_recipe
-from t2l.training.recon_run import plan_recon, run_recon, tasks_of
+from t2l.training.loop import accelerator_of
+from t2l.training.reconstruction import plan_recon, run_recon, tasks_of
 from t2l.training.run_folder import RunFolder
 from test_task_library import make_store
 
@@ -85,37 +86,45 @@ def test_from_a_store_to_a_library_to_a_checkpoint(place: Path, tmp_path: Path) 
     assert done.exit_code == 0, done.output
     t2l = TextToLora.from_pretrained(json.loads(done.stdout)["result"])
     (adapter,) = t2l.generate(["Do shift-1."])
-    assert adapter.spec.rank == 2 and t2l.metadata["trained"] == "t2l train recon"
+    assert adapter.spec.rank == 2 and t2l.metadata["trained_by"] == "t2l train recon"
     changed = invoke("recon", recipe, *given, "recon.tasks=1")
     assert changed.exit_code == 2 and "recon.tasks: 2 -> 1" in changed.output
 
 
+def recon(recipe: Recipe, place: Path) -> list[dict[str, Any]]:
+    """Trains, saves the checkpoint, and gives the lines of the metrics."""
+    folder = RunFolder(place)
+    trained = run_recon(recipe, folder, accelerator_of(place, cpu=True), say=lambda line: None)
+    trained.save_pretrained(folder.result, force=True)
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
 def test_reconstruction_that_is_killed_ends_with_the_same_checkpoint(place: Path, tmp_path: Path) -> None:
     program = f"""
-import os, signal, sys, torch
+import os, signal, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from t2l.recipes.reader import load_recipe
-from t2l.training.recon_run import run_recon
-from t2l.training.run_folder import RunFolder
-def report(done, steps, loss):
-    if done == 8:
+from t2l.training.reconstruction import ReconJob
+from test_train_adapters import recon
+learn = ReconJob.learn
+def learn_until(self, step, rank, world):
+    if step == 8:
         os.kill(os.getpid(), signal.SIGKILL)
-run_recon(load_recipe({str(place / "recipe.yaml")!r}), RunFolder({str(tmp_path / "killed")!r}), report=report)
+    return learn(self, step, rank, world)
+ReconJob.learn = learn_until
+recon(load_recipe({str(place / "recipe.yaml")!r}), Path({str(tmp_path / "killed")!r}))
 """
     paths = {"PYTHONPATH": ":".join(sys.path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     paths["T2L_CACHE"] = str(tmp_path / "cache")
     done = subprocess.run([sys.executable, "-c", program], env=paths, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    changed = recipe_of(place, "recon.learning_rate=0.5")
     with pytest.raises(RecipeError, match=r"recon.learning_rate: 0.001 -> 0.5"):
-        run_recon(changed, RunFolder(tmp_path / "killed"), report=silent)
-    seen: list[int] = []
-    recipe = recipe_of(place)
-    killed = run_recon(recipe, RunFolder(tmp_path / "killed"), report=lambda done, steps, loss: seen.append(done))
-    whole = run_recon(recipe, RunFolder(tmp_path / "whole"), report=silent)
-    assert seen[0] == 6  # from the state of step 5
-    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+        recon(recipe_of(place, "recon.learning_rate=0.5"), tmp_path / "killed")
+    assert RunFolder(tmp_path / "killed").last() == 5
+    assert recon(recipe_of(place), tmp_path / "killed") == recon(recipe_of(place), tmp_path / "whole")
+    first, other = ((tmp_path / name / "checkpoint" / "model.safetensors") for name in ("killed", "whole"))
+    assert first.read_bytes() == other.read_bytes()
 
 
 def test_adapters_find_their_tasks_by_name_or_number(place: Path) -> None:
@@ -148,14 +157,10 @@ def test_what_cannot_be_learned_is_named(place: Path, tmp_path: Path) -> None:
 
 def test_deltas_without_standardisation_and_held_out_tasks(place: Path, tmp_path: Path) -> None:
     changes = ("recon.target=deltas", "recon.delta_scale=100", "hypernetwork.standardize=false", "validation.every=0")
-    losses: list[float] = []
-    checkpoint = run_recon(
-        recipe_of(place, *changes, "recon.steps=40", "recon.learning_rate=2e-2"),
-        RunFolder(tmp_path / "run"),
-        report=lambda done, steps, loss: losses.append(loss),
-    )
+    recipe = recipe_of(place, *changes, "recon.steps=40", "recon.learning_rate=2e-2")
+    losses = [record["loss"] for record in recon(recipe, tmp_path / "run")]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
-    (adapter,) = TextToLora.from_pretrained(checkpoint).generate(["Do shift-1."])
+    (adapter,) = TextToLora.from_pretrained(tmp_path / "run" / "checkpoint").generate(["Do shift-1."])
     target = Library.open(place / "library").adapter("shift-1")
     path = target.spec.module_paths()[0]
     assert torch.isfinite(adapter.delta(path)).all()

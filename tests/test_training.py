@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,15 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import tiny_base, tiny_config, tokens
-from t2l.errors import OutputError, T2LError, TrainingStopped
+from t2l.errors import T2LError, TrainingStopped
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.recipes.sections import LossSection
-from t2l.training import loop as loop_module
+from t2l.recipes.sections import LoopSection, LossSection
 from t2l.training.batches import IGNORED, Batch
 from t2l.training.conditions import Standardization
-from t2l.training.loop import LoopConfig, printed_progress, train
+from t2l.training.loop import Done, Job, run, seed_draws
+from t2l.training.run_folder import RunFolder
 from t2l.training.sft import answer_loss, labelled_logits, learn_step, mean_squares
+from t2l.training.source import rate_factor
 
 TESTS = Path(__file__).resolve().parent
 GOLDEN = TESTS / "golden" / "sft_loss.txt"
@@ -33,210 +37,150 @@ GOLDEN = TESTS / "golden" / "sft_loss.txt"
 # The loop
 
 
-TOY = LoopConfig(steps=11, warmup=3, decay=0.5, save_every=3, seed=5)
+TOY = LoopSection(steps=11, warmup=3 / 11, decay=0.5, save_every=3, seed=5, log_every=4, keep=1)
+
+
+class Toy(Job):
+    """A small network with dropout, trained by two optimisers; validated on the same line."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.module = nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.Dropout(0.3), nn.Linear(8, 1))
+        for parameter in self.module.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+        self.at: Callable[[int], object] = lambda step: None
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        weights = [parameter for parameter in self.module.parameters() if parameter.ndim == 2]
+        biases = [parameter for parameter in self.module.parameters() if parameter.ndim == 1]
+        return [torch.optim.AdamW(weights, lr=0.03), torch.optim.SGD(biases, lr=0.02, momentum=0.9)]
+
+    def learn(self, step: int, rank: int, world: int) -> Done:
+        self.at(step)
+        seed_draws(5, step, 0)
+        loss = self._loss(step)
+        loss.backward()
+        return Done(loss.detach(), 16, 16)
+
+    def identify(self, step: int) -> list[dict[str, Any]]:
+        return [{"step": step}]
+
+    def validation_parts(self) -> int:
+        return 2
+
+    def validate(self, part: int) -> dict[str, float]:
+        return {"loss": float(self._loss(1000 + part))}
+
+    def _loss(self, seed: int) -> Tensor:
+        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(seed))
+        return F.mse_loss(self.module(x)[:, 0], x.sum(dim=1))
 
 
 def toy_run(
-    state_path: Path, *, die_after: int = 0, sigkill: bool = False, sigterm: bool = False, config: LoopConfig = TOY
+    place: Path, at: Callable[[int], object] = lambda step: None, loop: LoopSection = TOY, said: list[str] | None = None
 ) -> Any:
-    """Trains a small network with dropout by two optimisers; gives its losses by step and its final parameters."""
-    generator = torch.Generator().manual_seed(1)
-    module = nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.Dropout(0.3), nn.Linear(8, 1))
-    for parameter in module.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-    weights = [parameter for parameter in module.parameters() if parameter.ndim == 2]
-    biases = [parameter for parameter in module.parameters() if parameter.ndim == 1]
-    optimizers = [torch.optim.AdamW(weights, lr=0.03), torch.optim.SGD(biases, lr=0.02, momentum=0.9)]
-    losses: dict[int, float] = {}
-
-    def loss_at(step: int) -> Tensor:
-        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step))
-        return F.mse_loss(module(x)[:, 0], x.sum(dim=1))
-
-    def report(done: int, steps: int, loss: float) -> None:
-        assert steps == config.steps
-        losses[done] = loss
-        if done == die_after:
-            if sigkill:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if not sigterm:
-                raise KeyboardInterrupt
-            signal.raise_signal(signal.SIGTERM)
-
-    train(module, optimizers, loss_at, config, state_path=state_path, report=report)
-    return losses, [parameter.detach().clone() for parameter in module.parameters()]
+    """The lines of metrics and validation, the final parameters, and the step that validation selects."""
+    known = {"num_processes": 1, "process_index": 0, "is_main_process": True, "device": torch.device("cpu")}
+    nothing = {name: lambda *_, **__: None for name in ("wait_for_everyone", "init_trackers", "log")}
+    job, folder = Toy(), RunFolder(place)
+    folder.folder.mkdir(exist_ok=True)
+    job.at = at
+    accelerator: Any = SimpleNamespace(**known, **nothing)
+    say = (lambda text: None) if said is None else said.append
+    selected = run(job, loop, folder, accelerator, validate_every=4, say=say)
+    lines = [path.read_text() for path in (folder.metrics, folder.validation)]
+    return lines, [parameter.detach().clone() for parameter in job.module.parameters()], selected
 
 
-def assert_continues(resumed: Any, whole: Any, first: int) -> None:
-    """The resumed run did the steps from ``first`` on, with the same losses and final weights, bit for bit."""
-    losses, parameters = resumed
-    assert losses == {step: loss for step, loss in whole[0].items() if step >= first}
-    assert all(torch.equal(a, b) for a, b in zip(parameters, whole[1], strict=True))
+def assert_same(resumed: Any, whole: Any) -> None:
+    """The same losses, measures, choice and final weights, bit for bit."""
+    assert resumed[0] == whole[0] and resumed[2] == whole[2]
+    assert all(torch.equal(a, b) for a, b in zip(resumed[1], whole[1], strict=True))
 
 
-@pytest.mark.parametrize(("killed_after", "first"), [(1, 1), (3, 4), (7, 7), (10, 10), (11, 12)])
-def test_an_interrupted_run_resumes_exactly(tmp_path: Path, killed_after: int, first: int) -> None:
-    whole = toy_run(tmp_path / "whole.pt")
+def dies_at(number: int) -> Callable[[int], None]:
+    def at(step: int) -> None:
+        if step == number:
+            raise KeyboardInterrupt
+
+    return at
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 7, 10])
+def test_an_interrupted_run_resumes_exactly(tmp_path: Path, step: int) -> None:
+    whole = toy_run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        toy_run(tmp_path / "state.pt", die_after=killed_after)
+        toy_run(tmp_path / "run", dies_at(step))
     torch.randn(3)  # whatever else happened to the global generator
-    assert_continues(toy_run(tmp_path / "state.pt"), whole, first)
+    assert_same(toy_run(tmp_path / "run"), whole)
 
 
 def test_a_killed_process_resumes_exactly(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from test_training import toy_run; toy_run(Path(sys.argv[1]), die_after=8, sigkill=True)"
+        "import os, signal, sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
+        "from test_training import toy_run\n"
+        "toy_run(Path(sys.argv[1]), lambda step: step == 8 and os.kill(os.getpid(), signal.SIGKILL))"
     )
     path = os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])
     environment = {**os.environ, "PYTHONPATH": path}
-    command = [sys.executable, "-c", program, str(tmp_path / "state.pt")]
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
-    assert_continues(toy_run(tmp_path / "state.pt"), toy_run(tmp_path / "whole.pt"), 7)
+    assert_same(toy_run(tmp_path / "run"), toy_run(tmp_path / "whole"))
 
 
-def test_sigterm_ends_the_step_saves_and_leaves(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with pytest.raises(TrainingStopped, match="after step 5 of 11; the same command goes on"):
-        toy_run(tmp_path / "state.pt", die_after=4, sigterm=True)
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert_continues(toy_run(tmp_path / "state.pt"), toy_run(tmp_path / "whole.pt"), 6)
+        toy_run(tmp_path / "run", lambda step: step == 4 and signal.raise_signal(number))
+    assert signal.getsignal(number) == before
+    assert RunFolder(tmp_path / "run").last() == 5
+    assert_same(toy_run(tmp_path / "run"), toy_run(tmp_path / "whole"))
 
 
-def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
-    whole = toy_run(tmp_path / "state.pt")
-    assert_continues(toy_run(tmp_path / "state.pt"), whole, 12)
+def test_a_second_interrupt_is_not_waited_for(tmp_path: Path) -> None:
+    def at(step: int) -> None:
+        for _ in range(2 * (step == 4)):
+            signal.raise_signal(signal.SIGINT)
 
-
-def test_a_save_that_fails_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        toy_run(path, die_after=4)
-
-    def full_disk(state: Any, target: Path) -> None:
-        Path(target).write_bytes(b"half a sta")
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop_module.torch, "save", full_disk)
-        with pytest.raises(OutputError, match="No space left"):
-            toy_run(path)
-    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
-    assert_continues(toy_run(path), toy_run(tmp_path / "whole.pt"), 4)
+        toy_run(tmp_path / "run", at)
 
 
-@pytest.mark.parametrize("change", [{"steps": 12}, {"seed": 6}, {"warmup": 0}, {"decay": 1.0}, {"clip": 2.0}])
-def test_a_state_of_other_settings_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    toy_run(tmp_path / "state.pt")
-    with pytest.raises(T2LError, match=r"(?s)is of a run with .*Delete it"):
-        toy_run(tmp_path / "state.pt", config=LoopConfig(**{**vars(TOY), **change}))
-    toy_run(tmp_path / "state.pt", config=LoopConfig(**{**vars(TOY), "save_every": 50}))  # that one may differ
-
-
-def test_a_damaged_or_foreign_state_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "state.pt"
-    toy_run(path)
-    whole = path.read_bytes()
-    state = torch.load(path, weights_only=True)
-    for damaged in (b"", b"garbage", whole[: len(whole) // 2]):
-        path.write_bytes(damaged)
-        with pytest.raises(T2LError, match=r"(?s)state\.pt' cannot be read.*Delete '"):
-            toy_run(path)
-        assert path.read_bytes() == damaged
-    for foreign in (torch.ones(3), {"step": 3}, [1]):
-        torch.save(foreign, path)
-        with pytest.raises(T2LError, match="cannot be read"):
-            toy_run(path)
-    for name, value in (("module", {"weight": torch.ones(2)}), ("optimizers", []), ("step", None)):
-        torch.save({**state, name: value}, path)
-        with pytest.raises(T2LError, match="is not of this model"):
-            toy_run(path)
-
-
-def test_a_state_that_needs_code_is_not_run(tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> Any:
-            return Path.touch, (tmp_path / "sprung",)
-
-    torch.save({"settings": Trap()}, tmp_path / "state.pt")
-    with pytest.raises(T2LError, match="cannot be read"):
-        toy_run(tmp_path / "state.pt")
-    assert not (tmp_path / "sprung").exists()
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_harms(tmp_path: Path, bad: float) -> None:
-    module = nn.Linear(1, 1, bias=False)
-    module.weight.data.fill_(1.0)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-
-    def loss_at(step: int) -> Tensor:
-        return module.weight.sum() * (bad if step == 3 else 1.0)
-
-    with pytest.raises(T2LError, match=r"(?s)loss is (nan|inf) in step 4\..*Lower the learning rate.*state\.pt"):
-        train(
-            module,
-            [optimizer],
-            loss_at,
-            LoopConfig(steps=6, warmup=0, decay=0.0, save_every=2),
-            state_path=tmp_path / "state.pt",
-            report=lambda done, steps, loss: None,
-        )
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
-    assert module.weight.item() == pytest.approx(1.0 - 3 * 0.1)
+def test_a_finished_run_is_not_repeated_and_keeps_the_best(tmp_path: Path) -> None:
+    whole = toy_run(tmp_path / "run")
+    assert_same((toy_run(tmp_path / "run", dies_at(0))[0], whole[1], whole[2]), whole)
+    measured = [json.loads(line) for line in whole[0][1].splitlines()]
+    assert [record["step"] for record in measured] == [0, 4, 8, 11]
+    best = min((record["loss"], record["step"]) for record in measured[1:])[1]
+    assert whole[2] == best and RunFolder(tmp_path / "run").saved() == sorted({best, 11})
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
-    config = LoopConfig(steps=100, warmup=10, decay=0.4)
-    factors = [config.factor(step) for step in range(100)]
+    factors = [rate_factor(step, 100, 0.1, 0.4) for step in range(100)]
     assert factors[:3] == pytest.approx([0.1, 0.2, 0.3])
     assert factors[10:60] == [1.0] * 50
     assert factors[80] == pytest.approx(0.5) and factors[99] == pytest.approx(1 / 40)
     assert min(factors) > 0
-    assert LoopConfig(steps=4, warmup=0, decay=0.0).factor(3) == 1.0
-
-
-def test_a_restart_begins_the_schedule_anew_for_the_steps_that_are_left() -> None:
-    twice = LoopConfig(steps=160, warmup=10, decay=0.4, restart=100)
-    first, second = LoopConfig(steps=100, warmup=10, decay=0.4), LoopConfig(steps=60, warmup=10, decay=0.4)
-    assert [twice.factor(step) for step in range(100)] == [first.factor(step) for step in range(100)]
-    assert [twice.factor(step) for step in range(100, 160)] == [second.factor(step) for step in range(60)]
-    for wrong in (-1, 160):
-        with pytest.raises(T2LError, match="restart"):
-            LoopConfig(steps=160, restart=wrong)
-
-
-@pytest.mark.parametrize("change", [{"steps": 0}, {"warmup": -1}, {"save_every": 0}, {"decay": 1.5}, {"decay": -0.1}])
-def test_settings_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(T2LError, match=f"{next(iter(change))}"):
-        LoopConfig(**{"steps": 5, **change})
+    assert rate_factor(3, 4, 0.0, 0.0) == 1.0
 
 
 def test_gradients_are_clipped(tmp_path: Path) -> None:
-    module = nn.Linear(1, 1, bias=False)
-    module.weight.data.fill_(0.0)
-    train(
-        module,
-        [torch.optim.SGD(module.parameters(), lr=1.0)],
-        lambda step: module.weight.sum() * 1000,
-        LoopConfig(steps=1, warmup=0, decay=0.0, clip=0.5),
-        state_path=tmp_path / "state.pt",
-        report=lambda done, steps, loss: None,
-    )
-    assert module.weight.item() == pytest.approx(-0.5, abs=1e-4)
+    loop = replace(TOY, steps=1, clip=1e-4, warmup=0.0, decay=0.0)
+    before = [parameter.detach().clone() for parameter in Toy().module.parameters()]
+    _, after, _ = toy_run(tmp_path / "run", loop=loop)
+    moved = [float((one - other).norm()) for one, other in zip(before, after, strict=True) if one.ndim == 1]
+    assert 0 < max(moved) <= 0.02 * 1e-4, "plain SGD moves a parameter by its rate times its gradient"
 
 
-def test_progress_says_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    report = printed_progress("sft", every=2)
-    for done, loss in ((1, 1.0), (2, 2.0), (3, 7.0)):
-        report(done, 3, loss)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(", ")[:2] for line in lines] == [
-        ["sft: step 2/3", "loss 1.500"],
-        ["sft: step 3/3", "loss 7.000"],
-    ]
+def test_progress_says_where_it_is(tmp_path: Path) -> None:
+    said: list[str] = []
+    (metrics, _), _, _ = toy_run(tmp_path / "run", said=said)
+    lines = [line.split("  ") for line in said if "left" in line]
+    assert [line[0] for line in lines] == ["step 4/11", "step 8/11", "step 11/11"]
+    losses = [json.loads(line)["loss"] for line in metrics.splitlines()]
+    assert lines[1][1] == f"loss {sum(losses[4:8]) / 4:.4f}"
 
 
 # The SFT loss

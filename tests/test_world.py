@@ -24,11 +24,10 @@ from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import MICRO_WORLD, TextToLora, shipped_checkpoint
-from t2l.training import optimizers as optimizers_module
+from t2l.training import source as optimizers_module
 from t2l.training.batches import IGNORED
 from t2l.training.conditions import Standardization
-from t2l.training.loop import LoopConfig
-from t2l.training.optimizers import muon_and_adamw
+from t2l.training.source import muon_and_adamw
 from t2l.world import evaluate as evaluate_module
 from t2l.world import exact_match as exact_match_module
 from t2l.world import pretrain as pretrain_module
@@ -45,6 +44,7 @@ from t2l.world.base import (
 from t2l.world.conditions import DescriptionTable
 from t2l.world.evaluate import CONDITIONS, Effort, bootstrap, evaluate, summarize
 from t2l.world.exact_match import Query, exact_match
+from t2l.world.loop import LoopConfig
 from t2l.world.operations import selection
 from t2l.world.operations.operation import MAX_INPUT_CHARS, MAX_OUTPUT_CHARS, Operation
 from t2l.world.sft import SftRecipe, example_batches, train_hypernetwork

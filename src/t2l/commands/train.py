@@ -5,7 +5,9 @@ Level 6. Thin wrappers: `t2l.training` does the work; this file knows options, a
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +15,12 @@ import typer
 
 from t2l.commands.options import AsJson, Force
 from t2l.commands.terminal import print_json, results, say
-from t2l.errors import T2LError, TrainingStopped
+from t2l.errors import TrainingStopped
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from t2l.lora import LoraSource, LoraSpec
     from t2l.recipes.reader import Recipe
     from t2l.training.run_folder import RunFolder
 
@@ -95,6 +100,31 @@ AcceptChanges = Annotated[
 OnCpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU, whatever else there is.")]
 
 
+@contextmanager
+def running(place: Path, recipe: Recipe, cpu: bool) -> Iterator[tuple[RunFolder, Accelerator]]:
+    """The run's folder, which no other process trains in, and what places it on devices.
+
+    Raises:
+        T2LError: a library is missing, or another process trains there.
+        typer.Exit: the run was asked to stop, and has saved its state.
+    """
+    from t2l.training.loop import accelerator_of
+    from t2l.training.run_folder import RunFolder
+
+    folder = RunFolder(place)
+    accelerator = accelerator_of(folder.folder, recipe.loop.trackers, cpu=cpu)
+    main = accelerator.is_main_process
+    with folder.locked() if main else nullcontext():
+        try:
+            yield folder, accelerator
+        except TrainingStopped as stop:
+            if main:
+                say(str(stop), "yellow")
+            raise typer.Exit(143) from stop
+        accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
 def _train(
     context: typer.Context,
     name: RecipeName,
@@ -118,58 +148,23 @@ def _train(
         else:
             say(plan.text(), console=results())
         return
-    try:
-        from accelerate import Accelerator
-    except ImportError as problem:
-        raise T2LError("Training needs accelerate, which is not installed.", "pip install 't2l[train]'") from problem
-    from t2l.lora import LoraSource, LoraSpec
-    from t2l.training.run_folder import RunFolder
     from t2l.training.sft_run import train_from_store
-
-    def rival(spec: LoraSpec) -> LoraSource:
-        """What reads no description."""
-        if what in ("lora", "multi-task"):
-            from t2l.baselines.static import StaticLora
-
-            return StaticLora(spec, seed=recipe.loop.seed)
-        from t2l.baselines.hyperdecoder import new_hyperdecoder
-        from t2l.bases import base_config
-
-        wanted = recipe.hypernetwork
-        width = base_config(recipe.base.model, revision=recipe.base.revision).get_text_config().hidden_size
-        return new_hyperdecoder(
-            spec,
-            int(width),
-            wanted.variant,
-            trunk_dim=wanted.trunk_dim,
-            head_dim=wanted.head_dim,
-            dropout=wanted.dropout,
-            seed=recipe.loop.seed,
-        )
 
     read = None
     if what == "hyperdecoder":
         from t2l.baselines.hyperdecoder import input_states as read
-    accelerator = Accelerator(cpu=cpu)
-    folder = RunFolder(out or Path("runs") / Path(name).stem)
-    main = accelerator.is_main_process
-    with folder.locked() if main else nullcontext():
-        try:
-            trained = train_from_store(
-                recipe,
-                folder,
-                accelerator,
-                say=lambda text: say(text),
-                make_source=None if what == "sft" else rival,
-                read=read,
-                accept_changes=accept_changes,
-                what=what,
-            )
-        except TrainingStopped as stop:
-            if main:
-                say(str(stop), "yellow")
-            raise typer.Exit(143) from stop
-        if main:
+    with running(out or Path("runs") / Path(name).stem, recipe, cpu) as (folder, accelerator):
+        trained = train_from_store(
+            recipe,
+            folder,
+            accelerator,
+            say=lambda text: say(text),
+            make_source=None if what == "sft" else partial(_baseline, recipe, what),
+            read=read,
+            accept_changes=accept_changes,
+            what=what,
+        )
+        if accelerator.is_main_process:
             result = _save(trained, folder, recipe, what)
             if as_json:
                 print_json({"run": str(folder.folder), "result": str(result)})
@@ -177,17 +172,37 @@ def _train(
                 say(str(result), "bold green", console=results())
                 if what == "sft":
                     say(f"Next: t2l generate 'what it should do' --checkpoint {result}", console=results())
-        accelerator.wait_for_everyone()
-    accelerator.end_training()
 
 
 for _what, _said in (
     ("sft", "Train a hypernetwork end to end, through the frozen base, on a data store."),
     ("lora", "Train one LoRA by the same loop: of all tasks, or of those that data.tasks names."),
     ("multi-task", "Train one LoRA of all tasks by the same loop: what a hypernetwork is compared with."),
-    ("hyperdecoder", "Train a rival by the same loop: a hypernetwork that reads the prompt, not a description."),
+    ("hyperdecoder", "Train a baseline by the same loop: a hypernetwork that reads the prompt, not a description."),
 ):
     train.command(_what, help=_said)(_train)
+
+
+def _baseline(recipe: Recipe, what: str, spec: LoraSpec) -> LoraSource:
+    """What reads no description."""
+    if what in ("lora", "multi-task"):
+        from t2l.baselines.static import StaticLora
+
+        return StaticLora(spec, seed=recipe.loop.seed)
+    from t2l.baselines.hyperdecoder import new_hyperdecoder
+    from t2l.bases import base_config
+
+    wanted = recipe.hypernetwork
+    width = base_config(recipe.base.model, revision=recipe.base.revision).get_text_config().hidden_size
+    return new_hyperdecoder(
+        spec,
+        int(width),
+        wanted.variant,
+        trunk_dim=wanted.trunk_dim,
+        head_dim=wanted.head_dim,
+        dropout=wanted.dropout,
+        seed=recipe.loop.seed,
+    )
 
 
 def _prompts(recipe: Recipe) -> dict[str, Any]:

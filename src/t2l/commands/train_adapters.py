@@ -1,4 +1,4 @@
-"""``t2l train library`` and ``t2l train recon``: adapters of many tasks, and a hypernetwork that learns them by heart.
+"""``t2l train library`` and ``t2l train recon``: adapters of many tasks, and a hypernetwork that regresses onto them.
 
 Level 6. Thin: `t2l.training` does the work; this file reads the options and prints.
 """
@@ -12,7 +12,7 @@ import typer
 
 from t2l.commands.options import AsJson
 from t2l.commands.terminal import print_json, results, say
-from t2l.commands.train import AcceptChanges, DryRun, OnCpu, Overrides, RecipeName, RunOption
+from t2l.commands.train import AcceptChanges, DryRun, OnCpu, Overrides, RecipeName, RunOption, running
 
 _Library = Annotated[
     Path | None,
@@ -31,10 +31,12 @@ def library(
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA for each of many tasks, several at once, as a library of PEFT folders."""
+    import torch
+
     from t2l.recipes.reader import load_recipe
-    from t2l.training.library_run import plan_library, run_library
-    from t2l.training.loop import printed_progress
+    from t2l.training.loop import Progress
     from t2l.training.run_folder import RunFolder
+    from t2l.training.task_library import plan_library, run_library
 
     wanted = load_recipe(recipe, overrides or [])
     folder = (out or Path("runs") / f"{Path(recipe).stem}-library").expanduser()
@@ -43,10 +45,16 @@ def library(
         _show(plan.to_dict(), as_json)
         return
     say(f"{len(plan.tasks)} tasks, {plan.there} of them trained already; at most {plan.steps:,} steps.")
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    progress: list[Progress] = []
+
+    def report(done: int, steps: int, loss: float) -> None:
+        if not progress:  # only now is it known where a run that was killed goes on
+            progress.append(Progress(done - 1, steps, wanted.loop.log_every, device, say))
+        progress[0].step(done, loss)
+
     with RunFolder(folder).locked():
-        found = run_library(
-            wanted, folder, device=_device(cpu), report=printed_progress("library", wanted.loop.log_every, say)
-        )
+        found = run_library(wanted, folder, device=str(device), report=report)
     losses = {name: found.record(name) for name in found.names}
     if as_json:
         print_json({"library": str(folder), "adapters": losses})
@@ -70,10 +78,7 @@ def recon(
     """Train a hypernetwork to reconstruct a library of adapters, read from disk as they are needed."""
     from t2l.encoders import encoder_from_config
     from t2l.recipes.reader import load_recipe
-    from t2l.training.loop import printed_progress
-    from t2l.training.recon_run import plan_figures, plan_recon, run_recon
-    from t2l.training.run_folder import RunFolder
-    from t2l.training.trackers import Trackers
+    from t2l.training.reconstruction import plan_figures, plan_recon, run_recon
 
     wanted = load_recipe(recipe, overrides or [])
     plan = plan_recon(wanted)
@@ -83,40 +88,16 @@ def recon(
         _show(plan_figures(wanted, plan, encoder_from_config(wanted.encoder)), as_json)
         return
     say(f"{len(plan.learned)} adapters are learned, {len(plan.held_out)} are held out for validation.")
-    run = RunFolder(out or Path("runs") / f"{Path(recipe).stem}-recon")
-    printed = printed_progress("recon", wanted.loop.log_every, say)
-    trackers: list[Trackers] = []
-
-    def report(done: int, steps: int, loss: float) -> None:
-        if not trackers:  # only now is it known where a run that was killed goes on
-            trackers.append(Trackers(run.folder, wanted.loop.trackers, wanted.to_dict(), done - 1, say))
-        trackers[0].log(done, {"loss": loss})
-        printed(done, steps, loss)
-
-    def watch(done: int, loss: float, best: bool) -> None:
-        for tracker in trackers:
-            tracker.log(done, {"validation/loss": loss})
-        say(f"recon: step {done}, loss {loss:.4f} on held-out tasks{', the lowest so far' if best else ''}")
-
-    with run.locked():
-        try:
-            checkpoint = run_recon(
-                wanted,
-                run,
-                device=_device(cpu),
-                accept_changes=accept_changes,
-                report=report,
-                watch=watch,
-                say=say,
-            )
-        finally:
-            for tracker in trackers:
-                tracker.close()
-    if as_json:
-        print_json({"run": str(run.folder), "result": str(checkpoint)})
-        return
-    say(str(checkpoint), "bold green", console=results())
-    say(f"Next: t2l generate 'what it should do' --checkpoint {checkpoint}", console=results())
+    with running(out or Path("runs") / f"{Path(recipe).stem}-recon", wanted, cpu) as (folder, accelerator):
+        trained = run_recon(wanted, folder, accelerator, accept_changes=accept_changes, say=say)
+        if not accelerator.is_main_process:
+            return
+        checkpoint = trained.save_pretrained(folder.result, force=True)
+        if as_json:
+            print_json({"run": str(folder.folder), "result": str(checkpoint)})
+            return
+        say(str(checkpoint), "bold green", console=results())
+        say(f"Next: t2l generate 'what it should do' --checkpoint {checkpoint}", console=results())
 
 
 def _show(figures: dict[str, Any], as_json: bool) -> None:
@@ -127,9 +108,3 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
     for name, value in figures.items():
         shown = f"{value:,}" if isinstance(value, int) else value
         say(f"{name.replace('_', ' '):<{width}}  {shown}", console=results())
-
-
-def _device(cpu: bool) -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() and not cpu else "cpu"

@@ -72,15 +72,28 @@ class Recipe:
         _at_least("loop.steps", loop.steps, 1)
         for name in ("tasks", "samples", "micro_tokens", "parts", "save_every", "keep", "log_every", "patience"):
             _at_least(f"loop.{name}", getattr(loop, name), 1)
+        for name in ("steps", "samples", "validation", "check_every", "patience", "together", "pass_tokens"):
+            _at_least(f"library.{name}", getattr(self.library, name), 1)
+        for name in ("steps", "tasks"):
+            _at_least(f"recon.{name}", getattr(self.recon, name), 1)
+        _at_least("data.max_length", self.data.max_length, 2)
+        recon = self.recon
+        if recon.learning_rate <= 0 or recon.delta_scale <= 0 or recon.noise < 0:
+            raise RecipeError("recon.learning_rate and recon.delta_scale must be above 0, recon.noise at least 0.")
         for name, share in (
             ("loop.warmup", loop.warmup),
             ("loop.decay", loop.decay),
+            ("library.warmup", self.library.warmup),
+            ("library.decay", self.library.decay),
+            ("recon.warmup", recon.warmup),
+            ("recon.decay", recon.decay),
+            ("recon.held_out", recon.held_out),
             ("loss.distill", loss.distill),
             ("loss.crossed", loss.crossed),
             ("hardware.utilization", self.hardware.utilization),
         ):
             if not 0 <= share <= 1:
-                raise RecipeError(f"{name} is {share}; it is a share, from 0 to 1.")
+                raise RecipeError(f"{name} is {share}; it is a fraction, from 0 to 1.")
         for name, value in (
             ("loss.label_smoothing", loss.label_smoothing),
             ("lora.dropout", self.lora.dropout),

@@ -172,8 +172,8 @@ class LoopSection:
             to do; any number of processes may run, and trains the same.
         minutes: the run is over after so many, if it has not made its steps by then, and the learning rate follows
             the clock; 0 for none. For a GPU that is lent for a time; one process.
-        warmup: share of the steps over which the learning rate rises.
-        decay: share of the steps, at the end, over which it falls to zero.
+        warmup: fraction of the steps over which the learning rate rises.
+        decay: fraction of the steps, at the end, over which it falls to zero.
         schedule: in a straight line, or along a cosine.
         clip: largest gradient norm.
         clip_each: of each module of its own, instead of all together.
@@ -239,8 +239,8 @@ class LibrarySection:
         steps: most optimiser steps of an adapter; it stops before when its validation loss no longer falls.
         learning_rate: peak, of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the steps over which the learning rate rises.
-        decay: share of the steps, at the end, over which it falls to zero.
+        warmup: fraction of the steps over which the learning rate rises.
+        decay: fraction of the steps, at the end, over which it falls to zero.
         samples: of each task in a step.
         validation: samples of a task kept from training, for early stopping; a fifth where it has few.
         check_every: steps between two looks at them.
@@ -279,10 +279,10 @@ class ReconSection:
         tasks: a batch; 4 in the paper's runs.
         learning_rate: peak, of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the steps over which the learning rate rises.
-        decay: share of the steps, at the end, over which it falls to zero.
+        warmup: fraction of the steps over which the learning rate rises.
+        decay: fraction of the steps, at the end, over which it falls to zero.
         noise: standard deviation of Gaussian noise on a description's embedding.
-        held_out: share of the library kept out for validation where none of its tasks is one of the store's
+        held_out: fraction of the library kept out for validation where none of its tasks is one of the store's
             validation tasks.
     """
 
@@ -310,7 +310,7 @@ class HardwareSection:
         memory: GB of each device.
         teraflops: dense, in the base's dtype, of each device, as its maker states; without it ``--dry-run`` measures
             this machine.
-        utilization: the share of them that training is expected to reach.
+        utilization: the fraction of them that training is expected to reach.
     """
 
     devices: int = 1

@@ -1,27 +1,35 @@
 """What a recipe would do, before anything is started: shapes, parameters, memory, steps, time.
 
 Level 4. Made from the base's config alone. Memory is an estimate from counts of numbers; time is one from counts of
-operations and the speed of the hardware that the recipe states, or of this machine, which is then measured
-(`t2l.training.speed`). What is assumed is said beside it.
+operations and the speed of the hardware that the recipe states, or of this machine, which is then measured: two
+seconds of the real step on two layers of the base, with random weights. What is assumed is said beside it.
+
+Axis letters: C conditions, S samples, T tokens, E condition width.
 """
 
 from __future__ import annotations
 
+import copy
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from t2l.base_structure import empty_base
+from t2l.adapter_table import AdapterTable
+from t2l.base_structure import auto_class, empty_base
 from t2l.bases import base_config
 from t2l.encoders import encoder_from_config
 from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSpec
+from t2l.lora import LoraSource, LoraSpec
 from t2l.recipes.reader import Recipe
-from t2l.training.frozen_base import dtype_of
-from t2l.training.sft import LOGITS_AT_ONCE
-from t2l.training.sft_run import build_source, build_spec, targets_of
-from t2l.training.speed import layers_rate, source_seconds, this_device
+from t2l.recipes.sections import LossSection
+from t2l.training.batches import IGNORED, Batch, train_tasks
+from t2l.training.frozen_base import attention_of, dtype_of, enable_activation_checkpointing, without_dropout
+from t2l.training.sft import LOGITS_AT_ONCE, learn_step
+from t2l.training.source import build_source, build_spec, targets_of
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 _FEW_BITS = {"8bit": 1.0, "4bit": 0.53}  # a weight of a linear layer, with its scales
@@ -30,6 +38,10 @@ _LAYER_STATES = 34  # (tokens x width) numbers that a layer keeps for backward w
 _ONE_ADAPTER = ("lora", "multi-task")
 _TOKENS_OF_A_DESCRIPTION = 64  # taken for the time of a step where token states are read
 _WORKSPACE = 0.8  # GiB: CUDA's context and the allocator's slack
+_LAYERS = 2
+_WORDS = 256  # of the vocabulary: the output layer is counted, not measured
+_SECONDS = 2.0
+_CPU_TOKENS, _CPU_CONDITIONS = 2048, 8  # as many keep a CPU busy; more would only take longer to measure
 
 
 @dataclass(frozen=True)
@@ -204,7 +216,6 @@ def _tokens_of_a_sample(recipe: Recipe) -> tuple[int, int, list[str]]:
         note = f"no data.store given: every sample is taken to be as long as allowed, {longest} tokens"
         return longest, max(1, longest // 8), [note]
     from t2l.data.store import DataStore
-    from t2l.training.batches import train_tasks
 
     store = DataStore.open(recipe.data.store)
     limit, tokens, responses, count = recipe.data.max_length, 0.0, 0.0, 0
@@ -248,3 +259,81 @@ def _memory(
     }
     found = {name: size / 2**30 for name, size in sizes.items()}
     return found | {"workspace": _WORKSPACE}
+
+
+def this_device() -> torch.device:
+    """The device that a training here would take."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def layers_rate(recipe: Recipe, config: Any, target_modules: Any, tokens: int, passes: float, conditions: int) -> float:
+    """Operations a second of the base's layers in training, as ``passes`` a weight and token counts them.
+
+    Args:
+        config: of the base.
+        target_modules: that get adapters, as `LoraSpec.from_base` takes them.
+        tokens: of a sample.
+        passes: operations a weight and token.
+        conditions: adapters of a step.
+    """
+    device = this_device()
+    small = copy.deepcopy(config)
+    text = small.get_text_config()
+    text.num_hidden_layers, text.vocab_size = _LAYERS, _WORDS
+    text.pad_token_id = text.bos_token_id = text.eos_token_id = None
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:_LAYERS]
+    small._attn_implementation = attention_of(recipe.base, device)
+    base = auto_class(small).from_config(small).to(device, getattr(torch, dtype_of(recipe.base, device)))
+    base.requires_grad_(False).train()
+    without_dropout(base)
+    if recipe.base.activation_checkpointing:
+        enable_activation_checkpointing(base)
+    spec = LoraSpec.from_base(small, target_modules=target_modules, rank=recipe.lora.rank)
+    step = recipe.loop.tasks * recipe.loop.samples
+    most = recipe.loop.micro_tokens if device.type == "cuda" else min(_CPU_TOKENS, recipe.loop.micro_tokens)
+    samples = max(1, min(step, most // tokens))
+    count = min(conditions, samples)
+    ids_ST = torch.randint(0, _WORDS, (samples, tokens), generator=torch.Generator().manual_seed(0))
+    labels_ST = ids_ST.clone()
+    labels_ST[:, : max(1, tokens - tokens // 8 - 1)] = IGNORED
+    micro = Batch(ids_ST, labels_ST, torch.arange(samples) * count // samples).to(device)
+    source = AdapterTable(spec, range(count)).to(device)
+    loss, condition_CE = LossSection(label_smoothing=0.0), torch.eye(count, device=device)
+    seconds = _typical(lambda: learn_step(base, source, condition_CE, [micro], loss), device)
+    head = base.get_output_embeddings()
+    weights = sum(
+        module.weight.numel() for module in base.modules() if isinstance(module, nn.Linear) and module is not head
+    )
+    return passes * weights * samples * tokens / seconds
+
+
+def source_seconds(source: LoraSource, condition_CE: Tensor, autocast: bool) -> float:
+    """Of one step: what generating its adapters takes, forward and backward."""
+    device = this_device()
+    source.to(device).train()
+    count = len(condition_CE) if device.type == "cuda" else min(_CPU_CONDITIONS, len(condition_CE))
+    scale, condition_CE = len(condition_CE) / count, condition_CE[:count].to(device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            weights = source(condition_CE)
+        tensors = [*weights.a.values(), *weights.b.values()]
+        torch.autograd.backward(tensors, [torch.ones_like(tensor) for tensor in tensors])
+
+    return _typical(step, device) * scale
+
+
+def _typical(step: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of a call: the median of what fits into half the time, after one call to warm up; two at least."""
+    found: list[float] = []
+    begun = time.perf_counter()
+    while len(found) < 3 or time.perf_counter() - begun < _SECONDS / 2:
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+        if len(found) >= 2 and time.perf_counter() - begun > 2 * _SECONDS:
+            break
+    return sorted(found[1:])[(len(found) - 1) // 2]

@@ -22,10 +22,9 @@ from t2l.adapter_table import AdapterTable
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.training.batches import Batch
-from t2l.training.oracles import Sample, collate, row_losses
+from t2l.recipes.sections import LossSection
+from t2l.training.rows import Sample, clip_rows, collate, row_losses, rows_backward
 
-_MAX_SAMPLES = 48  # in one forward pass
 _CLIP = 1.0
 EMBEDDING_RATE = 0.05
 """Peak learning rate of an embedding that moves beside its adapter, relative to the RMS of its entries."""
@@ -106,9 +105,7 @@ class BestStep:
 def fit_losses(base: Any, spec: LoraSpec, weights: LoraWeights, samples: Sequence[Sample]) -> Tensor:
     """The loss of each of N adapters on the same samples, (N,): the lower, the better it fits them."""
     pairs = [(row, sample) for row in range(weights.num_samples) for sample in samples]
-    device = next(base.parameters()).device
-    with torch.no_grad():
-        return row_losses(base, spec, weights, _moved(collate(pairs, _MAX_SAMPLES), device))
+    return row_losses(base, spec, weights, collate(pairs))
 
 
 def refine_embeddings(
@@ -137,9 +134,9 @@ def refine_embeddings(
     watch(0, moved.point_NE.detach())
     with _frozen(hypernetwork):
         for step in range(config.steps):
-            loss_N = _step_losses(base, hypernetwork.spec, hypernetwork(moved.point_NE), samples, config, step)
-            _check_finite(loss_N, step)
-            moved.step(loss_N, config.rate(step))
+            moved.optimizer.zero_grad(set_to_none=True)
+            _backward(base, hypernetwork.spec, hypernetwork(moved.point_NE), samples, config, step)
+            moved.step(config.rate(step))
             watch(step + 1, moved.point_NE.detach())
     return moved.point_NE.detach().clone()
 
@@ -171,11 +168,9 @@ def tune_adapters(
     watch(0, tuned.detach())
     for step in range(config.steps):
         optimizer.param_groups[0]["lr"] = config.rate(step)
-        loss_N = _step_losses(base, spec, tuned, samples, config, step)
-        _check_finite(loss_N, step)
         optimizer.zero_grad(set_to_none=True)
-        loss_N.sum().backward()
-        _clip_rows(tensors)
+        _backward(base, spec, tuned, samples, config, step)
+        clip_rows(tensors, _CLIP)
         optimizer.step()
         watch(step + 1, tuned.detach())
     return tuned.detach().to("cpu").map(torch.clone)
@@ -226,12 +221,12 @@ def tune_with_hypernetwork(
         for step in range(config.steps):
             weights = _combined(_made(hypernetwork, moved.point_NE), rest)
             watch(step, weights.detach())
-            loss_N = _step_losses(base, hypernetwork.spec, weights, samples, config, step)
-            _check_finite(loss_N, step)
-            optimizer.zero_grad(set_to_none=True)
-            moved.step(loss_N, config.rate(step) / config.learning_rate * embedding_rate)
+            for each in (optimizer, moved.optimizer):
+                each.zero_grad(set_to_none=True)
+            _backward(base, hypernetwork.spec, weights, samples, config, step)
+            moved.step(config.rate(step) / config.learning_rate * embedding_rate)
             optimizer.param_groups[0]["lr"] = config.rate(step)
-            _clip_rows(tensors)
+            clip_rows(tensors, _CLIP)
             optimizer.step()
         with torch.no_grad():
             weights = _combined(_made(hypernetwork, moved.point_NE), rest).detach()
@@ -324,11 +319,9 @@ class _MovedEmbeddings:
         """Where they are now; gradients reach them."""
         return self.unit_NE * self.typical_N1
 
-    def step(self, loss_N: Tensor, rate: float) -> None:
-        """One step down the sum of the losses, whose backward pass it makes."""
+    def step(self, rate: float) -> None:
+        """One step down the gradients that have reached them."""
         self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss_N.sum().backward()
         self.optimizer.step()
         with torch.no_grad():
             self.unit_NE *= self.length_N1 / self.unit_NE.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -362,40 +355,28 @@ def _adamw(tensors: Sequence[Tensor], config: RefineConfig) -> torch.optim.AdamW
     return torch.optim.AdamW(tensors, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
 
 
-def _step_losses(
+def _backward(
     base: Any,
     spec: LoraSpec,
     weights: LoraWeights,
     samples: Sequence[Sequence[Sample]],
     config: RefineConfig,
     step: int,
-) -> Tensor:
-    """(N,): each adapter's loss on the samples of its step, which depend on the seed and the step alone."""
+) -> None:
+    """The gradient of each adapter's loss on the samples of its step, which depend on the seed and the step alone.
+
+    Raises:
+        T2LError: the loss is not finite.
+    """
     pairs = []
     for row, own in enumerate(samples):
         count = min(config.batch, len(own))
         pairs += [(row, sample) for sample in Random(f"{config.seed}/{step}").sample(list(own), count)]
-    device = next(base.parameters()).device
-    return row_losses(base, spec, weights, _moved(collate(pairs, _MAX_SAMPLES), device))
-
-
-def _moved(batches: Sequence[Batch], device: torch.device) -> list[Batch]:
-    return [Batch(batch.ids_ST.to(device), batch.labels_ST.to(device), batch.index_S) for batch in batches]
-
-
-def _clip_rows(tensors: Sequence[Tensor]) -> None:
-    gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
-    square_N = torch.stack([gradient.square().flatten(1).sum(dim=1) for gradient in gradients]).sum(dim=0)
-    factor_N = (_CLIP / (square_N.sqrt() + 1e-6)).clamp_max(1.0)
-    for gradient in gradients:
-        gradient.mul_(factor_N.view(-1, *[1] * (gradient.dim() - 1)))
+    loss = rows_backward(base, spec, weights, collate(pairs), LossSection(label_smoothing=0.0))
+    if not math.isfinite(loss):
+        raise T2LError(f"The loss is not finite in step {step + 1}.", "Lower the learning rate.")
 
 
 def _check(samples: Sequence[Sequence[Sample]], rows: int) -> None:
     if len(samples) != rows or not all(samples):
         raise T2LError(f"There are samples for {sum(map(bool, samples))} of {rows}; each needs at least one.")
-
-
-def _check_finite(loss_N: Tensor, step: int) -> None:
-    if not bool(torch.isfinite(loss_N).all()):
-        raise T2LError(f"The loss is not finite in step {step + 1}.", "Lower the learning rate.")

@@ -64,7 +64,7 @@ class Share:
 
 
 class Graphed(Protocol):
-    """Forward and backward of micro-batches by recorded graphs; see `t2l.training.graphs.GraphedBase`."""
+    """Forward and backward of micro-batches by recorded graphs; see `t2l.training.frozen_base.GraphedBase`."""
 
     def begin(self, weights: LoraWeights) -> None:
         """Takes a step's adapters."""

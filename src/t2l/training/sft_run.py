@@ -9,7 +9,7 @@ Level 4. Puts the parts together: base, encoder, hypernetwork, micro-batches, lo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,9 @@ from t2l.adapter import Adapter
 from t2l.batched import BatchedLora, apply_batched
 from t2l.data.store import DataStore
 from t2l.encoders import DescriptionEncoder, encoder_from_config
-from t2l.errors import CheckpointError, DataError, RecipeError
+from t2l.errors import DataError, RecipeError
 from t2l.features import LinearTaskEncoder
-from t2l.hypernet import HIDDEN_MATRICES, HyperNetwork
+from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSource, LoraSpec
 from t2l.model import TextToLora
 from t2l.recipes.reader import Recipe
@@ -37,13 +37,11 @@ from t2l.training.conditions import (
     run_conditions,
     standardise_tokens,
 )
-from t2l.training.fresh_hypernetwork import fresh_hypernetwork
-from t2l.training.frozen_base import check_base_of_store, load_frozen_base, shard
-from t2l.training.graphs import GraphedBase, check_graphs
-from t2l.training.optimizers import muon_and_adamw
+from t2l.training.frozen_base import GraphedBase, check_base_of_store, check_graphs, load_frozen_base, shard
+from t2l.training.loop import Done, Job, Say, run, seed_draws
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import Share, Teacher, answer_loss, learn_step
-from t2l.training.trainer import Done, Job, Say, run, seed_draws
+from t2l.training.source import build_source, build_spec, hidden_matrices, muon_and_adamw
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -223,15 +221,6 @@ class SftJob(Job):
         return found, torch.cat(states)
 
 
-def hidden_matrices(source: LoraSource) -> Callable[[str, nn.Parameter], bool]:
-    """Which matrices Muon updates: those that the source names (``muon_parameters()``), else those of the trunk."""
-    named = getattr(source, "muon_parameters", None)
-    if named is None:
-        return lambda name, _: name.startswith(HIDDEN_MATRICES)
-    names = frozenset(named())
-    return lambda name, _: name in names
-
-
 def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
     """Places of the held-out tasks that validation measures: those with descriptions, so many spread over all.
 
@@ -248,50 +237,59 @@ def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
     return tuple(found[place * len(found) // count] for place in range(count))
 
 
-def build_spec(recipe: Recipe) -> LoraSpec:
-    """The shapes of the adapters, from the base's config alone."""
-    lora = recipe.lora
-    return LoraSpec.from_base(
-        spec_source(recipe.base.model, recipe.base.revision),
-        target_modules=targets_of(recipe),
-        rank=lora.rank,
-        alpha=lora.alpha,
-        use_rslora=lora.rslora,
-        dropout=lora.dropout,
-        revision=recipe.base.revision,
-    )
+def conditions_for(
+    recipe: Recipe,
+    store: DataStore,
+    encoder: DescriptionEncoder,
+    source: LoraSource,
+    learned: Sequence[int],
+    others: Sequence[int],
+    folder: RunFolder,
+    accelerator: Accelerator,
+    say: Say,
+) -> tuple[Conditions, Standardization | None]:
+    """What a source is conditioned on, and what is to be folded into it at the end where that is standardised.
 
-
-def targets_of(recipe: Recipe) -> str | list[str] | None:
-    """The modules that are adapted, as `LoraSpec.from_base` takes them."""
-    targets = list(recipe.lora.target_modules)
-    return targets[0] if targets == ["all-linear"] else targets or None
-
-
-def spec_source(model: str, revision: str | None) -> Any:
-    """What `LoraSpec.from_base` is given: the base's config, which knows the name it was loaded as."""
-    from t2l.bases import base_config
-
-    return base_config(model, revision=revision)
-
-
-def build_source(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder) -> HyperNetwork:
-    """The hypernetwork that training begins from.
+    Args:
+        learned: places of the tasks that are trained on, over which conditions are standardised.
+        others: that only validation reads.
 
     Raises:
-        CheckpointError: ``hypernetwork.start`` is of other shapes.
-        RecipeError: it is to be standardised and its encoder gives token states.
+        DataError: a task has no description.
+        RecipeError: plain embeddings are read by ``hypernetwork.start``.
     """
-    settings = recipe.hypernetwork
-    if settings.start is not None:
-        found = TextToLora.from_pretrained(settings.start).hypernetwork
-        if found.spec.groups != spec.groups or found.spec.rank != spec.rank or found.embedding_dim != encoder.dim:
-            raise CheckpointError(
-                f"The checkpoint '{settings.start}' is for other modules, another rank or another encoder than this "
-                "recipe."
-            )
-        return found
-    return fresh_hypernetwork(recipe, spec, encoder)
+    limit, tasks = recipe.data.descriptions_per_task, list(dict.fromkeys([*learned, *others]))
+    conditions = run_conditions(store, encoder, tasks, limit, recipe.condition, recipe.base, folder, accelerator, say)
+    wanted = recipe.hypernetwork.standardize
+    if not isinstance(conditions, ConditionTable):
+        if recipe.hypernetwork.start is None and wanted:
+            standardise_tokens(conditions, source, tuple(learned), accelerator.device)
+        return conditions, None
+    linear = isinstance(getattr(source, "task_encoder", None), LinearTaskEncoder)
+    if not (wanted and conditions.pooled and linear):
+        return conditions, None
+    if recipe.hypernetwork.start is not None:
+        raise RecipeError("hypernetwork.start reads plain embeddings.", "Set hypernetwork.standardize=false with it.")
+    conditions.standardize = Standardization.of(conditions.rows_KE(learned))
+    return conditions, conditions.standardize
+
+
+def finished(
+    source: HyperNetwork, folder: RunFolder, selected: int, standardize: Standardization | None = None
+) -> HyperNetwork:
+    """The source of a checkpoint (its average where there is one), on the CPU, reading plain conditions."""
+    load_selected(source, folder, selected)
+    whole = copy.deepcopy(source)
+    if standardize is not None:
+        standardize.fold_into(whole)
+    return whole
+
+
+def load_selected(source: LoraSource, folder: RunFolder, selected: int) -> None:
+    """Gives a source the parameters of a checkpoint, or their average where there is one."""
+    tensors, training, _ = folder.load(selected)
+    source.load_state_dict(tensors | training.get("average", {}))
+    source.cpu().eval()
 
 
 def train_from_store(
@@ -313,7 +311,7 @@ def train_from_store(
         accept_changes: go on with a recipe that differs from the run's.
 
     Raises:
-        T2LError: as `t2l.training.trainer.run`, and for a store, base or encoder that cannot be used.
+        T2LError: as `t2l.training.loop.run`, and for a store, base or encoder that cannot be used.
     """
     if recipe.data.store is None:
         raise RecipeError("The recipe names no data.", "Prepare some (t2l data prepare) and add data.store=FOLDER")
@@ -333,18 +331,13 @@ def train_from_store(
         quiet(f"Note: {note}")
     spec = build_spec(recipe)
     encoder = encoder_from_config(recipe.encoder, device=str(accelerator.device))
-    tasks = [*train_tasks(store, recipe), *(validation_tasks(store, recipe) if recipe.validation.every else ())]
-    standardize = None
+    learned, standardize = train_tasks(store, recipe), None
     if make_source is None:
-        limit = recipe.data.descriptions_per_task
-        conditions = run_conditions(
-            store, encoder, tasks, limit, recipe.condition, recipe.base, folder, accelerator, quiet
-        )
         source: LoraSource = build_source(recipe, spec, encoder)
-        if isinstance(conditions, ConditionTable):
-            standardize = _standardization(conditions, source, train_tasks(store, recipe), recipe)
-        elif recipe.hypernetwork.start is None and recipe.hypernetwork.standardize:
-            standardise_tokens(conditions, source, train_tasks(store, recipe), accelerator.device)
+        others = validation_tasks(store, recipe) if recipe.validation.every else ()
+        conditions, standardize = conditions_for(
+            recipe, store, encoder, source, learned, others, folder, accelerator, quiet
+        )
     else:
         conditions, source = NoConditions(), make_source(spec)
     if accelerator.device.type == "cuda":
@@ -362,19 +355,16 @@ def train_from_store(
     job = SftJob(recipe, base.model, source, store, conditions, accelerator.device, read, teacher)
     job.record(quiet)
     try:
-        selected = run(job, recipe, folder, accelerator, say=quiet)
+        every, settings = recipe.validation.every, recipe.to_dict()
+        selected = run(job, recipe.loop, folder, accelerator, validate_every=every, settings=settings, say=quiet)
     finally:
         job.close()
-    tensors, training, _ = folder.load(selected)
-    source.load_state_dict(tensors | training.get("average", {}))
-    source.cpu().eval()
     if not isinstance(source, HyperNetwork):
+        load_selected(source, folder, selected)
         return source
-    finished = copy.deepcopy(source)
-    if standardize is not None:
-        standardize.fold_into(finished)
+    whole = finished(source, folder, selected, standardize)
     if make_source is not None:
-        return finished
+        return whole
     from t2l.bases import base_weights
 
     weights = base_weights(recipe.base.model, revision=recipe.base.revision)
@@ -382,12 +372,12 @@ def train_from_store(
         "trained_by": "t2l train sft",
         "seed": recipe.loop.seed,
         "step": selected,
-        "training_tasks": len(train_tasks(store, recipe)),
-        "recipe": recipe.to_dict(),
+        "training_tasks": len(learned),
+        "recipe": settings,
         **({"base_weights": weights} if weights else {}),
         **store.prompts,
     }
-    return TextToLora(encoder_from_config(recipe.encoder), finished, metadata)
+    return TextToLora(encoder_from_config(recipe.encoder), whole, metadata)
 
 
 def _teacher(recipe: Recipe, base: Any, store: DataStore) -> Teacher | None:
@@ -417,19 +407,6 @@ def _teacher(recipe: Recipe, base: Any, store: DataStore) -> Teacher | None:
             "Prepare the data with the same --system.",
         )
     return Teacher(base, adapter.spec, adapter.weights)
-
-
-def _standardization(
-    table: ConditionTable, source: LoraSource, tasks: tuple[int, ...], recipe: Recipe
-) -> Standardization | None:
-    """Lets a table of pooled embeddings give standardised ones, where the recipe asks for it and the source can."""
-    wanted = recipe.hypernetwork.standardize and table.pooled
-    if not wanted or not isinstance(getattr(source, "task_encoder", None), LinearTaskEncoder):
-        return None
-    if recipe.hypernetwork.start is not None:
-        raise RecipeError("hypernetwork.start reads plain embeddings.", "Set hypernetwork.standardize=false with it.")
-    table.standardize = Standardization.of(table.rows_KE(tasks))
-    return table.standardize
 
 
 def _scale_of_states(read: Read, base: Any, store: DataStore, recipe: Recipe, device: torch.device) -> Standardization:

@@ -1,7 +1,7 @@
-"""A library for real tasks: a task-specific LoRA for each task of a data store, many trained at once.
+"""A library for real tasks (``t2l train library``): a LoRA for each task of a data store, many trained at once.
 
-Level 4. This file knows stores and bases, and which samples of a task train and which measure; how adapters train side
-by side is `t2l.training.oracles`. It does not know recipes or commands.
+Level 4. This file knows recipes, stores and bases, and which samples of a task train and which measure; how adapters
+train side by side is `t2l.training.rows`. It prints nothing.
 """
 
 from __future__ import annotations
@@ -16,42 +16,96 @@ import torch
 
 from t2l.data.sampler import permutation
 from t2l.data.store import DataStore, TaskEntry
-from t2l.errors import BaseModelError, DataError, T2LError, did_you_mean
-from t2l.library import Library
+from t2l.errors import BaseModelError, DataError, RecipeError, did_you_mean
+from t2l.library import INDEX_FILE, Library
 from t2l.lora import LoraSpec
 from t2l.prompting import TEMPLATE
+from t2l.recipes.reader import Recipe
 from t2l.storage import tensors_digest
 from t2l.training.batches import IGNORED, cut
-from t2l.training.loop import Report
-from t2l.training.oracles import OracleConfig, OracleTask, Sample, train_oracles
+from t2l.training.frozen_base import load_frozen_base
+from t2l.training.rows import Report, RowTask, Sample, row_settings, train_rows
+from t2l.training.source import build_spec
 
+_COPIES = 6  # of a table of adapters in float32: itself, its gradient, Adam's two moments, the best so far, rows in use
 _ROWS_FOR_DIGEST = 64  # of the token embeddings
 _SHARE_HELD = 5  # at most one sample in so many is kept from training
 
 
 @dataclass(frozen=True)
-class TaskLibraryConfig:
-    """How the adapters of a library are trained from a store.
+class LibraryPlan:
+    """What a run will do, known before it starts.
 
     Args:
-        oracle: steps, schedule, early stopping, how many at once.
-        samples: of each task in a step; every sample comes once before any comes twice.
-        validation: samples of a task kept from training, for early stopping; a fifth of its samples where it has
-            few, and all of them, trained on as well, where it has fewer than five.
-        max_length: tokens of a sample; the prompt of a longer one is cut at its beginning, and its response at its
-            end where even that is too long. 0: no limit.
+        spec: of every adapter.
+        tasks: those of the store that the recipe chooses.
+        there: how many of them have an adapter already.
+        memory: bytes of the adapters that train together, the base and its activations aside.
+        steps: optimiser steps at most, each of all adapters that train together.
     """
 
-    oracle: OracleConfig
-    samples: int = 8
-    validation: int = 32
-    max_length: int = 0
+    spec: LoraSpec
+    tasks: tuple[TaskEntry, ...]
+    there: int
+    memory: int
+    steps: int
 
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.validation < 1:
-            raise T2LError(f"samples={self.samples} and validation={self.validation} must be at least 1.")
-        if self.max_length < 0 or self.max_length == 1:
-            raise T2LError(f"max_length is {self.max_length}; it must be at least 2, or 0 for no limit.")
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for people and for ``--json``."""
+        return {
+            "base": self.spec.base_model,
+            "modules": self.spec.target_modules,
+            "layers": self.spec.num_layers,
+            "rank": self.spec.rank,
+            "parameters_of_an_adapter": self.spec.num_parameters,
+            "tasks": len(self.tasks),
+            "trained_already": self.there,
+            "steps_at_most": self.steps,
+            "memory_of_the_adapters_gb": round(self.memory / 1e9, 3),
+        }
+
+
+def plan_library(recipe: Recipe, folder: Path) -> LibraryPlan:
+    """What `run_library` will do; loads no weights.
+
+    Raises:
+        RecipeError: the recipe names no store.
+        DataError: the store cannot be read, or has not the tasks.
+        BaseModelError: the base's config cannot be read.
+    """
+    store = open_store(recipe)
+    tasks = choose_tasks(store, recipe.library.split, recipe.data.tasks)
+    spec = build_spec(recipe)
+    known = Library.open(folder).names if (folder / INDEX_FILE).is_file() else []
+    there = sum(task.name in known for task in tasks)
+    together = recipe.library.together
+    chunks = -(-(len(tasks) - there) // together)
+    memory = min(together, max(1, len(tasks) - there)) * spec.num_parameters * 4 * _COPIES
+    return LibraryPlan(spec, tasks, there, memory, chunks * recipe.library.steps)
+
+
+def run_library(recipe: Recipe, folder: Path, *, device: str = "cpu", report: Report) -> Library:
+    """Trains what is missing of the library in ``folder``.
+
+    Raises:
+        T2LError: see `plan_library` and `train_task_library`.
+    """
+    store = open_store(recipe)
+    tasks = choose_tasks(store, recipe.library.split, recipe.data.tasks)
+    base = load_frozen_base(recipe.base, torch.device(device)).model
+    return train_task_library(base, build_spec(recipe), store, folder, recipe, tasks=tasks, report=report)
+
+
+def open_store(recipe: Recipe) -> DataStore:
+    """The store that a recipe names.
+
+    Raises:
+        RecipeError: it names none.
+        DataError: it cannot be read.
+    """
+    if recipe.data.store is None:
+        raise RecipeError("The recipe names no data.", "Give a store that t2l data prepare made: data.store=FOLDER")
+    return DataStore.open(recipe.data.store)
 
 
 def train_task_library(
@@ -59,7 +113,7 @@ def train_task_library(
     spec: LoraSpec,
     store: DataStore,
     folder: str | Path,
-    config: TaskLibraryConfig,
+    recipe: Recipe,
     *,
     tasks: Sequence[TaskEntry] | None = None,
     report: Report,
@@ -71,6 +125,7 @@ def train_task_library(
 
     Args:
         base: frozen causal LM.
+        recipe: its sections ``library``, ``data.max_length``, and those that `train_rows` reads.
         tasks: of the store; all of them by default.
         report: called after each step with (steps done, steps in all, mean loss of the adapters that train).
 
@@ -81,23 +136,24 @@ def train_task_library(
         OutputError: the folder cannot be written.
     """
     chosen = store.tasks if tasks is None else tuple(tasks)
-    drawn = {"samples": config.samples, "validation": config.validation, "max_length": config.max_length}
+    section = recipe.library
+    drawn = {"samples": section.samples, "validation": section.validation, "max_length": recipe.data.max_length}
     prompts = {} if store.prompts["system"] == TEMPLATE else store.prompts  # libraries from before it have none
     settings = {**drawn, "base": base_identity(base, spec), **prompts}
-    library = Library.create(folder, spec, {**config.oracle.settings(), **settings}, peft=True)
+    library = Library.create(folder, spec, {**row_settings(recipe), **settings}, peft=True)
     vocabulary = int(base.get_input_embeddings().weight.shape[0])
-    wanted = [oracle_task(store, task, config, vocabulary) for task in chosen]
+    wanted = [row_task(store, task, recipe, vocabulary) for task in chosen]
     for task in wanted:
         if task.name in library and library.record(task.name).get("data") != task.record["data"]:
             raise DataError(
                 f"The adapter of '{task.name}' in '{folder}' was trained on other samples than those of the store.",
                 "Train into another folder, or use the store that it was trained from.",
             )
-    return train_oracles(base, spec, library, wanted, config.oracle, report=report)
+    return train_rows(base, spec, library, wanted, recipe, report=report)
 
 
-def oracle_task(store: DataStore, task: TaskEntry, config: TaskLibraryConfig, vocabulary: int) -> OracleTask:
-    """One task of a store as `train_oracles` takes it.
+def row_task(store: DataStore, task: TaskEntry, recipe: Recipe, vocabulary: int) -> RowTask:
+    """One task of a store as `train_rows` takes it.
 
     Args:
         vocabulary: tokens that the base knows.
@@ -109,16 +165,15 @@ def oracle_task(store: DataStore, task: TaskEntry, config: TaskLibraryConfig, vo
     place = store.task_index(task.name)
     if task.samples < 1:
         raise DataError(f"The task '{task.name}' has no samples.", "Leave it out.")
-    seed = config.oracle.loop.seed
+    seed, section = recipe.loop.seed, recipe.library
     order = permutation(task.samples, _key(seed, task.name, "split"))
-    count = min(config.validation, task.samples // _SHARE_HELD)
+    count = min(section.validation, task.samples // _SHARE_HELD)
     held, free = order[:count], order[count:]
-    held = held if count else order[: config.validation]
+    held = held if count else order[: section.validation]
 
     def read(index: int) -> Sample:
         sample = store.sample(place, index)
-        longest = config.max_length or len(sample.input_ids)
-        cut_ids, prompt = cut(sample.input_ids, sample.prompt_length, longest)
+        cut_ids, prompt = cut(sample.input_ids, sample.prompt_length, recipe.data.max_length)
         ids = cut_ids.tolist()
         if max(ids) >= vocabulary:
             raise BaseModelError(
@@ -128,11 +183,11 @@ def oracle_task(store: DataStore, task: TaskEntry, config: TaskLibraryConfig, vo
         return ids, [IGNORED] * prompt + ids[prompt:]
 
     def draw(step: int) -> list[Sample]:
-        numbers = range(step * config.samples, (step + 1) * config.samples)
+        numbers = range(step * section.samples, (step + 1) * section.samples)
         return [read(int(index)) for index in _endless(free, numbers, lambda turn: _key(seed, task.name, turn))]
 
     record = {"data": _data_digest(store, task), "data_samples": task.samples}
-    return OracleTask(task.name, draw, [read(int(index)) for index in sorted(held)], record)
+    return RowTask(task.name, draw, [read(int(index)) for index in sorted(held)], record)
 
 
 def choose_tasks(store: DataStore, split: str, names: Sequence[str] = ()) -> tuple[TaskEntry, ...]:

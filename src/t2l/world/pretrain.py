@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, train
-from t2l.training.optimizers import muon_and_adamw
+from t2l.training.frozen_base import bfloat16_is_fast
 from t2l.training.sft import labelled_logits
+from t2l.training.source import muon_and_adamw
 from t2l.world.base import base_config, few_shot_batch, save_tokenizer
+from t2l.world.loop import LoopConfig, Report, train
 from t2l.world.tasks import pretraining_draw
 
 PRETRAINING = LoopConfig(steps=2300, warmup=60, decay=0.6, save_every=100)

@@ -22,11 +22,12 @@ from t2l.hypernet import HIDDEN_MATRICES, HeadInit, HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.training.batches import IGNORED, Batch
 from t2l.training.conditions import Standardization
-from t2l.training.loop import LoopConfig, Report, bfloat16_is_fast, train
-from t2l.training.optimizers import muon_and_adamw
+from t2l.training.frozen_base import bfloat16_is_fast
 from t2l.training.sft import contrastive_loss
+from t2l.training.source import muon_and_adamw
 from t2l.world.base import decode_run, encode_runs
 from t2l.world.conditions import DescriptionTable
+from t2l.world.loop import LoopConfig, Report, train
 from t2l.world.sft_loss import SftConfig, adapted_loss, distillation_loss
 from t2l.world.tasks import MicroTask
 
