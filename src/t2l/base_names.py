@@ -104,7 +104,7 @@ def not_loaded(name: str, problem: Exception) -> BaseModelError:
         return BaseModelError(f"The base model '{name}' brings Python code of its own, which was not run.", LEAVE_FIX)
     if "attn_implementation" in str(problem):
         return BaseModelError(
-            f"The base model '{name}' has not the attention that was asked for: {reason}",
+            f"The base model '{name}' does not support the attention that was asked for: {reason}",
             "In a recipe: base.attention=eager",
         )
     packaged = _packaged(name)

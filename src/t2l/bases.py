@@ -1,4 +1,4 @@
-"""A base model in memory, ready to answer: found, loaded without noise, prompted as it expects, decoded greedily.
+"""A base model in memory, ready to answer: loaded with transformers' logging silenced, prompted by its chat template.
 
 Axis letters: S texts in a batch, T tokens.
 
@@ -112,7 +112,7 @@ class Base:
 
         Raises:
             T2LError: a text that is empty or too long for the base, an index that does not fit.
-            BaseModelError: the base has not the modules or shapes of ``spec``.
+            BaseModelError: the base lacks modules of ``spec``, or their shapes differ.
         """
         if isinstance(texts, str):
             raise T2LError("answer takes a list of texts.", f"Write [{texts[:40]!r}].")

@@ -52,7 +52,7 @@ def apply_batched(
     Raises:
         T2LError: the weights are not those of ``spec``, the index points outside them, or adapters are already
             applied to this model (on entry); the batch has another size than the index (in the forward).
-        BaseModelError: the model has not the modules or shapes of ``spec``.
+        BaseModelError: the model lacks modules of ``spec``, or their shapes differ.
 
     Example:
         >>> with apply_batched(model, spec, hypernetwork(condition_NE)):

@@ -117,7 +117,7 @@ def interpolate(
 
 
 def subtract(adapter: Adapter, other: Adapter, *, method: Method = "cat", rank: int | None = None) -> Adapter:
-    """``adapter - other`` in weight space: what the first has and the second has not."""
+    """``adapter - other`` in weight space: what the first has and the second lacks."""
     return combine([adapter, other], [1.0, -1.0], method=method, rank=rank)
 
 

@@ -1,4 +1,4 @@
-"""The hub: files of a repository as a folder here, and leave to run the Python code that a model may bring.
+"""The hub: files of a repository as a local folder, and whether a model's own Python code may run.
 
 Level 0. Downloads and uploads of checkpoints, adapters and encoders go through here; what the files mean is not known.
 """

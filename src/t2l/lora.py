@@ -1,4 +1,4 @@
-"""The hinge: which linear modules of a base are adapted, with which shapes and which scaling, and the tensors for it.
+"""Which linear modules of a base are adapted, with which shapes and which scaling, and the tensors for it.
 
 Axis letters: N samples, L layers, R rank, I in-features, O out-features, E condition width.
 

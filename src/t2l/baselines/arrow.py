@@ -52,7 +52,7 @@ def arrow_model(
 
     Raises:
         T2LError: no adapters, or top_k or temperature that cannot be.
-        BaseModelError: the base has not the modules or shapes of the library.
+        BaseModelError: the base lacks modules of the library, or their shapes differ.
     """
     names = library.names if names is None else list(names)
     if not names:

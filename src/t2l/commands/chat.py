@@ -1,4 +1,4 @@
-"""``t2l chat``: a conversation with the base under an adapter that a line swaps: ``/task DESCRIPTION``.
+"""``t2l chat``: a conversation with the base under an adapter that ``/task DESCRIPTION`` swaps.
 
 Level 6. `Conversation` holds the messages and answers them; `chat` reads lines, from a terminal or a pipe.
 """

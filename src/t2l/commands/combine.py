@@ -114,7 +114,7 @@ def _combined(
     if method is How.features and (adapters or rank is not None):
         raise T2LError(
             "Only descriptions can be mixed as features, and the result has the checkpoint's rank.",
-            "Use --method cat or svd for adapters; leave --rank away with features.",
+            "Use --method cat or svd for adapters; omit --rank with features.",
         )
     if described:
         t2l = TextToLora.from_pretrained(checkpoint, device=device)

@@ -1,4 +1,4 @@
-"""``t2l data describe``: who writes descriptions, what it will take, and what came of it.
+"""``t2l data describe``: the model that writes descriptions, its estimated cost, and its results.
 
 Level 6. Thin: `t2l.data.describe` does the work.
 """

@@ -1,4 +1,4 @@
-"""``t2l explain`` and ``t2l calibrate``: what a checkpoint thinks of a description, and how it learns to say so.
+"""``t2l explain`` and ``t2l calibrate``: a checkpoint's confidence in a description, and how it is fitted.
 
 Level 6.
 """

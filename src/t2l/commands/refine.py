@@ -1,4 +1,4 @@
-"""``t2l refine``: a warm start: a generated adapter, fine-tuned on a few examples, with its hypernetwork's help.
+"""``t2l refine``: a generated adapter as a warm start, fine-tuned on a few examples.
 
 Level 6.
 """

@@ -134,7 +134,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A bound socket, before anything slow is loaded.
 
     Raises:
-        OutputError: nobody can listen there.
+        OutputError: the address cannot be listened on.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

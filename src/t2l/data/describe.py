@@ -1,4 +1,4 @@
-"""Writes descriptions of tasks with a model: what it will cost, every answer kept, and a run that can be stopped.
+"""Writes descriptions of tasks with a model: an estimate of the cost, every answer kept, and a run that can be resumed.
 
 Level 3. Answers are written to ``FILE.journal`` as they come, so that nothing that was paid for is lost; the file of
 descriptions is made from all of them, the same however often the run was stopped. A model is any server of OpenAI's

@@ -1,4 +1,4 @@
-"""Tasks from data sets of the hub, through `datasets`: fetched with patience, and none holds up the others.
+"""Tasks from data sets of the hub, through `datasets`: temporary failures are retried, and no data set delays another.
 
 Level 3. A data set of `Lots-of-LoRAs` is one task of Super-Natural-Instructions: rows of ``input`` (definition,
 examples and the input in one text) and ``output``. Rows with ``prompt`` and ``response`` are read as well. What was

@@ -1,4 +1,4 @@
-"""From a task's text to tokens: what the base reads before a response, what it learns to write, and where both are cut.
+"""From a task's text to tokens: what the base reads, what it learns to write, and where both are truncated.
 
 Level 3. The prompt of a sample is exactly what the base is given when it is used (`t2l.bases.Base.prompt`): one user
 message in the chat template, up to where the answer begins. This file knows tokenizers and templates; it does not know

@@ -1,4 +1,4 @@
-"""What is asked of a model that describes a task, and which of its descriptions are kept.
+"""The request for descriptions of a task, and which of the descriptions in the answer are kept.
 
 Level 3. The styles differ in person, length, order and register, because a hypernetwork that has seen one wording of a
 task learns that wording. A description is omitted where it gives an answer away, quotes an example, or says what

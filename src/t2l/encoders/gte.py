@@ -1,4 +1,4 @@
-"""The encoder of the published checkpoints, gte-large-en-v1.5, and its kin, in plain torch: no code of the hub is run.
+"""The encoder of the published checkpoints, gte-large-en-v1.5, in plain torch: no code of the hub is run.
 
 Axis letters: T tokens, E width, H heads, D width of a head, V vocabulary.
 

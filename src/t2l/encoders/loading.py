@@ -1,4 +1,4 @@
-"""Loading someone else's model: errors that say what to do, and tables that a library forgot to fill.
+"""Loading a model of the hub: errors that say what to do, and non-persistent buffers that were left unset.
 
 Level 1. This file knows no particular encoder.
 """

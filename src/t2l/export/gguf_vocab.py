@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer as one that llama.cpp knows, or a refusal where it knows none that splits text alike.
+"""A Hugging Face tokenizer as the llama.cpp tokenizer that splits text alike, or a refusal where there is none.
 
 Level 5. llama.cpp builds tokenizers from a kind (``tokenizer.ggml.model``) and tables. Three kinds come through:
 

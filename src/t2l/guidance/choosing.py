@@ -1,4 +1,4 @@
-"""Other wordings of a task, and what a few examples say of them.
+"""Other wordings of a task, and their scores on a few examples.
 
 Level 5. Knows texts, a base and its tokenizer; how well an adapter fits outputs is training's to say
 (`t2l.training.refinement.fit_losses`).

@@ -1,4 +1,4 @@
-"""What becomes of a description that is not to be trusted: a warning, no adapter, another adapter, or less of it.
+"""What to do with a description of low confidence: a warning, no adapter, another adapter, or a weaker one.
 
 Level 5. The policies differ only below the threshold, but for the blend, which goes by the expected gain.
 """

@@ -1,4 +1,4 @@
-"""`Guide`: a calibrated checkpoint's opinion of descriptions, and what it says to a person about one.
+"""`Guide`: confidence and expected gain of a description under a calibrated checkpoint, with the reasons.
 
 Axis letters: N descriptions, E embedding width, M training tasks.
 

@@ -1,4 +1,4 @@
-"""What can be said of a description without any task data: the numbers that a confidence is made of.
+"""Signals of a description that need no task data: what a confidence is computed from.
 
 Axis letters: N descriptions, P noise samples, M training tasks, E embedding width, W width of one vector a text, K
 feature width.

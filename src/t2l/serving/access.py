@@ -1,4 +1,4 @@
-"""Who may come in: names and origins, API keys, requests per minute, the size of a body and the time it may take.
+"""Access control: host names and origins, API keys, requests per minute, size and duration of a body.
 
 Level 5. Plain ASGI, in front of everything else. This file knows no route but the one that needs no key, and no engine.
 

@@ -1,4 +1,4 @@
-"""The engine: one base in memory, its adapters, and everybody who waits for an answer. The only owner of state.
+"""The engine: one base in memory, its adapters, and the requests that wait for an answer. The only owner of state.
 
 Level 5. Two threads: one runs forward passes for all requests together, one makes adapters from descriptions. This file
 knows no HTTP.

@@ -1,4 +1,4 @@
-"""What can go wrong with a request, in words for the one who sent it.
+"""Errors of a request, in words for its sender.
 
 Level 5. This file knows no HTTP: which status an error becomes is said in ``openai_schema.py``.
 """

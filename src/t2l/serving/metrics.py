@@ -1,4 +1,4 @@
-"""What Prometheus may read: requests by route and status, and the engine's own numbers.
+"""Metrics for Prometheus: requests by route and status, and the engine's own numbers.
 
 Level 5. A registry for each server, none for the process. This file knows the engine's `stats` and plain ASGI.
 """

@@ -1,4 +1,4 @@
-"""What OpenAI's API says and hears: requests, answers, pieces of a stream, and errors.
+"""OpenAI's API: the schemas of requests, answers, pieces of a stream, and errors.
 
 Level 5. This file knows shapes and words of JSON; it knows no server and no engine.
 """
@@ -111,7 +111,7 @@ class _SamplingRequest(BaseModel):
         for name, value in (self.model_extra or {}).items():
             if name in _NEUTRAL:
                 if not any(_same(value, neutral) for neutral in _NEUTRAL[name]):
-                    raise RequestError(f"This server does not do '{name}'.", f"Leave {name} away.", field=name)
+                    raise RequestError(f"'{name}' is not supported.", f"Omit {name}.", field=name)
             elif name not in _IGNORED:
                 known = [*type(self).model_fields, *_NEUTRAL]
                 raise RequestError(f"There is no field '{name[:80]}'.", did_you_mean(name, known), field=name[:80])

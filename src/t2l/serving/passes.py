@@ -65,7 +65,7 @@ class Passes:
         context: C, the most tokens of a request, its answer included; the base's own window bounds it.
 
     Raises:
-        BaseModelError: the base has not the modules of ``spec``, or cannot share passes (layers other than full and
+        BaseModelError: the base lacks modules of ``spec``, or cannot share passes (layers other than full and
             sliding attention, or logits that differ from those of a plain forward pass).
     """
 

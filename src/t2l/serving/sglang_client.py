@@ -1,4 +1,4 @@
-"""A client that puts adapters on a running SGLang server and takes them off again, over its HTTP interface.
+"""A client that loads adapters into a running SGLang server and unloads them, over its HTTP interface.
 
 Level 5. The standard library alone; SGLang itself is imported only to pack tensors the way its server unpacks them.
 SGLang does not honour ``use_rslora`` (sgl-project/sglang#40835), so everything is sent in the portable form.

@@ -1,4 +1,4 @@
-"""What a request gets back: text as it becomes certain, from one thread that writes to another, or a loop, that reads.
+"""A request's output as it is decoded: written by the engine's thread, read by another thread or an event loop.
 
 Level 5. A reader that is slow holds nobody up: what it has not read yet waits here, and is no longer than its answer.
 This file knows one answer and a function that decodes tokens; no model and no scheduler.
