@@ -19,16 +19,16 @@ from t2l.comparison import ROWS, Compared
 from t2l.demo import measure, show
 from t2l.demo.gallery import gallery, page, shipped_record
 from t2l.demo.measure import RECORD_FILE, Session, TaskOutcome
-from t2l.demo.tasks import CHECKS, DemoTask, Example, chosen, demo_tasks, normalised
+from t2l.demo.tasks import CHECKS, DemoExample, DemoTask, chosen, demo_tasks, normalised
 from t2l.guidance.guide import Confidence, Neighbour
 from t2l.model import MICRO_WORLD, TextToLora
 
 RIGHT = {example.text: example.answers[0] for task in demo_tasks() for example in task.examples}
 
 
-def task(check: str, *answers: str, text: str = "the input", **more: Any) -> tuple[DemoTask, Example]:
-    example = Example(text, answers)
-    return DemoTask("a task", "labels", "Do it.", check, (example, Example("another", ("other",))), **more), example
+def task(check: str, *answers: str, text: str = "the input", **more: Any) -> tuple[DemoTask, DemoExample]:
+    example = DemoExample(text, answers)
+    return DemoTask("a task", "labels", "Do it.", check, (example, DemoExample("another", ("other",))), **more), example
 
 
 # ------------------------------------------------------------------------------------------------------ the tasks

@@ -28,7 +28,7 @@ _ENDINGS = "s|es|d|ed|ing|led|ling|lation"  # of a word that counts in whatever 
 
 
 @dataclass(frozen=True)
-class Example:
+class DemoExample:
     """An input, and the answers that are right."""
 
     text: str
@@ -53,7 +53,7 @@ class DemoTask:
     kind: str
     description: str
     check: str
-    examples: tuple[Example, ...]
+    examples: tuple[DemoExample, ...]
     longest: int | None = None
     ends: str = ""
 
@@ -65,7 +65,7 @@ class DemoTask:
         )
         return ", ".join([CHECKS[self.check], *limits])
 
-    def is_right(self, answer: str, example: Example) -> bool:
+    def is_right(self, answer: str, example: DemoExample) -> bool:
         """Whether an answer keeps to the task's rule."""
         if self.longest is not None and len(answer.split()) > self.longest:
             return False
@@ -73,7 +73,7 @@ class DemoTask:
             return False
         return any(_matches(self.check, answer, wanted, example.text) for wanted in example.answers)
 
-    def mentions(self, answer: str, example: Example) -> bool:
+    def mentions(self, answer: str, example: DemoExample) -> bool:
         """Whether an answer is right, or says the right thing in other words around it.
 
         For `CHECKS` that ask for equality alone: a right answer stands in it, and no other example's answer does.
@@ -84,7 +84,7 @@ class DemoTask:
         others = {normalised(wanted) for other in self.examples for wanted in other.answers} - own
         return any(_stands_in(wanted, answer) for wanted in own) and not any(_stands_in(o, answer) for o in others)
 
-    def wanted(self, example: Example) -> str:
+    def wanted(self, example: DemoExample) -> str:
         """A right answer, for a person whose adapter gave a wrong one."""
         return f"should hold: {example.answers[0]}" if self.check == "words" else f"should be {example.answers[0]}"
 
@@ -122,7 +122,7 @@ def chosen(seed: int, count: int) -> list[DemoTask]:
 
 
 def _task(record: dict[str, Any]) -> DemoTask:
-    examples = tuple(Example(one["input"], tuple(one["answers"])) for one in record["examples"])
+    examples = tuple(DemoExample(one["input"], tuple(one["answers"])) for one in record["examples"])
     return DemoTask(**{**record, "examples": examples})
 
 

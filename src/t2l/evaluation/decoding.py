@@ -23,7 +23,15 @@ from t2l.bases import Base
 from t2l.batched import apply_batched
 from t2l.errors import T2LError
 from t2l.evaluation.adapters import Name, Shelf
-from t2l.evaluation.passes import Score, Under, choice_scores, generated, next_logits, positions, whole_scores
+from t2l.evaluation.passes import (
+    ContinuationScore,
+    Under,
+    choice_scores,
+    generated,
+    next_logits,
+    positions,
+    whole_scores,
+)
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 
 _KEEP = 0.75  # rows leave when no more than this fraction is still needed: each time, the cache is copied
@@ -118,8 +126,8 @@ class Decoder:
 
     @torch.inference_mode()
     def scores(
-        self, requests: Sequence[Scored], done: Callable[[Mapping[int, Score]], None] = lambda found: None
-    ) -> list[Score]:
+        self, requests: Sequence[Scored], done: Callable[[Mapping[int, ContinuationScore]], None] = lambda found: None
+    ) -> list[ContinuationScore]:
         """For each request the log-probability of its continuation, and whether greedy decoding gives it.
 
         A context that is too long loses its beginning, as in lm-evaluation-harness.
@@ -135,7 +143,7 @@ class Decoder:
         longest = max((len(request.continuation) for request in requests), default=0)
         if self.window is not None and longest >= self.window:
             raise T2LError(f"A continuation has {longest} tokens; '{self.base.name}' has room for {self.window}.")
-        found: dict[int, Score] = {}
+        found: dict[int, ContinuationScore] = {}
         questions: dict[tuple[Name | None, tuple[int, ...]], list[int]] = {}
         for number, request in enumerate(requests):
             questions.setdefault((request.adapter, request.context), []).append(number)
@@ -151,7 +159,9 @@ class Decoder:
                 done(made)
         return [found[number] for number in range(len(requests))]
 
-    def _whole(self, group: Sequence[list[int]], requests: Sequence[Scored]) -> Iterator[tuple[list[int], list[Score]]]:
+    def _whole(
+        self, group: Sequence[list[int]], requests: Sequence[Scored]
+    ) -> Iterator[tuple[list[int], list[ContinuationScore]]]:
         """Numbers of requests with their scores, batch by batch: context and continuation in one pass."""
         flat = [number for numbers in group for number in numbers]
         tails = [requests[number].continuation for number in flat]
@@ -167,7 +177,7 @@ class Decoder:
 
     def _choices(
         self, group: Sequence[list[int]], requests: Sequence[Scored]
-    ) -> Iterator[tuple[list[int], list[Score]]]:
+    ) -> Iterator[tuple[list[int], list[ContinuationScore]]]:
         """As `_whole`, for numbers of requests that share a context, which is read once."""
         firsts = [requests[numbers[0]] for numbers in group]
         most = max(map(len, group), default=1)

@@ -23,7 +23,7 @@ from t2l.bases import Base, quiet
 TokenIds = Sequence[int]
 Under = Callable[[Sequence[int]], AbstractContextManager[Any]]
 """From numbers of rows to the context in which a batch of just these is computed."""
-Score = tuple[float, bool]
+ContinuationScore = tuple[float, bool]
 """The log-probability of a continuation, and whether greedy decoding gives it."""
 
 
@@ -79,7 +79,7 @@ def generated(
 
 def whole_scores(
     base: Base, contexts: Sequence[TokenIds], continuations: Sequence[TokenIds], under: Under
-) -> list[Score]:
+) -> list[ContinuationScore]:
     """Scores of one continuation after each context, in one pass over both."""
     ids_ST, mask_ST = base.padded([[*one, *other] for one, other in zip(contexts, continuations, strict=True)])
     longest = max(map(len, continuations))
@@ -94,7 +94,7 @@ def whole_scores(
 
 def choice_scores(
     base: Base, contexts: Sequence[TokenIds], choices: Sequence[Sequence[TokenIds]], under: Under
-) -> list[list[Score]] | None:
+) -> list[list[ContinuationScore]] | None:
     """Scores of several continuations after each context; None where the base's cache cannot serve several."""
     ids_ST, mask_ST = base.padded([list(context) for context in contexts])
     with under(range(len(contexts))):
@@ -124,7 +124,7 @@ def choice_scores(
     return [[next(scores) for _ in some] for some in choices]
 
 
-def _score(log_TV: Tensor, tokens: TokenIds) -> Score:
+def _score(log_TV: Tensor, tokens: TokenIds) -> ContinuationScore:
     """Of one continuation, from the log-probabilities at its own tokens."""
     target_T = torch.tensor(list(tokens), device=log_TV.device)
     greedy = bool((log_TV.argmax(dim=-1) == target_T).all())
