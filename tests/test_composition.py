@@ -201,6 +201,18 @@ def test_the_ends_of_a_blend_are_the_descriptions_own_adapters(t2l: TextToLora) 
     assert t2l.blend(["add three", "answer in capitals"]).digest not in (first.digest, second.digest)
 
 
+def test_a_blend_without_weights_is_the_mean(t2l: TextToLora) -> None:
+    names = ["add three", "drop the last word", "answer in capitals"]
+    with torch.no_grad():
+        mean_1K = t2l.hypernetwork.encode(t2l.encoder.encode(names)).mean(dim=0, keepdim=True)
+        expected = t2l.hypernetwork.output_affine(t2l.hypernetwork.decode(mean_1K))
+    found = t2l.blend(names)
+    for key in expected.a:
+        torch.testing.assert_close(found.weights.a[key], expected.a[key])
+        torch.testing.assert_close(found.weights.b[key], expected.b[key])
+    assert found.provenance["composition"]["weights"] == pytest.approx([1 / 3] * 3)
+
+
 def test_a_blend_is_the_adapter_of_the_averaged_features(t2l: TextToLora) -> None:
     names = ["add three", "drop the last word", "answer in capitals"]
     found = t2l.blend(names, [0.5, 0.75, -0.25])

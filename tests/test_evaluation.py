@@ -24,7 +24,8 @@ from t2l.batched import apply_batched
 from t2l.encoders import DescriptionEncoder
 from t2l.errors import BaseModelError, DescriptionError, OutputError, T2LError
 from t2l.evaluation.adapters import Name, Shelf
-from t2l.evaluation.decoding import Decoder, Prompted, Scored, cheapest_cuts
+from t2l.evaluation.decoding import Decoder, Prompted
+from t2l.evaluation.likelihoods import Scored, cheapest_cuts, scores
 from t2l.evaluation.paper_protocol import configs, first_choice, last_number, run_program
 from t2l.evaluation.runs import Answers, key_of, open_run
 from t2l.evaluation.wording import Wording, read_wordings, texts_for
@@ -77,7 +78,7 @@ def test_scores_in_shared_batches_are_those_of_each_request_alone(base: Base) ->
         Scored(tuple(range(5, 6 + n)), tuple(range(20, 21 + n % 3)), named(adapter))
         for n, adapter in enumerate([0, None, 1, 2, 0, 2, None])
     ]
-    shared = decoder_of(base, adapters, batch_tokens=30).scores(requests)
+    shared = scores(decoder_of(base, adapters, batch_tokens=30), requests)
     for request, (score, greedy) in zip(requests, shared, strict=True):
         expected, best = alone(base, adapters, request)
         assert score == pytest.approx(expected, abs=1e-4) and greedy == best
@@ -120,8 +121,8 @@ CHOICES = [
 @pytest.mark.parametrize("batch_tokens", [1, 40, 120, 5000])
 def test_choices_after_one_context_score_as_each_alone(base: Base, batch_tokens: int) -> None:
     adapters = adapters_of(base, 2)
-    scores = decoder_of(base, adapters, batch_tokens=batch_tokens).scores(CHOICES)
-    for request, (score, greedy) in zip(CHOICES, scores, strict=True):
+    found = scores(decoder_of(base, adapters, batch_tokens=batch_tokens), CHOICES)
+    for request, (score, greedy) in zip(CHOICES, found, strict=True):
         expected, best = alone(base, adapters, request)
         assert score == pytest.approx(expected, abs=1e-4) and greedy == best
 
@@ -131,8 +132,9 @@ def test_the_context_of_choices_is_read_once(base: Base, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         base.model, "forward", lambda *args, **kw: read.append(kw["input_ids"].shape) or forward(*args, **kw)
     )
-    monkeypatch.setattr("t2l.evaluation.passes.keeps_logits", lambda model: False)
-    Decoder(base).scores([Scored(tuple(range(5, 45)), (20, n)) for n in range(21, 26)])
+    for module in ("decoding", "likelihoods"):
+        monkeypatch.setattr(f"t2l.evaluation.{module}.keeps_logits", lambda model: False)
+    scores(Decoder(base), [Scored(tuple(range(5, 45)), (20, n)) for n in range(21, 26)])
     assert read == [(1, 40), (5, 1)]
 
 
@@ -141,10 +143,10 @@ def test_a_cache_of_which_no_rows_can_be_chosen_serves_all_the_same(
 ) -> None:
     adapters = adapters_of(base, 2)
     prompts = [Prompted(tuple(range(5, 9 + n)), ("e",), 8, named(n % 2)) for n in range(5)]
-    expected = decoder_of(base, adapters).scores(CHOICES), decoder_of(base, adapters).answers(prompts)
-    monkeypatch.setattr("t2l.evaluation.passes._is_plain", lambda cache: False)
-    scores, answers = decoder_of(base, adapters).scores(CHOICES), decoder_of(base, adapters).answers(prompts)
-    assert [score for score, _ in scores] == pytest.approx([score for score, _ in expected[0]], abs=1e-4)
+    expected = scores(decoder_of(base, adapters), CHOICES), decoder_of(base, adapters).answers(prompts)
+    monkeypatch.setattr("t2l.evaluation.decoding._is_plain", lambda cache: False)
+    found, answers = scores(decoder_of(base, adapters), CHOICES), decoder_of(base, adapters).answers(prompts)
+    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected[0]], abs=1e-4)
     assert answers == expected[1]
 
 
@@ -159,7 +161,7 @@ def test_rows_leave_a_batch_when_they_have_ended(base: Base, monkeypatch: pytest
     monkeypatch.setattr(
         base.model, "forward", lambda *args, **kw: rows.append(len(kw["input_ids"])) or forward(*args, **kw)
     )
-    monkeypatch.setattr("t2l.evaluation.passes.keeps_logits", lambda model: False)
+    monkeypatch.setattr("t2l.evaluation.decoding.keeps_logits", lambda model: False)
     found = decoder_of(base, adapters).answers(asked)
     for one, whole, request in zip(found, free, asked, strict=True):
         assert one.text == whole.text.split(request.until[0])[0]
@@ -254,7 +256,7 @@ def test_the_harness_itself_can_drive_one_adapter(base: Base, data: Path) -> Non
     assert 0 <= found["results"]["piqa"]["acc,none"] <= 1
     instance = SimpleNamespace(args=("red green",), task_name="x")
     whole = tuple(base.tokenizer("red green", add_special_tokens=False)["input_ids"])
-    (alone,) = lm.decoder.scores([Scored((base.tokenizer.bos_token_id,), whole, named(0))])
+    (alone,) = scores(lm.decoder, [Scored((base.tokenizer.bos_token_id,), whole, named(0))])
     assert lm.loglikelihood_rolling([instance]) == [pytest.approx(alone[0], abs=1e-4)]
 
 

@@ -332,6 +332,31 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 FEW = ("--max-new-tokens", "5", "--dtype", "float32")
 
 
+def test_half_precision_by_default_is_that_of_loading_in_it(
+    place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from t2l.bases import load_base
+    from t2l.commands import evaluate_runs
+
+    rounded, loaded = load_base(str(place.base)).model, load_base(str(place.base), dtype="bfloat16").model
+    evaluate_runs._round_to_bfloat16(rounded)
+    for one, other in (
+        (rounded.named_parameters(), loaded.named_parameters()),
+        (rounded.named_buffers(), loaded.named_buffers()),
+    ):
+        for (name, tensor), (_, wanted) in zip(one, other, strict=True):
+            assert tensor.dtype == wanted.dtype and torch.equal(tensor, wanted), name
+    words = ["evaluate", "--suite", "sni", place.tasks, "-c", place.checkpoint, "--rows", "base,t2l", *FEW[:2], "-o"]
+    document(*words, "small")
+    monkeypatch.setattr(evaluate_runs, "_SMALL", 0)
+    monkeypatch.setattr(evaluate_runs, "_has_bfloat16", lambda device: True)
+    document(*words, "usual")
+    document(*words, "asked", "--dtype", "bfloat16")
+    kinds = [json.loads(Path(run, "settings.json").read_text())["dtype"] for run in ("small", "usual", "asked")]
+    assert kinds == ["float32", "bfloat16", "bfloat16"]
+    assert read_answers("usual") == read_answers("asked")
+
+
 def test_every_row_of_one_run(place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["evaluate", "--suite", "sni", place.tasks, "-c", place.checkpoint, *FEW, "-o", "run"]
     words += ["--multi-task", place.folder / "run", "--multi-task-prompt", place.folder / "lora"]

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from t2l.evaluation.suite_tables import by_category, by_row, not_ended, provenance, tasks_of
+from t2l.evaluation.suite import by_category, by_row, not_ended, provenance, tasks_of
 
 TITLE = "Unseen tasks, from the description alone"
 CATEGORY_ROWS = ("base", "description-in-prompt", "t2l", "other-task", "multi-task", "multi-task-prompt")

@@ -312,9 +312,7 @@ def _bench(options: Options, rows: Sequence[str], tasks: Sequence[Wording], note
     loading = {"attn_implementation": "eager"} if device == "cpu" and written else None
     base = load_base(name, device=device, dtype=options.dtype and options.dtype.value, loading=loading)
     if options.dtype is None and base.model.num_parameters() >= _SMALL and _has_bfloat16(device):
-        import torch
-
-        base.model.to(torch.bfloat16)
+        _round_to_bfloat16(base.model)
     return Bench(
         tasks,
         base.with_system(system or NONE),
@@ -356,6 +354,14 @@ def _has_bfloat16(device: str) -> bool:
     import torch
 
     return torch.device(device).type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _round_to_bfloat16(model: Any) -> None:
+    """Parameters, and no buffer: rotary frequencies stay exact, as where a base is loaded in bfloat16."""
+    import torch
+
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _device_name(device: Any) -> str:
@@ -424,7 +430,7 @@ def _cell(value: Mapping[str, float] | None) -> str:
 
 
 def _show_suite(run: Mapping[str, Any], folder: Path) -> None:
-    from t2l.evaluation.suite_tables import TERMINAL_ROWS, by_category, by_row, not_ended
+    from t2l.evaluation.suite import TERMINAL_ROWS, by_category, by_row, not_ended
 
     items = max(one["answers"] for one in run["summary"].values())
     title = f"Super-Natural-Instructions: {len(run['tasks'])} tasks, {items} instances (95% intervals over tasks)"

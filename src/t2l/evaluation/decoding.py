@@ -1,15 +1,17 @@
-"""Scores and greedy answers of one base under many adapters, in shared batches: what evaluation asks of a model.
+"""Greedy answers of one base under many adapters, in shared batches.
 
-Axis letters: S rows of a batch, T tokens, V vocabulary, N adapters of the batch.
+Axis letters: S rows of a batch, T tokens, V vocabulary, W hidden width.
 
-Level 5. Requests are sorted by length and padded on the left. To answer, a batch is a few equal runs of rows, one an
-adapter, so A and B are never copied per row (`t2l.batched`), and rows leave it when they have ended: one answer is
-nearly always far behind the rest. Adapters of different shapes take turns. This file knows tokens and names of
-adapters; it knows no benchmark, no harness and no file.
+Level 5. Prompts are sorted by length and padded on the left. A batch is a few equal runs of rows, one an adapter, so A
+and B are never copied per row (`t2l.batched`), and rows leave it when they have ended: one answer is nearly always far
+behind the rest. Adapters of different shapes take turns. Bases whose cache is no list of keys and values (state-space
+layers) go through transformers' own ``generate``. This file knows tokens and names of adapters; it knows no benchmark,
+no harness and no file.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,41 +20,22 @@ from math import ceil
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from t2l.bases import Base
+from t2l.bases import Base, quiet
 from t2l.batched import apply_batched
 from t2l.errors import T2LError
 from t2l.evaluation.adapters import Name, Shelf
-from t2l.evaluation.passes import (
-    ContinuationScore,
-    Under,
-    choice_scores,
-    generated,
-    next_logits,
-    positions,
-    whole_scores,
-)
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 
 _KEEP = 0.75  # rows leave when no more than this fraction is still needed: each time, the cache is copied
 _RUN = {"cpu": 20, "cuda": 34}  # rows that share an adapter in a batch of several, at most
 _ROWS = {"cpu": 160, "cuda": 4096}
 _LOOK = {"cpu": 1, "cuda": 4}  # tokens between two looks at which rows have ended
-_PASS_TOKENS = {"cpu": 48, "cuda": 1024}
-"""What a pass costs besides its tokens, in tokens: below about so many, the machine waits for weights or for Python."""
 _TOKENS = 16384  # of a batch on a CPU, and of one whose logits are all looked at
 _GPU_FRACTION = 0.5  # of the free memory that a batch's cache and activations may take
 _ALONE = 400  # questions of one adapter that make batches of their own
 _FILLER = -1  # in place of a question: a row that only makes its run as long as the others
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A continuation to score: the tokens before it, its own, and the name of the adapter (None for none)."""
-
-    context: tuple[int, ...]
-    continuation: tuple[int, ...]
-    adapter: Name | None = None
 
 
 @dataclass(frozen=True)
@@ -113,95 +96,14 @@ class Decoder:
         self.shelf = Shelf() if shelf is None else shelf
         self.batch_tokens = _budget(base.model) if batch_tokens is None else batch_tokens
         kind = base.model.device.type
-        self._run, self._rows, self._look, self._pass = (
-            sizes.get(kind, sizes["cuda"]) for sizes in (_RUN, _ROWS, _LOOK, _PASS_TOKENS)
-        )
+        self._run, self.rows, self._look = (sizes.get(kind, sizes["cuda"]) for sizes in (_RUN, _ROWS, _LOOK))
 
     @property
     def window(self) -> int | None:
         """The most tokens the base reads, where its config says so."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
-    # --- scores ---------------------------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def scores(
-        self, requests: Sequence[Scored], done: Callable[[Mapping[int, ContinuationScore]], None] = lambda found: None
-    ) -> list[ContinuationScore]:
-        """For each request the log-probability of its continuation, and whether greedy decoding gives it.
-
-        A context that is too long loses its beginning, as in lm-evaluation-harness.
-
-        Args:
-            done: called with each batch's results, by number of the request.
-
-        Raises:
-            T2LError: a request without context or continuation.
-        """
-        if any(not request.context or not request.continuation for request in requests):
-            raise T2LError("A scored request needs a token before it and a continuation.")
-        longest = max((len(request.continuation) for request in requests), default=0)
-        if self.window is not None and longest >= self.window:
-            raise T2LError(f"A continuation has {longest} tokens; '{self.base.name}' has room for {self.window}.")
-        found: dict[int, ContinuationScore] = {}
-        questions: dict[tuple[Name | None, tuple[int, ...]], list[int]] = {}
-        for number, request in enumerate(requests):
-            questions.setdefault((request.adapter, request.context), []).append(number)
-        single, several = [], []
-        for (_, context), numbers in questions.items():
-            longest = max(len(requests[number].continuation) for number in numbers)
-            fits = self.window is None or len(context) + longest <= self.window
-            several.append(numbers) if len(numbers) > 1 and fits else single.extend([number] for number in numbers)
-        for group, score in ((several, self._choices), (single, self._whole)):
-            for numbers, scores in score(group, requests):
-                made = dict(zip(numbers, scores, strict=True))
-                found |= made
-                done(made)
-        return [found[number] for number in range(len(requests))]
-
-    def _whole(
-        self, group: Sequence[list[int]], requests: Sequence[Scored]
-    ) -> Iterator[tuple[list[int], list[ContinuationScore]]]:
-        """Numbers of requests with their scores, batch by batch: context and continuation in one pass."""
-        flat = [number for numbers in group for number in numbers]
-        tails = [requests[number].continuation for number in flat]
-        contexts = [
-            requests[number].context[-(self.window - len(tail) if self.window else 1 << 30) :]
-            for number, tail in zip(flat, tails, strict=True)
-        ]
-        lengths = [len(one) + len(other) for one, other in zip(contexts, tails, strict=True)]
-        for places in self._passes(lengths, [requests[number].adapter for number in flat]):
-            some, own = [contexts[place] for place in places], [tails[place] for place in places]
-            under = self._under_each([requests[flat[place]].adapter for place in places], some)
-            yield [flat[place] for place in places], whole_scores(self.base, some, own, under)
-
-    def _choices(
-        self, group: Sequence[list[int]], requests: Sequence[Scored]
-    ) -> Iterator[tuple[list[int], list[ContinuationScore]]]:
-        """As `_whole`, for numbers of requests that share a context, which is read once."""
-        firsts = [requests[numbers[0]] for numbers in group]
-        most = max(map(len, group), default=1)
-        for places in self._passes([len(one.context) for one in firsts], [one.adapter for one in firsts], 2, most):
-            contexts = [firsts[place].context for place in places]
-            choices = [[requests[number].continuation for number in group[place]] for place in places]
-            under = self._under_each([firsts[place].adapter for place in places], contexts)
-            scores = choice_scores(self.base, contexts, choices, under)
-            if scores is None:
-                yield from self._whole([group[place] for place in places], requests)
-                continue
-            yield [n for place in places for n in group[place]], [one for some in scores for one in some]
-
-    def _under_each(self, names: Sequence[Name | None], prompts: Sequence[Sequence[int]]) -> Under:
-        """In which context rows of a batch are computed: row i has the adapter ``names[i]``."""
-        distinct = list(dict.fromkeys(name for name in names if name is not None))
-        if not distinct and self.source is None:
-            return lambda rows: nullcontext()
-        spec, weights = self._weights(distinct, prompts)
-        place = {name: row for row, name in enumerate(distinct)}
-        index = [-1 if name is None else place[name] for name in names] if distinct else list(range(len(names)))
-        return lambda rows: apply_batched(self.model, spec, weights, [index[row] for row in rows])
-
-    def _weights(self, names: Sequence[Name], prompts: Sequence[Sequence[int]]) -> tuple[LoraSpec, LoraWeights]:
+    def weights(self, names: Sequence[Name], prompts: Sequence[Sequence[int]]) -> tuple[LoraSpec, LoraWeights]:
         """The named adapters, or with none named the hyperdecoder's for the prompts."""
         if names:
             return self.shelf.spec(names[0]), self.shelf.weights(names).to(self.model.device)
@@ -212,32 +114,7 @@ class Decoder:
         ).last_hidden_state
         return self.source.spec, self.source(hidden_STW[:, -1].float()).to(self.model.device)
 
-    def _passes(
-        self, lengths: Sequence[int], names: Sequence[Name | None], steps: int = 1, rows: int = 1
-    ) -> Iterator[list[int]]:
-        """Numbers of requests that share a pass: the longest first, equal adapters side by side, one shape a pass.
-
-        Args:
-            steps: how many passes each batch takes, about.
-            rows: how many rows each of them becomes, at most.
-        """
-        shapes: dict[Any, list[int]] = {}
-        for number, name in enumerate(names):
-            shapes.setdefault(None if name is None else self._shape(name), []).append(number)
-        plain = shapes.pop(None, [])
-        first = next(iter(shapes), None)
-        shapes[first] = [*shapes.get(first, []), *plain]  # a request without an adapter fits any batch
-        tokens = min(self.batch_tokens, _TOKENS)
-        for numbers in shapes.values():
-            order = sorted(numbers, key=lambda n: (-lengths[n], names[n] or ()))
-            most = max(1, self._rows // rows)
-            sizes = cheapest_cuts([lengths[n] for n in order], steps * self._pass, most, tokens // rows)
-            start = 0
-            for size in sizes:
-                yield sorted(order[start : start + size], key=lambda n: names[n] or ())
-                start += size
-
-    def _shape(self, name: Name) -> Any:
+    def shape(self, name: Name) -> Any:
         """What two adapters must share to stand in one batch."""
         spec = self.shelf.spec(name)
         return spec.groups, spec.rank, spec.scaling
@@ -308,7 +185,7 @@ class Decoder:
                 yield from ([Run(name, tuple(some))] for some in self._cut(numbers, prompts, most))
                 continue
             size = ceil(len(numbers) / ceil(len(numbers) / self._run))
-            some = small.setdefault(None if name is None else self._shape(name), [])
+            some = small.setdefault(None if name is None else self.shape(name), [])
             some += [numbers[start : start + size] for start in range(0, len(numbers), size)]
         for pieces in small.values():
             pieces.sort(key=lambda numbers: -len(prompts[numbers[0]]))
@@ -331,7 +208,7 @@ class Decoder:
                 start = end
 
     def _fits(self, rows: int, longest: int, most: int) -> bool:
-        return rows <= self._rows and rows * (longest + most) <= self.batch_tokens
+        return rows <= self.rows and rows * (longest + most) <= self.batch_tokens
 
     def _batch(
         self, runs: Sequence[Run], prompts: Sequence[list[int]], most: int, until: tuple[str, ...]
@@ -368,7 +245,7 @@ class Decoder:
                     for _ in range(min(self._look, most - length)):
                         logits_SV, cache = next_logits(self.model, next_ST, mask_ST, cache)
                         if cache is None:
-                            made = generated(self.base, next_ST, mask_ST, most, ended)
+                            made = _generated(self.base, next_ST, mask_ST, most, ended)
                             answers = dict(zip(flat, made, strict=True))
                             return {n: self._answer(tokens, ends, until) for n, tokens in answers.items() if n >= 0}
                         next_ST = logits_SV.argmax(dim=-1, keepdim=True)
@@ -401,7 +278,7 @@ class Decoder:
         names = [run.adapter for run in runs if run.adapter is not None]
         if not names and self.source is None:
             return None
-        return self._weights(names, [prompts[run.numbers[0]] for run in runs])
+        return self.weights(names, [prompts[run.numbers[0]] for run in runs])
 
     def _under(
         self, adapters: tuple[LoraSpec, LoraWeights] | None, slots: Sequence[Sequence[int]]
@@ -431,29 +308,6 @@ def _without(slots: Sequence[Sequence[int]], going: Collection[int]) -> tuple[li
     return [kept[run] + [_FILLER] * (most - len(kept[run])) for run in staying], staying
 
 
-def cheapest_cuts(lengths: Sequence[int], pass_cost: int, most: int, most_tokens: int) -> list[int]:
-    """Sizes of batches, in order, whose padded tokens and passes cost least together.
-
-    Args:
-        lengths: of the requests, falling; a batch is padded to its first.
-        pass_cost: of a batch, in tokens.
-        most: requests in a batch.
-        most_tokens: tokens in a batch, padding included; a single request may have more.
-    """
-    best = [0] * (len(lengths) + 1)  # of the requests from here on
-    taken = [0] * len(lengths)
-    for start in reversed(range(len(lengths))):
-        room = max(1, min(most, len(lengths) - start, most_tokens // max(1, lengths[start])))
-        best[start], taken[start] = min(
-            (pass_cost + size * lengths[start] + best[start + size], -size) for size in range(1, room + 1)
-        )
-    sizes, start = [], 0
-    while start < len(lengths):
-        sizes.append(-taken[start])
-        start -= taken[start]
-    return sizes
-
-
 def _budget(model: Any) -> int:
     """Tokens of a batch that this device has room for."""
     if model.device.type != "cuda":
@@ -465,3 +319,62 @@ def _budget(model: Any) -> int:
     passing = 8 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     free, _ = torch.cuda.mem_get_info(model.device)
     return max(1, int(_GPU_FRACTION * free / ((2 * cache + passing) * model.dtype.itemsize)))
+
+
+def positions(mask_ST: Tensor) -> Tensor:
+    """Where each token stands in its own row, (S, T); padding on the left counts as 0."""
+    return (mask_ST.cumsum(dim=1) - 1).clamp_min(0)
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether the model computes logits of the last positions alone when asked to."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def next_logits(model: Any, next_ST: Tensor, mask_ST: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """Logits after the last token, (S, V), and the cache; None for one of which no rows can be chosen."""
+    given: dict[str, Any] = {"logits_to_keep": 1} if keeps_logits(model) else {}
+    out = model(
+        input_ids=next_ST,
+        attention_mask=mask_ST,
+        position_ids=positions(mask_ST)[:, -next_ST.shape[1] :],
+        past_key_values=cache,
+        use_cache=True,
+        **given,
+    )
+    cache = getattr(out, "past_key_values", None)
+    return out.logits[:, -1].float(), cache if _is_plain(cache) else None
+
+
+def _generated(
+    base: Base, ids_ST: Tensor, mask_ST: Tensor, max_new_tokens: int, ended: Callable[[Sequence[int]], bool]
+) -> list[list[int]]:
+    """Greedy answers by transformers' ``generate``, for a base of whose cache no rows can be chosen.
+
+    Args:
+        ended: of an answer so far, called after each of its tokens.
+    """
+    from transformers import StoppingCriteriaList
+
+    width = ids_ST.shape[1]
+
+    def stop(input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        answers = input_ids[:, width:].tolist()
+        return torch.tensor([ended(tokens) for tokens in answers], device=input_ids.device)
+
+    criteria: Any = [stop]
+    with quiet():
+        out_ST = base.greedy(ids_ST, mask_ST, max_new_tokens, stopping_criteria=StoppingCriteriaList(criteria))
+    return [
+        tokens[: next((n for n in range(1, len(tokens) + 1) if ended(tokens[:n])), len(tokens))]
+        for tokens in out_ST[:, width:].tolist()
+    ]
+
+
+def _is_plain(cache: Any) -> bool:
+    """Whether every layer of the cache keeps keys and values of all rows, and nothing else."""
+    from transformers import cache_utils
+
+    plain = (cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer)
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(type(layer) in plain for layer in layers)

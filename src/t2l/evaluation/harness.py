@@ -18,7 +18,8 @@ from lm_eval.api.model import LM
 from t2l.errors import T2LError
 from t2l.evaluation.adapters import Name
 from t2l.evaluation.benchmarks import EvaluationTask
-from t2l.evaluation.decoding import Answer, Decoder, Prompted, Scored
+from t2l.evaluation.decoding import Answer, Decoder, Prompted
+from t2l.evaluation.likelihoods import Scored, scores
 from t2l.evaluation.rows import PromptVariant
 from t2l.evaluation.runs import BENCHMARKS, FORMAT, Answers, head, key_of
 
@@ -135,7 +136,7 @@ class AdaptedLM(LM):
 
     def _scored(self, made: Sequence[Scored]) -> list[tuple[float, bool]]:
         keys = [key_of("scores", one.context, one.continuation, self._name(one.adapter)) for one in made]
-        found = self._answered(keys, lambda rows, done: self.decoder.scores([made[row] for row in rows], done))
+        found = self._answered(keys, lambda rows, done: scores(self.decoder, [made[row] for row in rows], done))
         return [(float(score), bool(greedy)) for score, greedy in found]
 
     def _answered(
