@@ -3,9 +3,9 @@
 Axis letters: C conditions, S samples, T tokens, K labelled positions, D descriptions of a task, E embedding width.
 
 Level 4. A step's samples are sorted by length and cut into numbered micro-batches, or put into batches of a few fixed
-shapes where the base is recorded as graphs (`t2l.training.frozen_base`); which process computes which does not change what
-is in them, so any number of processes trains the same. Everything is a function of (seed, step). This file does not
-know what is learned.
+shapes where the base is recorded as graphs (`t2l.training.frozen_base`). Which process computes which does not change
+what is in them, so any number of processes trains the same. Everything is a function of (seed, step). This file does
+not know what is learned.
 """
 
 from __future__ import annotations
