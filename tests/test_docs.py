@@ -258,6 +258,24 @@ def test_the_commands_that_the_demo_recommends_parse() -> None:
         parse(shlex.join(words[1:]))
 
 
+def test_the_walks_through_the_house_name_what_there_is() -> None:
+    """Each row's names are defined in its files, or in one that the row names."""
+    rows = re.findall(
+        r"^\| (`[\w/]+\.py`.*?) \| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), flags=re.MULTILINE
+    )
+    assert len(rows) > 20
+    for files, step in rows:
+        places = re.findall(r"`([\w/]+\.py)`", files + step)
+        missing = [name for name in places if not (ROOT / "src/t2l" / name).is_file()]
+        assert not missing, f"{missing} are gone: CONTRIBUTING's walks go another way now"
+        text = "".join((ROOT / "src/t2l" / name).read_text(encoding="utf-8") for name in places)
+        for name in re.findall(r"`([A-Za-z]\w+(?:\.\w+)?)`", step):
+            kind, _, method = name.partition(".")
+            if not name.endswith(".py") and name not in ("embedding_NE", "LoraWeights", "t2l.json", "Guide.assess"):
+                assert re.search(rf"^(?:class|def) {kind}\b", text, flags=re.MULTILINE), (files, name)
+                assert not method or re.search(rf"^    def {method}\b", text, flags=re.MULTILINE), (files, name)
+
+
 # --- links and numbers --------------------------------------------------------------------------------------------
 
 
