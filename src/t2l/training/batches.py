@@ -275,7 +275,7 @@ class DescribedPrompts:
     """Samples of a store with a description before their input, as ``t2l data prepare --template included`` has it.
 
     Args:
-        texts: gives (prompt, response) of (task, sample) as texts.
+        texts: gives the input of (task, sample) as text.
         longest: tokens of a prompt; a longer one loses the end of its input.
     """
 
@@ -291,7 +291,7 @@ class DescribedPrompts:
             wanted: task, sample and description of each.
             samples: the same, whose responses are taken token by token.
         """
-        asked = [prompt_text(self._texts(task, sample)[0], text, included=True) for task, sample, text in wanted]
+        asked = [prompt_text(self._texts.input(task, sample), text, included=True) for task, sample, text in wanted]
         found = []
         for prompt, (ids, length) in zip(self._tokenizer.prompts(asked), samples, strict=True):
             found.append((np.concatenate([np.asarray(prompt, dtype=ids.dtype), ids[length:]]), len(prompt)))

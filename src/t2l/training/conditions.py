@@ -373,13 +373,14 @@ class SampleTexts:
 
     def __call__(self, task: int, sample: int) -> tuple[str, str]:
         found = self._store.sample(task, sample)
-        prompt = self.tokenizer.decode(found.input_ids[: found.prompt_length])
+        _, _, opening, closing = self._around
         response = self.tokenizer.decode(found.input_ids[found.prompt_length :])
-        before, after, opening, closing = self._around
-        return (
-            prompt.removeprefix(before).removesuffix(after),
-            response.removeprefix(opening).removesuffix(closing),
-        )
+        return self.input(task, sample), response.removeprefix(opening).removesuffix(closing)
+
+    def input(self, task: int, sample: int) -> str:
+        """The input alone."""
+        found, (before, after, *_) = self._store.sample(task, sample), self._around
+        return self.tokenizer.decode(found.input_ids[: found.prompt_length]).removeprefix(before).removesuffix(after)
 
 
 def standardise_tokens(

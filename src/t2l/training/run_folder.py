@@ -45,12 +45,11 @@ class RunFolder:
         self.recipe_file = self.folder / "recipe.yaml"
         self.steps = self.folder / "steps"
 
-    def open(self, recipe: Recipe, what: str, *, accept_changes: bool = False, begun: bool = False) -> list[str]:
+    def open(self, recipe: Recipe, what: str, *, accept_changes: bool = False) -> list[str]:
         """Begins a run here, or takes up the one that is here; the recipe's differences from it, where accepted.
 
         Args:
             what: is trained ("sft", "lora", "recon"); part of what must be the same.
-            begun: it has a state to go on from, though no checkpoint in ``steps``.
 
         Raises:
             RecipeError: the run here has another recipe; the differences are listed.
@@ -67,7 +66,7 @@ class RunFolder:
                 raise RecipeError(f"'{self.folder}' is a run of t2l train {before}.", "Choose another: -o FOLDER")
             differences = recipe_differences(load_recipe(self.recipe_file), recipe)
             telling = [line for line in differences if not line.startswith(_FREE)]
-            if telling and (begun or self.last() is not None) and not accept_changes:
+            if telling and self.last() is not None and not accept_changes:
                 raise RecipeError(
                     f"'{self.folder}' is a run with another recipe:\n" + "\n".join(f"  {line}" for line in telling),
                     "Use the same settings, another folder (-o), or go on with the new ones: --accept-changes",
