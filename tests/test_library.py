@@ -20,7 +20,16 @@ from t2l.library import INDEX_FILE, Library
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.recipes.reader import Recipe, recipe_from
 from t2l.training import rows as rows_module
-from t2l.training.rows import STATE_FILE, RowTask, Sample, collate, row_losses, row_settings, rows_backward, train_rows
+from t2l.training.rows import (
+    STATE_FILE,
+    LabelledTokens,
+    RowTask,
+    collate,
+    row_losses,
+    row_settings,
+    rows_backward,
+    train_rows,
+)
 from t2l.training.sft import learn_step
 
 LIBRARY = {"steps": 12, "warmup": 2 / 12, "decay": 0.5, "learning_rate": 0.02, "check_every": 2, "patience": 3}
@@ -56,7 +65,7 @@ def same(one: LoraWeights, other: LoraWeights, **tolerance: float) -> bool:
     return all(torch.allclose(x, y, **({"rtol": 0, "atol": 0} | tolerance)) for x, y in pairs)
 
 
-def sample(generator: torch.Generator, shift: int) -> Sample:
+def sample(generator: torch.Generator, shift: int) -> LabelledTokens:
     """A prompt of differing length; the answer is its first token, shifted."""
     length = int(torch.randint(2, 6, (), generator=generator))
     prompt = torch.randint(2, 30, (length,), generator=generator).tolist()
@@ -65,7 +74,7 @@ def sample(generator: torch.Generator, shift: int) -> Sample:
 
 
 def task(number: int) -> RowTask:
-    def draw(step: int) -> list[Sample]:
+    def draw(step: int) -> list[LabelledTokens]:
         generator = torch.Generator().manual_seed(1000 * number + step)
         return [sample(generator, number) for _ in range(3)]
 

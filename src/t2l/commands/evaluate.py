@@ -5,30 +5,16 @@ Level 6. This file is the command line alone: `t2l.commands.evaluate_runs` opens
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Dtype
+from t2l.commands.evaluate_runs import Options, evaluate_benchmarks, evaluate_suite
+from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Dtype, ProtocolName, SuiteName
 from t2l.errors import T2LError
 
 _MORE = "More: rows that need a folder, prompts, batches"
-
-
-class ProtocolName(str, Enum):
-    """How the paper's benchmarks are scored."""
-
-    paper = "paper"
-    loglikelihood = "loglikelihood"
-
-
-class SuiteName(str, Enum):
-    """Suites of tasks with definitions, read from a folder."""
-
-    sni = "sni"
 
 
 def _option(*names: str, help: str, more: bool = True, **given: Any) -> Any:
@@ -94,55 +80,6 @@ _ScoreOnly = Annotated[bool, _option("--score-only", help="Suite: score what --o
 _Seed = Annotated[int, _option(help="Of descriptions, examples shown and resampling.")]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `t2l evaluate` was given."""
-
-    folders: list[Path] | None
-    suite: SuiteName | None
-    tasks: list[str] | None
-    gate: bool
-    rows: str | None
-    checkpoint: str | None
-    base: str | None
-    data: Path | None
-    descriptions: Path | None
-    limit: int | None
-    out: Path | None
-    protocol: ProtocolName
-    shots: str
-    library: Path | None
-    multi_task: Path | None
-    multi_task_prompt: Path | None
-    task_adapters: Path | None
-    hyperdecoder: Path | None
-    wordings: int | None
-    restart: bool
-    run_code: bool
-    max_new_tokens: int | None
-    input_tokens: int
-    chat: bool | None
-    system: str | None
-    batch_tokens: int | None
-    dtype: Dtype | None
-    score: bool
-    score_only: bool
-    seed: int
-    device: str
-    as_json: bool
-
-    @property
-    def adapters(self) -> dict[str, Path | None]:
-        """Option -> the folder that it names, for the rows that need one."""
-        return {
-            "--library": self.library,
-            "--multi-task": self.multi_task,
-            "--multi-task-prompt": self.multi_task_prompt,
-            "--task-adapters": self.task_adapters,
-            "--hyperdecoder": self.hyperdecoder,
-        }
-
-
 def evaluate(
     folders: _Folders = None,
     suite: _Suite = None,
@@ -179,8 +116,6 @@ def evaluate(
 ) -> None:
     """Score a checkpoint beside what it has to beat, on benchmarks or unseen tasks; ask what its descriptions do."""
     options = Options(**locals())
-    from t2l.commands.evaluate_runs import evaluate_benchmarks, evaluate_suite
-
     if suite is None and folders:
         raise T2LError(f"'{folders[0]}' is read with a suite alone.", "Add --suite sni, or name tasks: --tasks NAME")
     (evaluate_benchmarks if suite is None else evaluate_suite)(options)

@@ -10,12 +10,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2l.commands.evaluate import Options, ProtocolName
-from t2l.commands.options import checked_device
+from t2l.commands.options import Dtype, ProtocolName, SuiteName, checked_device
 from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import DescriptionError, T2LError
 
@@ -30,6 +30,55 @@ if TYPE_CHECKING:
 RUNS = Path("t2l-runs")
 _SMALL = 50_000_000  # parameters: below, half precision saves no time
 _WIDE, _LONG = 4, 12  # columns and lines that a table on a terminal takes
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `t2l evaluate` was given."""
+
+    folders: list[Path] | None
+    suite: SuiteName | None
+    tasks: list[str] | None
+    gate: bool
+    rows: str | None
+    checkpoint: str | None
+    base: str | None
+    data: Path | None
+    descriptions: Path | None
+    limit: int | None
+    out: Path | None
+    protocol: ProtocolName
+    shots: str
+    library: Path | None
+    multi_task: Path | None
+    multi_task_prompt: Path | None
+    task_adapters: Path | None
+    hyperdecoder: Path | None
+    wordings: int | None
+    restart: bool
+    run_code: bool
+    max_new_tokens: int | None
+    input_tokens: int
+    chat: bool | None
+    system: str | None
+    batch_tokens: int | None
+    dtype: Dtype | None
+    score: bool
+    score_only: bool
+    seed: int
+    device: str
+    as_json: bool
+
+    @property
+    def adapters(self) -> dict[str, Path | None]:
+        """Option -> the folder that it names, for the rows that need one."""
+        return {
+            "--library": self.library,
+            "--multi-task": self.multi_task,
+            "--multi-task-prompt": self.multi_task_prompt,
+            "--task-adapters": self.task_adapters,
+            "--hyperdecoder": self.hyperdecoder,
+        }
 
 
 # --- benchmarks -------------------------------------------------------------------------------------------------------

@@ -245,10 +245,10 @@ def _guided(
 
 def _read(examples: Path | None, tune: int) -> Examples | None:
     from t2l.commands.examples import read_examples
-    from t2l.commands.refine import check_steps
     from t2l.errors import T2LError
 
-    check_steps(tune)
+    if not 0 <= tune <= 10_000:
+        raise T2LError(f"--tune-embedding is {tune}; it must be between 0 and 10000.")
     if examples is None:
         if tune:
             raise T2LError("--tune-embedding has no effect without --examples.", "Give a file of examples.")

@@ -29,6 +29,19 @@ class FormOption(str, Enum):
     rslora = "rslora"
 
 
+class ProtocolName(str, Enum):
+    """How the paper's benchmarks are scored."""
+
+    paper = "paper"
+    loglikelihood = "loglikelihood"
+
+
+class SuiteName(str, Enum):
+    """Suites of tasks with definitions, read from a folder."""
+
+    sni = "sni"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Checkpoint = Annotated[
     str | None,

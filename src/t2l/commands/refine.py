@@ -179,10 +179,3 @@ def _scaled_as(adapter: Adapter, hypernetwork: HyperNetwork) -> Adapter:
     factor = adapter.spec.scaling / hypernetwork.spec.scaling
     b = {key: (b_NLOR.double() * factor).float() for key, b_NLOR in adapter.weights.b.items()}
     return Adapter(hypernetwork.spec, LoraWeights(dict(adapter.weights.a), b), adapter.provenance)
-
-
-def check_steps(steps: int) -> int:
-    """``steps``, if it is a number of steps that makes sense for an embedding."""
-    if not 0 <= steps <= 10_000:
-        raise T2LError(f"The steps are {steps}; they must be between 0 and 10000.")
-    return steps

@@ -142,7 +142,7 @@ class TokenStatesEncoder(DescriptionEncoder):
         return torch.nn.utils.rnn.pad_sequence(states, batch_first=True).flatten(1)
 
     def step_tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts that `prepare` has been through, for `step_conditions`; truncated to the window without a warning.
+        """Token ids of texts that `prepare` has been through, for `step_conditions`; truncated silently.
 
         Needs no device, so it can be done ahead.
         """

@@ -23,7 +23,7 @@ from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.recipes.sections import LossSection
-from t2l.training.rows import Sample, clip_rows, collate, row_losses, rows_backward
+from t2l.training.rows import LabelledTokens, clip_rows, collate, row_losses, rows_backward
 
 _CLIP = 1.0
 EMBEDDING_RATE = 0.05
@@ -84,7 +84,9 @@ class BestStep:
         looks: how often, about.
     """
 
-    def __init__(self, base: Any, spec: LoraSpec, samples: Sequence[Sample], steps: int, looks: int = 20) -> None:
+    def __init__(
+        self, base: Any, spec: LoraSpec, samples: Sequence[LabelledTokens], steps: int, looks: int = 20
+    ) -> None:
         self._base, self._spec, self._samples = base, spec, samples
         self._steps, self._every = steps, max(1, steps // looks)
         self.before = self.loss = math.inf
@@ -102,7 +104,7 @@ class BestStep:
             self.loss, self.step, self.weights = loss, step, weights.to("cpu").map(torch.clone)
 
 
-def fit_losses(base: Any, spec: LoraSpec, weights: LoraWeights, samples: Sequence[Sample]) -> Tensor:
+def fit_losses(base: Any, spec: LoraSpec, weights: LoraWeights, samples: Sequence[LabelledTokens]) -> Tensor:
     """The loss of each of N adapters on the same samples, (N,): the lower, the better it fits them."""
     pairs = [(row, sample) for row in range(weights.num_samples) for sample in samples]
     return row_losses(base, spec, weights, collate(pairs))
@@ -112,7 +114,7 @@ def refine_embeddings(
     base: Any,
     hypernetwork: HyperNetwork,
     embedding_NE: Tensor,
-    samples: Sequence[Sequence[Sample]],
+    samples: Sequence[Sequence[LabelledTokens]],
     config: RefineConfig,
     *,
     watch: Callable[[int, Tensor], None] = lambda step, embedding_NE: None,
@@ -145,7 +147,7 @@ def tune_adapters(
     base: Any,
     spec: LoraSpec,
     start: LoraWeights,
-    samples: Sequence[Sequence[Sample]],
+    samples: Sequence[Sequence[LabelledTokens]],
     config: RefineConfig,
     *,
     watch: Watch = lambda step, weights: None,
@@ -181,7 +183,7 @@ def tune_with_hypernetwork(
     hypernetwork: HyperNetwork,
     embedding_NE: Tensor,
     start: LoraWeights,
-    samples: Sequence[Sequence[Sample]],
+    samples: Sequence[Sequence[LabelledTokens]],
     config: RefineConfig,
     *,
     embedding_rate: float = EMBEDDING_RATE,
@@ -264,7 +266,7 @@ def refine(
     base: Any,
     spec: LoraSpec,
     start: LoraWeights,
-    samples: Sequence[Sample],
+    samples: Sequence[LabelledTokens],
     config: RefineConfig,
     *,
     source: tuple[HyperNetwork, Tensor] | None = None,
@@ -359,7 +361,7 @@ def _backward(
     base: Any,
     spec: LoraSpec,
     weights: LoraWeights,
-    samples: Sequence[Sequence[Sample]],
+    samples: Sequence[Sequence[LabelledTokens]],
     config: RefineConfig,
     step: int,
 ) -> None:
@@ -377,6 +379,6 @@ def _backward(
         raise T2LError(f"The loss is not finite in step {step + 1}.", "Lower the learning rate.")
 
 
-def _check(samples: Sequence[Sequence[Sample]], rows: int) -> None:
+def _check(samples: Sequence[Sequence[LabelledTokens]], rows: int) -> None:
     if len(samples) != rows or not all(samples):
         raise T2LError(f"There are samples for {sum(map(bool, samples))} of {rows}; each needs at least one.")

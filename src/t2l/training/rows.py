@@ -44,7 +44,7 @@ from t2l.training.sft import (
 )
 from t2l.training.source import rate_factor
 
-Sample = tuple[Sequence[int], Sequence[int]]
+LabelledTokens = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt with its answer, and the labels: -100 where nothing is predicted."""
 Report = Callable[[int, int, float], None]
 """Called after each step with (steps done, steps in all, mean loss of the rows)."""
@@ -68,8 +68,8 @@ class RowTask:
     """
 
     name: str
-    draw: Callable[[int], Sequence[Sample]]
-    validation: Sequence[Sample]
+    draw: Callable[[int], Sequence[LabelledTokens]]
+    validation: Sequence[LabelledTokens]
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -144,7 +144,7 @@ def train_rows(
     return library
 
 
-def collate(samples: Sequence[tuple[int, Sample]], tokens: int = PASS_TOKENS) -> list[Batch]:
+def collate(samples: Sequence[tuple[int, LabelledTokens]], tokens: int = PASS_TOKENS) -> list[Batch]:
     """(row, sample) pairs in right-padded batches of samples of similar length, by row within.
 
     Args:
