@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm test-llama check docs docs-check format lab-data bench lock lock-hashes clean
+.PHONY: help demo test test-slow test-vllm test-llama check docs docs-check format lab lab-data bench lock lock-hashes clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,16 @@ docs: $(STAMP) ## write the generated docs again (results come from docs/runs)
 format: $(STAMP) ## put the code in order
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+LAB := work/micro-world
+lab: $(STAMP) ## the micro world by the ordinary commands: data, training, the gate; a few minutes of one core
+	test -d $(LAB)/data || $(BIN)/python -m lab.micro_world $(LAB)/data
+	test -d $(LAB)/store || $(OFFLINE) T2L_BASES=lab/assets $(BIN)/t2l data prepare $(LAB)/data/tasks --remove none \
+	  -d $(LAB)/data/descriptions.jsonl --split-file $(LAB)/data/splits.json -o $(LAB)/store --base t2l-embedded-base
+	$(OFFLINE) T2L_BASES=lab/assets $(BIN)/t2l train sft lab/recipes/micro-world.yaml data.store=$(LAB)/store \
+	  -o $(LAB)/run --cpu
+	$(OFFLINE) T2L_BASES=lab/assets $(BIN)/t2l evaluate --gate --data $(LAB)/data/near --limit 5 \
+	  --checkpoint $(LAB)/run/checkpoint --out $(LAB)/gate
 
 # Tasks from which benchmark items could be learnt: ARC, PIQA, WinoGrande, OpenBookQA, BoolQ.
 CONTAMINATED := 033 034 080 081 228 229 380 381 1286 1391

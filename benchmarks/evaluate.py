@@ -1,4 +1,4 @@
-"""Evaluation: many adapters in shared batches against one adapter after the other, on the embedded base.
+"""Evaluation: many adapters in shared batches against one adapter after the other, on the laboratory's micro base.
 
     python benchmarks/evaluate.py [--adapters 16] [--items 8] [--repeats 5] [--json]
 
@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,12 +30,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from t2l.adapter import Adapter
-from t2l.bases import EMBEDDED_BASE, Base, load_base
+from t2l.bases import Base, load_base
 from t2l.evaluation.adapters import Shelf
 from t2l.evaluation.decoding import Decoder
 from t2l.evaluation.harness import AdaptedLM
-from t2l.model import MICRO_WORLD, TextToLora
+from t2l.model import TextToLora
 
+ASSETS = Path(__file__).resolve().parents[1] / "lab" / "assets"
 TARGET = "target: 16 adapters at least 4x faster in shared batches than one after the other, 2 cores"
 BASELINES = {"hflm": "lm-evaluation-harness's HFLM with PEFT", "alone": "our decoder, one adapter after another"}
 TEXTS = (
@@ -118,7 +120,7 @@ def shared(base: Base, adapters: list[Adapter], kind: str, items: int) -> list[A
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every figure, by name."""
     logging.disable(logging.WARNING)
-    base, t2l = load_base(EMBEDDED_BASE), TextToLora.from_pretrained(MICRO_WORLD)
+    base, t2l = load_base(ASSETS / "t2l-embedded-base"), TextToLora.from_pretrained(ASSETS / "checkpoint")
     adapters = t2l.generate([f"Give word number {n} of the text in capital letters." for n in range(options.adapters)])
     result: dict[str, Any] = {
         "adapters": options.adapters,

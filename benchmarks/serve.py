@@ -2,9 +2,9 @@
 
     python benchmarks/serve.py [--clients 1 4 16 64] [--tokens 32] [--repeats 7] [--device cuda] [--threads 1] [--json]
 
-The engine runs in this process, without HTTP. All ways give the same greedy tokens on the embedded base and take turns,
-and each figure is the median over rounds of a ratio within one round, so it holds on a busy machine; CPU seconds count
-besides wall seconds, because there the wall clock says more about the others.
+The engine runs in this process, without HTTP. All ways give the same greedy tokens on the laboratory's micro base and
+take turns, and each figure is the median over rounds of a ratio within one round, so it holds on a busy machine; CPU
+seconds count besides wall seconds, because there the wall clock says more about the others.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from t2l.bases import EMBEDDED_BASE, load_base
-from t2l.model import MICRO_WORLD, TextToLora
+from t2l.bases import load_base
+from t2l.model import TextToLora
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.maker import Made
 from t2l.serving.prompts import chat_tokens
 from t2l.serving.sampling import Sampling
 from t2l.serving.stream import Completion
 
+ASSETS = Path(__file__).resolve().parents[1] / "lab" / "assets"
 TARGETS = "targets at 16 clients: 6x tokens per second, an adapter per request costs under 15%"
 TEXT = "red green blue"
 
@@ -90,8 +92,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     most = max(options.clients)
     limits = Limits(slots=options.slots, max_waiting=most)
     base, t2l = (
-        load_base(EMBEDDED_BASE, device=options.device),
-        TextToLora.from_pretrained(MICRO_WORLD, device=options.device),
+        load_base(ASSETS / "t2l-embedded-base", device=options.device),
+        TextToLora.from_pretrained(ASSETS / "checkpoint", device=options.device),
     )
     base.tokenizer.eos_token = base.model.generation_config.eos_token_id = None  # every answer has its full length
     with Engine(base, t2l, limits) as engine:

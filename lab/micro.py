@@ -13,11 +13,11 @@ from random import Random
 from lab import content
 from lab.short_wordings import short_wordings
 from lab.tasks import EverydayTask, Split
-from t2l.world.operations import selection
-from t2l.world.operations.operation import Operation
-from t2l.world.styles import PLAIN, STYLES
-from t2l.world.tasks import FAR_OPERATIONS, OPERATIONS, UNSEEN_OPERATIONS, VALIDATION_OPERATIONS, MicroTask, find_task
-from t2l.world.wording import descriptions
+from lab.world.operations import selection
+from lab.world.operations.operation import Operation
+from lab.world.styles import PLAIN, STYLES
+from lab.world.tasks import FAR_OPERATIONS, OPERATIONS, UNSEEN_OPERATIONS, VALIDATION_OPERATIONS, MicroTask, find_task
+from lab.world.wording import descriptions
 
 SELECTIONS = {"word": 40, "item": 40, "letter": 20, "digit": 8}
 """How many selections of each unit are training tasks."""

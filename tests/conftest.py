@@ -12,7 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["T2L_CHECKPOINT"] = "t2l-micro-world"  # unless a test says otherwise: small, and made for tests
+os.environ["T2L_BASES"] = str(Path(__file__).resolve().parents[1] / "lab" / "assets")
+os.environ["T2L_CHECKPOINT"] = f"{os.environ['T2L_BASES']}/checkpoint"  # unless a test says otherwise
 
 import pytest
 import torch

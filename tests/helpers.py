@@ -10,6 +10,14 @@ from torch import Tensor, nn
 
 from t2l.lora import LoraSpec, LoraWeights
 
+LAB = Path(__file__).resolve().parents[1] / "lab"
+MICRO_BASE = "t2l-embedded-base"
+"""A real base of 3 million parameters, found below ``$T2L_BASES`` (see conftest.py)."""
+MICRO_CHECKPOINT = LAB / "assets" / "checkpoint"
+"""A trained checkpoint for it; the tests' default."""
+MICRO_RECIPE = str(LAB / "recipes" / "real-tasks.yaml")
+"""A recipe of seconds for it."""
+
 
 def fill(module: nn.Module, seed: int = 0, std: float = 0.2) -> nn.Module:
     """Fills every parameter from a generator of its own and freezes it; norms stay near one."""
@@ -75,7 +83,7 @@ def tiny_llama(seed: int = 0) -> Any:
     """The embedded base's shape made small, with its vocabulary."""
     from transformers import LlamaForCausalLM
 
-    from t2l.world.base import base_config
+    from lab.world.base import base_config
 
     config = base_config()
     config.update({"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_key_value_heads": 2})
@@ -84,7 +92,7 @@ def tiny_llama(seed: int = 0) -> Any:
 
 def save_tiny_llama(folder: Path, seed: int = 0) -> Path:
     """`tiny_llama` and its tokenizer as a folder."""
-    from t2l.world.base import build_tokenizer
+    from lab.world.base import build_tokenizer
 
     tiny_llama(seed).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
@@ -139,11 +147,11 @@ def save_byte_llama(folder: Path, template: str) -> Path:
 
 def tiny_pair(names: list[str]) -> tuple[Any, Any]:
     """A tiny `Base` with a real tokenizer, and a `TextToLora` for it that knows the tasks ``names``."""
+    from lab.world.base import build_tokenizer
     from t2l.bases import Base
     from t2l.encoders import OneHotEncoder
     from t2l.hypernet import HyperNetwork
     from t2l.model import TextToLora
-    from t2l.world.base import build_tokenizer
 
     model = tiny_llama()
     encoder = OneHotEncoder(names)

@@ -34,7 +34,7 @@ LEVELS = {
     **dict.fromkeys(["training", "comparison"], 4),
     **dict.fromkeys(["baselines", "evaluation", "guidance", "serving", "export"], 5),
     # "" is t2l/__init__.py, the face: it may show anything, and nothing inside reads it
-    **dict.fromkeys(["world", "workbench", "demo", "commands", "cli", "__main__", ""], 6),
+    **dict.fromkeys(["workbench", "demo", "commands", "cli", "__main__", ""], 6),
 }
 CORE_LEVEL = 2
 NO_TRAINING = {"serving", "evaluation", "export", "guidance", "baselines"}  # a server needs no training code
@@ -179,7 +179,7 @@ def test_the_house_stands(check) -> None:
         (room_problems, "lora.py", "x = 1", "no docstring"),
         (room_problems, "utils.py", '"""Things."""', "gets a name"),
         (room_problems, "lora.py", '"""Long."""' + "\n" * 501, "501 lines"),
-        (room_problems, "world/deep/a.py", '"""A."""', "no __init__.py"),
+        (room_problems, "demo/deep/a.py", '"""A."""', "no __init__.py"),
         (safety_problems, "lora.py", "import torch\ntorch.load('x')", "weights_only"),
         (safety_problems, "lora.py", "f(trust_remote_code=True)", "remote code"),
         (safety_problems, "lora.py", "import pickle", "pickler"),

@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers import random_weights, save_tiny_llama, tiny_llama
-from t2l import base_names, bases
-from t2l.bases import EMBEDDED_BASE, Base, load_base
+from helpers import MICRO_BASE, random_weights, save_tiny_llama, tiny_llama
+from lab.world.base import EOS, base_config, build_tokenizer
+from t2l import bases
+from t2l.base_names import locate, source_identity
+from t2l.bases import Base, load_base
 from t2l.errors import BaseModelError, T2LError
 from t2l.lora import LoraSpec
-from t2l.world.base import EOS, base_config, build_tokenizer
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 TEXTS = ["oslo", "rome, paris, berlin", "7+5", "a", "the quick brown fox jumps over the lazy dog"]
@@ -188,7 +189,7 @@ def test_names_that_lead_nowhere(folder: Path, tmp_path: Path, monkeypatch: pyte
             load_base(name)
         return str(caught.value)
 
-    assert EMBEDDED_BASE in problem("t2l-embeded-base")
+    assert MICRO_BASE in problem("t2l-embeded-base")
     assert str(folder) in problem(folder.with_name("tinny"))
     assert "hf auth login" in problem("nobody/has-such-a-model")
     assert "is empty" in problem(" ")
@@ -197,17 +198,26 @@ def test_names_that_lead_nowhere(folder: Path, tmp_path: Path, monkeypatch: pyte
     assert "no config.json" in problem(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "is an adapter" in problem(tmp_path)
-    monkeypatch.setattr(base_names.resources, "files", lambda package: tmp_path)
-    assert "no embedded base" in problem(EMBEDDED_BASE)
+    monkeypatch.delenv("T2L_BASES")
+    assert "hf auth login" in problem(MICRO_BASE)
 
 
-def test_the_embedded_base_is_a_folder_of_the_package(
+def test_a_base_lies_under_its_name_in_a_folder_of_bases(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "assets").mkdir()
-    (tmp_path / "assets" / "base").symlink_to(folder)
-    monkeypatch.setattr(base_names.resources, "files", lambda package: tmp_path)
-    assert load_base(EMBEDDED_BASE).name == EMBEDDED_BASE
+    for name in ("mine", "someone/large-1b", "HuggingFaceTB/SmolLM2-135M-Instruct"):
+        (tmp_path / "bases" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bases" / name).symlink_to(folder)
+    monkeypatch.setenv("T2L_BASES", str(tmp_path / "bases"))
+    base = load_base("someone/large-1b")
+    assert base.name == base.model.config.name_or_path == base.model.name_or_path == "someone/large-1b"
+    assert locate("mine") == str(tmp_path / "bases" / "mine")
+    assert locate("smollm2-135m") == str(tmp_path / "bases" / "HuggingFaceTB" / "SmolLM2-135M-Instruct")
+    assert source_identity("smollm2-135m") is None
+    with pytest.raises(BaseModelError, match="Did you mean 'mine'"):
+        load_base("mime")
+    with pytest.raises(BaseModelError):
+        locate("../bases/mine")
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "misshapen", "foreign config", "no tokenizer", "code"])

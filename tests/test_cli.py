@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from helpers import save_tiny_llama
+from lab.world.base import base_config, build_tokenizer
 from t2l import cli, storage
 from t2l.adapter import Adapter
 from t2l.commands import descriptions as reading
@@ -33,7 +33,6 @@ from t2l.errors import DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
-from t2l.world.base import base_config, build_tokenizer
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 NAMES = ["sort the words", "add three", "Écris en été", "日本語で答える", *(f"task {number}" for number in range(300))]
@@ -93,11 +92,9 @@ def checkpoint(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_help_names_every_verb() -> None:
     text = done("--help").stdout
-    for verb in ("generate", "run", "import", "inspect", "demo", "world"):
+    for verb in ("generate", "run", "import", "inspect", "demo"):
         assert re.search(rf"\b{verb}\b", text)
         assert "Usage" in done(verb, "--help").stdout
-    for verb in ("tasks", "examples"):
-        assert re.search(rf"\b{verb}\b", done("world", "--help").stdout)
     assert done("--version").stdout.startswith("t2l") and done("-V").stdout == done("--version").stdout
     assert "--install-completion" in text and "--restart" in done("evaluate", "--help").stdout
     assert t2l().exit_code == 2  # no verb: the help, and not "done"
@@ -118,7 +115,7 @@ def environment() -> dict[str, str]:
 def test_help_imports_nothing_heavy() -> None:
     modules = imported("--help")
     assert "typer" in modules
-    assert not modules & {"torch", "numpy", "transformers", "safetensors", "yaml", "t2l.model", "t2l.world"}
+    assert not modules & {"torch", "numpy", "transformers", "safetensors", "yaml", "t2l.model"}
 
 
 def test_generate_imports_no_library_of_models(assets: Path, tmp_path: Path) -> None:
@@ -134,7 +131,7 @@ def test_generate_imports_no_library_of_models(assets: Path, tmp_path: Path) -> 
     ("words", "near"),
     [
         (["genrate", "x"], "generate"),
-        (["world", "exampels", "x"], "examples"),
+        (["data", "preparee", "x"], "prepare"),
         (["generate", "x", "--froce"], "--force"),
         (["generate", "x", "--form", "portabel"], "portable"),
         (["run", "x", "--inputt", "y"], "--input"),
@@ -591,7 +588,7 @@ def test_run_takes_its_description_from_a_pipe(checkpoint: Path) -> None:
 
 
 def test_run_says_how_far_a_description_is_to_be_trusted() -> None:
-    words = ["run", "--checkpoint", "t2l-micro-world", "--max-new-tokens", "4", "--input", "red green"]
+    words = ["run", "--max-new-tokens", "4", "--input", "red green"]
     shown = done(*words, "Give the last word in capital letters.").stdout
     assert re.search(r"confidence 0\.\d\d; expected: \+\d+ right answers in 100", shown)
     assert re.search(r"confidence 0\.\d\d: low", done(*words, "Zxq!! vbn ??").stdout)
@@ -716,39 +713,6 @@ def test_what_inspect_refuses(checkpoint: Path, tmp_path: Path) -> None:
     weights = tmp_path / "a" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     assert "not a whole safetensors file" in refused("inspect", "a")
-
-
-# -------------------------------------------------------------------------------------------------- demo and world
-
-
-@pytest.mark.parametrize(
-    ("words", "target", "expected"),
-    [
-        (["world", "tasks", "word", "--split", "far"], "t2l.world.commands.tasks", {"query": "word", "split": "far"}),
-        (["world", "examples", "a", "-n", "3", "--seed", "2"], "t2l.world.commands.examples", {"n": 3, "seed": 2}),
-    ],
-)
-def test_the_world_is_called_as_it_wants(
-    words: list[str], target: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module, _, name = target.rpartition(".")
-    __import__(module)
-    signature = inspect.signature(getattr(sys.modules[module], name))
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(target, lambda *args, **options: calls.append(signature.bind(*args, **options).arguments))
-    done(*words)
-    (call,) = calls
-    assert expected.items() <= call.items()
-    assert set(call) == set(signature.parameters)
-
-
-def test_the_world_lists_its_tasks_and_examples() -> None:
-    tasks = json.loads(done("world", "tasks", "--split", "far", "--json").stdout)
-    assert tasks and {task["split"] for task in tasks} == {"far"}
-    examples = json.loads(done("world", "examples", tasks[0]["name"], "-n", "2", "--json").stdout)
-    assert len(examples) == 2
-    assert "Did you mean" in refused("world", "examples", tasks[0]["name"] + "x")
-    assert "Did you mean 'far'" in refused("world", "tasks", "--split", "farr")
 
 
 # ---------------------------------------------------------------------------------------------- errors and bugs

@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 
 from benchmark_data import write_benchmarks, write_task
 from helpers import fill, random_weights, save_tiny_llama, tiny_config
+from lab.micro_world import write_exam
+from lab.world.tasks import Split, tasks_of
 from t2l.adapter import Adapter
 from t2l.baselines.arrow import arrow_model
 from t2l.baselines.hyperdecoder import input_states, load_hyperdecoder
@@ -46,6 +48,21 @@ from test_evaluation import Drawn
 FEW = ("--limit", "4", "--max-new-tokens", "5")
 
 
+def exported(folder: Path, split: Split, count: int) -> None:
+    """Micro-tasks as local data; beside them what ``t2l data prepare`` reads."""
+    write_exam(folder, tasks_of(split)[:count], 8)
+    training, described = [], []
+    for file in sorted(folder.glob("*/task.json")):
+        about, name = json.loads(file.read_text()), file.parent.name
+        described.append(
+            {"name": name, "descriptions": about["descriptions"], "evaluation_descriptions": about["paraphrases"]}
+        )
+        for line in map(json.loads, file.with_name("train.jsonl").read_text().splitlines()):
+            training.append({"task": name, "prompt": line["input"], "response": line["output"]})
+    for name, lines in (("tasks", training), ("descriptions", described)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def known_texts(place: Path) -> list[str]:
     """Every description that a test below gives to the checkpoint."""
     own = [text for one in read_description_files([place / "descriptions.jsonl"]).sets for text in one.descriptions]
@@ -58,12 +75,12 @@ def known_texts(place: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A tiny base and a checkpoint for it, tasks of the embedded world, and every comparator, made by commands."""
+    """A tiny base and a checkpoint for it, tasks of the micro world, and every comparator, made by commands."""
     folder = tmp_path_factory.mktemp("evaluate")
     base = save_tiny_llama(folder / "base")
     exam = folder / "exam"
-    done("world", "export", exam, "--split", "far", "-n", "3", "--each", "8")
-    done("world", "export", folder / "learned", "-n", "5", "--each", "8")
+    exported(exam, "far", 3)
+    exported(folder / "learned", "unseen-operation", 5)
     texts = known_texts(exam) + known_texts(folder / "learned")
     encoder = OneHotEncoder(list(dict.fromkeys(texts)))
     network = HyperNetwork(LoraSpec.from_base(base, rank=2), encoder.dim, trunk_dim=8, head_dim=8, head_init="linear")
@@ -372,7 +389,7 @@ def test_the_gate_runs_on_checkpoints_of_the_reference(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     import t2l.reference
-    from t2l.world.base import build_tokenizer
+    from lab.world.base import build_tokenizer
 
     theirs = shared_dir / "fixtures" / "sakana-checkpoints" / name
     if not theirs.is_dir():
@@ -514,7 +531,7 @@ def test_what_is_for_another_base_is_refused_with_both_shapes_before_anything_is
 def save_foreign(folder: Path) -> Path:
     from transformers import AutoModelForCausalLM
 
-    from t2l.world.base import build_tokenizer
+    from lab.world.base import build_tokenizer
 
     fill(AutoModelForCausalLM.from_config(tiny_config(vocab_size=99))).save_pretrained(folder)  # pyright: ignore
     build_tokenizer().save_pretrained(folder)
@@ -582,7 +599,7 @@ def test_runs_of_several_checkpoints_become_one_page_with_a_scaling_curve(place:
 # --- flops and inspect ------------------------------------------------------------------------------------------------
 
 
-def test_flops_prints_costs_for_the_embedded_world_and_for_any_base(place: SimpleNamespace) -> None:
+def test_flops_prints_costs_for_any_base(place: SimpleNamespace) -> None:
     found = document("flops", "--base", place.base, "--examples", "300", "--questions", "5")
     assert found["setting"]["examples"] == 300 and {cost["name"] for cost in found["costs"]}
     for cost in found["costs"]:

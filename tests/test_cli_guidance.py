@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import fill
+from helpers import MICRO_CHECKPOINT, fill
+from lab.world.base import build_tokenizer
+from lab.world.tasks import find_task, tasks_of
+from lab.world.wording import descriptions
 from t2l.adapter import Adapter
 from t2l.commands.guidance import read_tasks
 from t2l.encoders import MiniLmEncoder
@@ -18,10 +21,7 @@ from t2l.guidance.calibrate import CONTROLS, control_texts
 from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration
 from t2l.guidance.guide import Guide
 from t2l.hypernet import HyperNetwork
-from t2l.model import MICRO_WORLD, TextToLora, shipped_checkpoint
-from t2l.world.base import build_tokenizer
-from t2l.world.tasks import find_task, tasks_of
-from t2l.world.wording import descriptions
+from t2l.model import TextToLora
 from test_cli import document, done, refused, t2l
 
 GOOD = "Give the last word of the line in capital letters."
@@ -49,7 +49,7 @@ def examples(path: Path, count: int = 12) -> Path:
 
 
 def test_the_shipped_calibration_is_of_the_shipped_checkpoint_and_small() -> None:
-    folder = shipped_checkpoint(MICRO_WORLD)
+    folder = MICRO_CHECKPOINT
     guide = Guide.of(TextToLora.from_pretrained())
     assert guide.calibration.known.names == tuple(task.name for task in tasks_of("train"))
     assert set(guide.calibration.facts["validation_tasks"]) == {task.name for task in tasks_of("validation")}
@@ -169,7 +169,7 @@ def test_refine_finds_the_hypernetwork_that_wrote_the_adapter_or_says_that_it_do
     assert "without the hypernetwork" not in done("refine", "own", *few, "--out", "quiet").stderr
     document("generate", GOOD, "--checkpoint", uncalibrated, "--out", "foreign")
     alone = document("refine", "foreign", *few, "--out", "alone")
-    assert alone["method"] == "plain" and "no checkpoint that ships is that one" in alone["notes"][0]
+    assert alone["method"] == "plain" and "the default one is another" in alone["notes"][0]
     named = document("refine", "foreign", *few, "--checkpoint", uncalibrated, "--out", "named")
     assert named["method"] == "hypernetwork" and named["loss_before"] == pytest.approx(alone["loss_before"], abs=1e-4)
     assert "say --plain" in refused("refine", "own", *few, "--checkpoint", uncalibrated, "--out", "x")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import t2l
-from helpers import save_tiny_llama
+from helpers import MICRO_BASE, MICRO_CHECKPOINT, save_tiny_llama
 from t2l import compiled
 from t2l.adapter import Adapter
 from t2l.bases import load_base
@@ -75,7 +75,7 @@ def test_the_default_is_the_checkpoint_that_is_named_nowhere_else(
     monkeypatch.setenv("T2L_CHECKPOINT", str(checkpoint))
     first = t2l.compile(TASK)
     assert first is t2l.compile(TASK, checkpoint=checkpoint)
-    monkeypatch.setenv("T2L_CHECKPOINT", "t2l-micro-world")
+    monkeypatch.setenv("T2L_CHECKPOINT", str(MICRO_CHECKPOINT))
     assert t2l.compile(TASK).key != first.key
 
 
@@ -85,4 +85,4 @@ def test_what_cannot_be_compiled_is_refused(checkpoint: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointError):
         t2l.compile(TASK, checkpoint=tmp_path / "none")
     with pytest.raises(BaseModelError):
-        t2l.compile(TASK, checkpoint=checkpoint, base="t2l-embedded-base")
+        t2l.compile(TASK, checkpoint=checkpoint, base=MICRO_BASE)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from helpers import MICRO_BASE
 from t2l.cli import app
 from t2l.data.describe import (
     ChatEndpoint,
@@ -302,10 +303,9 @@ def test_configs_that_make_no_sense() -> None:
 
 
 def test_a_local_model_is_asked_in_the_same_words(tmp_path: Path) -> None:
-    from t2l.bases import EMBEDDED_BASE
 
     short = Task("t", "Sum.", (Instance("1 2", ("3",)),))
-    author = LocalAuthor(EMBEDDED_BASE, max_tokens=8)
+    author = LocalAuthor(MICRO_BASE, max_tokens=8)
     reply = author.ask("add 1 and 2", 0)
     assert isinstance(reply.text, str) and reply.prompt_tokens > 5
     # the embedded base reads 512 characters: the question is longer, which is said and not a traceback

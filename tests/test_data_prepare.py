@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from t2l.bases import EMBEDDED_BASE, load_tokenizer
+from helpers import MICRO_BASE
+from lab.world.base import build_tokenizer
+from t2l.bases import load_tokenizer
 from t2l.data.descriptions import read_description_files
 from t2l.data.hub import Hub, hub_names, parse_row
 from t2l.data.prepare import PrepareConfig, prepare
@@ -22,7 +24,6 @@ from t2l.data.sources import open_source, read_native
 from t2l.data.splits import SplitRule, near_benchmark, read_split_file, removed_by_paper, task_number
 from t2l.data.store import DataStore
 from t2l.errors import DataError, OutputError, T2LError
-from t2l.world.base import build_tokenizer
 
 
 def native(name: str, count: int = 4, **changes: Any) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def folder(path: Path, *tasks: tuple[str, Any]) -> Path:
 
 def made(source: Path, target: Path, config: PrepareConfig | None = None, **words: Any) -> DataStore:
     config = config or PrepareConfig(split=SplitRule(validation=0))
-    return prepare(open_source(source), target, build_tokenizer(), base=EMBEDDED_BASE, config=config, **words)
+    return prepare(open_source(source), target, build_tokenizer(), base=MICRO_BASE, config=config, **words)
 
 
 def texts(store: DataStore, task: str, place: int = 0) -> tuple[str, str]:
@@ -637,7 +638,7 @@ import sys, time
 from t2l.data.prepare import PrepareConfig, prepare
 from t2l.data.sources import open_source
 from t2l.data.splits import SplitRule
-from t2l.world.base import build_tokenizer
+from lab.world.base import build_tokenizer
 prepare(open_source(sys.argv[1]), sys.argv[2], build_tokenizer(), base="x",
         config=PrepareConfig(split=SplitRule(validation=0)), report=lambda *progress: time.sleep(0.02))
 """
@@ -693,7 +694,7 @@ def test_a_source_that_changed_is_read_again(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_what_is_done(tmp_path: Path) -> None:
     """A real one: a limit on the size of files makes the kernel refuse the write, as a full disk does."""
     source = folder(tmp_path / "in", *((f"task{n:03}_x", native(f"x{n}", 100)) for n in range(10)))
-    words = ["data", "prepare", str(source), "-o", str(tmp_path / "store"), "-b", EMBEDDED_BASE, "--validation", "0"]
+    words = ["data", "prepare", str(source), "-o", str(tmp_path / "store"), "-b", MICRO_BASE, "--validation", "0"]
     program = f"""
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -712,11 +713,9 @@ main()
     assert not (tmp_path / "store").exists()
     config = PrepareConfig(max_prompt=384, max_response=128, split=SplitRule(validation=0))
     resumed = prepare(
-        open_source(source), tmp_path / "store", load_tokenizer(EMBEDDED_BASE), base=EMBEDDED_BASE, config=config
+        open_source(source), tmp_path / "store", load_tokenizer(MICRO_BASE), base=MICRO_BASE, config=config
     )
-    fresh = prepare(
-        open_source(source), tmp_path / "new", load_tokenizer(EMBEDDED_BASE), base=EMBEDDED_BASE, config=config
-    )
+    fresh = prepare(open_source(source), tmp_path / "new", load_tokenizer(MICRO_BASE), base=MICRO_BASE, config=config)
     assert len(resumed.tasks) == 10 and resumed.manifest["digest"] == fresh.manifest["digest"]
 
 

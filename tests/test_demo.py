@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from t2l.bases import EMBEDDED_BASE, load_base
+from helpers import MICRO_BASE, MICRO_CHECKPOINT
+from t2l.bases import load_base
 from t2l.cli import app
 from t2l.comparison import ROWS, Compared
 from t2l.demo import measure, show
@@ -21,7 +22,7 @@ from t2l.demo.gallery import gallery, page, shipped_record
 from t2l.demo.measure import RECORD_FILE, Session, TaskOutcome
 from t2l.demo.tasks import CHECKS, DemoExample, DemoTask, chosen, demo_tasks, normalised
 from t2l.guidance.guide import Confidence, Neighbour
-from t2l.model import MICRO_WORLD, TextToLora
+from t2l.model import TextToLora
 
 RIGHT = {example.text: example.answers[0] for task in demo_tasks() for example in task.examples}
 
@@ -120,7 +121,7 @@ class Scripted:
     name, weights = "org/scripted", "dequantised Q4_1"
 
     def __init__(self) -> None:
-        self.model = load_base(EMBEDDED_BASE).model
+        self.model = load_base(MICRO_BASE).model
         self.batches: list[int] = []
 
     def answer(self, texts: Sequence[str], *, index: Sequence[int], **_: Any) -> list[str]:
@@ -136,7 +137,7 @@ class Scripted:
 @pytest.fixture(scope="module")
 def session() -> Session:
     base: Any = Scripted()
-    made = Session(TextToLora.from_pretrained(MICRO_WORLD), base)
+    made = Session(TextToLora.from_pretrained(MICRO_CHECKPOINT), base)
     made.guide = None
     return made
 

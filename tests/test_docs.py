@@ -1,4 +1,4 @@
-"""The docs say what is so: generated pages, Python blocks, command lines, links and the numbers of the world's page."""
+"""The docs say what is so: generated pages, Python blocks, command lines, links and the micro world's numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATOR = ROOT / "tools" / "generate_docs.py"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "lab" / "README.md"])
 HAND_WRITTEN = [page for page in PAGES if page.name not in ("commands.md", "results.md", "CHANGELOG.md")]
 
 
@@ -238,9 +238,7 @@ def test_there_are_command_lines_to_check() -> None:
     assert any(line.startswith("generate 'Solve") for line in command_lines(ROOT / "README.md"))  # behind a variable
 
 
-@pytest.mark.parametrize(
-    "line", ["generat x", "generate x --outt y", "world biuld", "import SOURCE", "demo --seed many"]
-)
+@pytest.mark.parametrize("line", ["generat x", "generate x --outt y", "data shwo", "import SOURCE", "demo --seed many"])
 def test_a_wrong_command_line_is_seen(line: str) -> None:
     with pytest.raises(Exception) as caught:
         parse(line)
@@ -309,10 +307,10 @@ def test_the_readme_shows_its_picture_and_the_pages() -> None:
 
 
 def test_the_numbers_of_the_worlds_page() -> None:
-    from t2l.world.styles import STYLES
-    from t2l.world.tasks import OPERATIONS, all_tasks
+    from lab.world.styles import STYLES
+    from lab.world.tasks import OPERATIONS, all_tasks
 
-    text = (ROOT / "docs" / "world.md").read_text(encoding="utf-8")
+    text = (ROOT / "lab" / "README.md").read_text(encoding="utf-8")
     for split, count in Counter(task.split for task in all_tasks()).items():
         assert f"| {split} | {count} |" in text, (split, count)
     for family, count in Counter(operation.family for operation in OPERATIONS.values()).items():

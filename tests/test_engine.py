@@ -677,7 +677,7 @@ def test_a_busy_maker_says_so(tiny_world: Any, monkeypatch: pytest.MonkeyPatch) 
         maker.order(NAMES[:1])
 
 
-def test_the_embedded_world_answers_as_the_base_does() -> None:
+def test_a_trained_checkpoint_answers_as_the_base_does() -> None:
     with Engine.from_pretrained(limits=Limits(slots=4)) as engine:
         descriptions = ["Give the last word in capital letters.", "Add 3 to the number."]
         made = engine.make(descriptions).result(60)

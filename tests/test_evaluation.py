@@ -41,7 +41,7 @@ from t2l.evaluation.rows import GATE, Bench, PromptVariant
 
 @pytest.fixture(scope="module")
 def base() -> Base:
-    from t2l.world.base import build_tokenizer
+    from lab.world.base import build_tokenizer
 
     return Base(tiny_llama(), build_tokenizer(), "tiny")
 
@@ -318,7 +318,7 @@ def test_bad_input_is_named_with_what_to_do(
     with pytest.raises(T2LError, match="cannot be read as descriptions"):
         read_wordings(tmp_path / "d.yaml")
     (task,) = load_tasks(["piqa"], data=data)
-    from t2l.world.base import build_tokenizer
+    from lab.world.base import build_tokenizer
 
     plain = build_tokenizer()
     plain.chat_template = None
@@ -454,8 +454,8 @@ class Drawn(DescriptionEncoder):
 def test_the_gate_runs_on_imported_checkpoints_of_the_reference(name: str, shared_dir: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from lab.world.base import build_tokenizer
     from t2l.reference import import_checkpoint
-    from t2l.world.base import build_tokenizer
 
     place = shared_dir / "fixtures" / "sakana-checkpoints" / name
     t2l = import_checkpoint(place)

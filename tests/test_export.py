@@ -15,9 +15,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedTokenizerFast
 
-from helpers import random_weights, tiny_base, tiny_config, tokens
+from helpers import MICRO_BASE, random_weights, tiny_base, tiny_config, tokens
+from lab.world.base import build_tokenizer
 from t2l.adapter import PROVENANCE_FILE, Adapter
-from t2l.bases import EMBEDDED_BASE, load_base
+from t2l.bases import load_base
 from t2l.errors import BaseModelError, OutputError, T2LError
 from t2l.export import export_adapter, gguf_names
 from t2l.export.gguf_file import PROVENANCE_KEY
@@ -26,7 +27,6 @@ from t2l.export.gguf_names import ARCHITECTURES, layout_of
 from t2l.export.gguf_vocab import SPACE, read_vocabulary
 from t2l.export.merged import merge_into
 from t2l.lora import LoraSpec
-from t2l.world.base import build_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 PROVENANCE = {"description": "Sort the words.", "checkpoint": "abc"}
@@ -402,10 +402,10 @@ def test_other_tokenizers_are_refused() -> None:
 
 def test_the_embedded_base_can_be_exported(tmp_path: Path) -> None:
     try:
-        tokenizer = load_base(EMBEDDED_BASE).tokenizer
+        tokenizer = load_base(MICRO_BASE).tokenizer
     except T2LError as problem:
         pytest.skip(f"needs the embedded base: {problem.message}")
-    values, found = read(write_gguf_model(EMBEDDED_BASE, None, tmp_path / "base.gguf"))
+    values, found = read(write_gguf_model(MICRO_BASE, None, tmp_path / "base.gguf"))
     assert len(values["tokenizer.ggml.tokens"]) == len(tokenizer) == found["token_embd.weight"].shape[0]
     assert "output.weight" not in found  # tied
     assert math.isfinite(sum(tensor.sum().item() for tensor in found.values()))

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import torch
 
-from t2l.bases import EMBEDDED_BASE, load_base
+from helpers import MICRO_BASE
+from t2l.bases import load_base
 from t2l.errors import T2LError
 from t2l.export import export_adapter
 from t2l.model import TextToLora
@@ -80,7 +81,7 @@ def greedy(model: Any, prompt: list[int], eos: int) -> list[int]:
 @pytest.mark.parametrize("run", [with_python, with_node])
 def test_llama_cpp_gives_the_tokens_of_transformers(run: Run, tmp_path: Path) -> None:
     try:
-        base = load_base(EMBEDDED_BASE)
+        base = load_base(MICRO_BASE)
         (adapter,) = TextToLora.from_pretrained().generate(["Write the words in reverse order."])
     except T2LError as problem:
         pytest.skip(f"needs the assets of the embedded world: {problem.message}")

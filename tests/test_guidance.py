@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from helpers import fill, random_weights
+from lab.world.wording import control_descriptions
 from t2l.adapter import Adapter
 from t2l.encoders import DescriptionEncoder, MiniLmEncoder
 from t2l.encoders.description import prepare
@@ -33,7 +34,6 @@ from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 from t2l.model import TextToLora
 from t2l.serving.adapter_store import AdapterStore
 from t2l.serving.maker import AdapterMaker
-from t2l.world.wording import control_descriptions
 
 SPEC = LoraSpec((ModuleGroup("q_proj", "model.layers.{layer}.self_attn.q_proj", (0, 1), 8, 8),), 2, rank=2)
 TRAINING = {

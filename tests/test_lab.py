@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab.catalogue import written_tasks
 from lab.everyday import FEWEST, everyday_tasks
@@ -20,7 +17,6 @@ from lab.parametric import OPERATIONS, parametric_tasks
 from lab.store import build, near_tasks, twins
 from lab.tasks import EverydayTask, bare, reserved_inputs
 from lab.variants import source_of
-
 from t2l.data.descriptions import read_description_files
 from t2l.data.sources import Instance, Task, open_source
 from t2l.demo.tasks import demo_tasks

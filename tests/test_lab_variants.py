@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lab.answer_styles import STYLES
 from lab.labels import Relabelling, are_options, labels_of, mapped, relabellings, renamed, speaks_of_form
 from lab.variants import VariantConfig, source_of, variants_of
-
 from t2l.data.descriptions import DescriptionSet
 from t2l.data.sources import Instance, Task
 from t2l.errors import DataError

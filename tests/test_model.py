@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from helpers import tiny_config
+from helpers import MICRO_CHECKPOINT, tiny_config
 from t2l.adapter import Adapter
 from t2l.encoders import MiniLmEncoder
 from t2l.encoders.one_hot import OneHotEncoder
 from t2l.errors import CheckpointError, DescriptionError, OutputError, T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
-from t2l.model import CONFIG_FILE, MICRO_WORLD, TENSOR_FILE, TextToLora, default_checkpoint, shipped_checkpoint
+from t2l.model import CONFIG_FILE, TENSOR_FILE, TextToLora, default_checkpoint, shipped_checkpoint
 
 TASKS = ["add three", "drop the last word", "answer in capitals", "name the capital", "reverse it"]
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -451,9 +451,9 @@ def test_a_hub_repository_of_another_kind_points_to_import(monkeypatch: pytest.M
 
 
 def test_checkpoints_that_ship_have_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    named = TextToLora.from_pretrained(MICRO_WORLD)
-    assert named.folder == shipped_checkpoint("micro-world") == shipped_checkpoint(MICRO_WORLD)
-    assert default_checkpoint() == MICRO_WORLD  # as the tests' environment says
+    assert TextToLora.from_pretrained("smollm2-135m").folder == shipped_checkpoint("smollm2-135m")
+    assert default_checkpoint() == str(MICRO_CHECKPOINT)  # as the tests' environment says
+    assert TextToLora.from_pretrained().folder == MICRO_CHECKPOINT
     monkeypatch.setenv("T2L_CHECKPOINT", str(tmp_path))
     assert default_checkpoint() == str(tmp_path)
     with pytest.raises(CheckpointError, match="config.json"):
@@ -465,9 +465,8 @@ def test_the_default_is_the_first_that_is_there(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("t2l.model._ASSETS", tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint"):
         default_checkpoint()
-    for folder, name in (("checkpoint", MICRO_WORLD), ("smollm2-135m", "smollm2-135m")):
-        (tmp_path / folder).mkdir()
-        with pytest.raises(CheckpointError, match="lacks the checkpoint"):
-            shipped_checkpoint(name)
-        (tmp_path / folder / "config.json").write_text("{}")
-        assert default_checkpoint() == name
+    (tmp_path / "smollm2-135m").mkdir()
+    with pytest.raises(CheckpointError, match="lacks the checkpoint"):
+        shipped_checkpoint("smollm2-135m")
+    (tmp_path / "smollm2-135m" / "config.json").write_text("{}")
+    assert default_checkpoint() == "smollm2-135m"

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from helpers import random_weights, tiny_base, tokens
+from helpers import MICRO_BASE, MICRO_RECIPE, random_weights, tiny_base, tokens
 from t2l.adapter import Adapter
 from t2l.adapter_table import AdapterTable
-from t2l.bases import EMBEDDED_BASE, base_config, load_tokenizer
+from t2l.bases import base_config, load_tokenizer
 from t2l.batched import apply_batched
 from t2l.cli import app
 from t2l.data.prompts import prompt_text
@@ -126,11 +126,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in texts))
     command = ["data", "prepare", str(folder / "tasks.jsonl"), "-d", str(folder / "texts.jsonl")]
-    command += ["--base", EMBEDDED_BASE, "--validation", "0", "-o"]
+    command += ["--base", MICRO_BASE, "--validation", "0", "-o"]
     for name, more in (("store", ["--template", "withheld"]), ("included", ["--template", "included"])):
         done = CliRunner().invoke(app, [*command, str(folder / name), *more])
         assert done.exit_code == 0, done.output
-    spec = LoraSpec.from_base(base_config(EMBEDDED_BASE), rank=2)
+    spec = LoraSpec.from_base(base_config(MICRO_BASE), rank=2)
     provenance = DataStore.open(folder / "store").prompts
     Adapter(spec, random_weights(spec, std=0.02), dict(provenance)).save(folder / "teacher")
     Adapter(spec, random_weights(spec), {**provenance, "prompt": "Q: {input}"}).save(folder / "framed")
@@ -143,10 +143,10 @@ def test_the_teacher_reads_each_samples_description_and_input_and_crossed_ones_t
     store = DataStore.open(place / "store")
     changes = [f"loss.teacher={place / 'teacher'}", "loss.distill=0.25", "loss.crossed=0.5", "loss.views=2"]
     changes += ["loop.tasks=4", "loop.samples=2", "loop.micro_tokens=90"]
-    recipe = load_recipe("embedded-real-tasks", changes)
+    recipe = load_recipe(MICRO_RECIPE, changes)
     tables = {task: torch.arange(2.0)[:, None] + 10 * task for task in range(4)}
     batches = StoreBatches(store, recipe, ConditionTable.of(tables))
-    tokenizer, frame = load_tokenizer(EMBEDDED_BASE), store.manifest["frame"]
+    tokenizer, frame = load_tokenizer(MICRO_BASE), store.manifest["frame"]
     step, picks, crossed = batches.step(3), batches.picks(3), 0
     assert torch.equal(batches.step(3).teachers[0].ids_ST, step.teachers[0].ids_ST)
     assert isinstance(step.gathered, Tensor)
@@ -173,7 +173,7 @@ def test_the_teacher_reads_each_samples_description_and_input_and_crossed_ones_t
 
 
 def test_a_run_with_a_teacher_ends_and_one_that_cannot_be_is_refused(place: Path, tmp_path: Path) -> None:
-    words = ["train", "sft", "embedded-real-tasks", f"data.store={place / 'store'}", "validation.every=0", "--cpu"]
+    words = ["train", "sft", MICRO_RECIPE, f"data.store={place / 'store'}", "validation.every=0", "--cpu"]
     words += ["loop.steps=2", "loop.tasks=4", "loop.samples=2", "loss.distill=0.5", "loss.crossed=0.5", "-o"]
     done = CliRunner().invoke(app, [*words, str(tmp_path / "run"), f"loss.teacher={place / 'teacher'}"])
     assert done.exit_code == 0, done.output
@@ -188,4 +188,4 @@ def test_a_run_with_a_teacher_ends_and_one_that_cannot_be_is_refused(place: Path
         refused = CliRunner().invoke(app, [*words, str(tmp_path / "refused"), *changes])
         assert refused.exit_code == 2 and said in refused.output.replace("\n", " "), refused.output
     with pytest.raises(RecipeError, match="no effect"):
-        load_recipe("embedded-real-tasks", ["loss.teacher=folder"])
+        load_recipe(MICRO_RECIPE, ["loss.teacher=folder"])

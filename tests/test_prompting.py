@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from helpers import byte_tokenizer, fill, random_weights, save_byte_llama
+from helpers import MICRO_RECIPE, byte_tokenizer, fill, random_weights, save_byte_llama
 from t2l.adapter import Adapter
 from t2l.bases import Base, load_base
 from t2l.cli import app
@@ -155,7 +155,7 @@ def prepared(folder: Path, out: Path, system: str) -> Path:
 def train(store: Path, folder: Path, out: Path, verb: str = "sft", steps: int = 1) -> Any:
     settings = ["loop.tasks=2", "loop.samples=1", "validation.every=0", f"loop.steps={steps}", "loop.save_every=1"]
     where = [f"data.store={store}", f"base.model={folder}", "hypernetwork.trunk_dim=8", "hypernetwork.head_dim=8"]
-    return command("train", verb, "embedded-real-tasks", *where, *settings, "-o", out, "--cpu")
+    return command("train", verb, MICRO_RECIPE, *where, *settings, "-o", out, "--cpu")
 
 
 def test_store_checkpoint_adapter_and_answers_have_one_frame(

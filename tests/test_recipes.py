@@ -11,7 +11,7 @@ from t2l.cli import app
 from t2l.errors import RecipeError
 from t2l.recipes.reader import Recipe, load_recipe, recipe_differences, recipe_from, recipe_names, recipe_text
 
-OTHERS = {"mistral-7b-paper", "embedded-real-tasks"} | {f"smollm2-135m-{what}" for what in ("cpu", "gpu", "multi-task")}
+OTHERS = {"mistral-7b-paper"} | {f"smollm2-135m-{what}" for what in ("cpu", "gpu", "multi-task")}
 MODELS = ("mistral-7b", "llama-3.1-8b", "gemma-2-2b", "qwen3-4b")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import fill, random_weights, tiny_llama, tiny_pair
-from t2l.bases import EMBEDDED_BASE, load_base
+from helpers import MICRO_BASE, fill, random_weights, tiny_llama, tiny_pair
+from lab.world.base import encode_runs
+from t2l.bases import load_base
 from t2l.commands.examples import Examples, choose, read_examples
 from t2l.errors import T2LError
 from t2l.guidance.choosing import agreement, answer_samples, candidates
@@ -23,7 +24,6 @@ from t2l.training.refinement import (
     tune_adapters,
     tune_with_hypernetwork,
 )
-from t2l.world.base import encode_runs
 
 PAIRS = [("ab", "b"), ("cd", "d"), ("ef", "f"), ("gh", "h")]
 
@@ -47,7 +47,7 @@ def spec(base: Any) -> LoraSpec:
 
 
 def test_samples_are_those_that_the_embedded_base_was_trained_on() -> None:
-    base = load_base(EMBEDDED_BASE)
+    base = load_base(MICRO_BASE)
     assert answer_samples(base, PAIRS) == samples()
     with pytest.raises(T2LError, match="room for"):
         answer_samples(base, [("a" * 600, "b")])

@@ -20,7 +20,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from helpers import enable_checkpointing, random_weights, tiny_base, tokens
+from helpers import MICRO_RECIPE, enable_checkpointing, random_weights, tiny_base, tokens
 from t2l.batched import apply_batched
 from t2l.cli import app
 from t2l.data.sampler import TaskSampler
@@ -259,7 +259,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batches_of(store: Path, *changes: str) -> StoreBatches:
     settings = ["loop.tasks=4", "loop.samples=2", "loop.micro_tokens=90", *changes]
-    recipe = load_recipe("embedded-real-tasks", settings)
+    recipe = load_recipe(MICRO_RECIPE, settings)
     opened = DataStore.open(store)
     tables = {task: torch.arange(2.0)[:, None] + 10 * task for task in range(len(opened.tasks))}
     return StoreBatches(opened, recipe, ConditionTable.of(tables))
@@ -342,7 +342,7 @@ def environment() -> dict[str, str]:
 
 
 def command(store: Path, out: Path, *changes: str, verb: str = "sft") -> list[str]:
-    words = [sys.executable, "-m", "t2l", "train", verb, "embedded-real-tasks", f"data.store={store}"]
+    words = [sys.executable, "-m", "t2l", "train", verb, MICRO_RECIPE, f"data.store={store}"]
     return [*words, *QUICK, *changes, "-o", str(out), "--cpu"]
 
 
@@ -566,7 +566,7 @@ def one_process(**changes: Any) -> Any:
 
 
 def learn(tmp_path: Path, wrong: dict[int, float], *changes: str) -> tuple[Line, list[str], RunFolder]:
-    recipe = load_recipe("embedded-real-tasks", ["loop.steps=40", "loop.warmup=0", "validation.every=0", *changes])
+    recipe = load_recipe(MICRO_RECIPE, ["loop.steps=40", "loop.warmup=0", "validation.every=0", *changes])
     job, said, folder = Line(wrong), [], RunFolder(tmp_path / "run")
     folder.folder.mkdir()
     run_job(job, recipe.loop, folder, one_process(), validate_every=0, say=said.append)
@@ -626,9 +626,8 @@ def real_config(model: str) -> Any:
 def test_every_recipe_passes_its_dry_run(name: str, tmp_path: Path) -> None:
     recipe: Recipe = load_recipe(name)
     words = ["train", "sft", name, "--dry-run"]
-    if recipe.base.model != "t2l-embedded-base":
-        real_config(recipe.base.model).save_pretrained(tmp_path)
-        words.append(f"base.model={tmp_path}")
+    real_config(recipe.base.model).save_pretrained(tmp_path)
+    words.append(f"base.model={tmp_path}")
     done = CliRunner().invoke(app, [*words, "--json"])
     assert done.exit_code == 0, done.output
     plan = json.loads(done.stdout)
@@ -662,5 +661,5 @@ def test_a_store_made_for_another_base_is_refused_and_one_folder_in_two_spelling
     assert check_base_of_store({"base": str(tmp_path / "other")}, "./other/") is None
     assert "not with which tokenizer" in str(check_base_of_store({"base": "a"}, "b"))
     words = ["data.store=" + str(store), "base.model=" + str(tmp_path / "other")]
-    ended = CliRunner().invoke(app, ["train", "sft", "embedded-real-tasks", "--out", "run", *words])
+    ended = CliRunner().invoke(app, ["train", "sft", MICRO_RECIPE, "--out", "run", *words])
     assert ended.exit_code == 2 and "another tokenizer" in ended.output, ended.output

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers import MICRO_BASE, MICRO_RECIPE
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
@@ -42,10 +44,10 @@ def steps_of(out: Path) -> int:
 
 def test_the_real_task_recipe_is_killed_resumed_and_used(tmp_path: Path) -> None:
     store, out, adapter = tmp_path / "store", tmp_path / "run", tmp_path / "adapter"
-    prepare = ["data", "prepare", str(DATA / "natural-instructions"), "-o", str(store), "--base", "t2l-embedded-base"]
+    prepare = ["data", "prepare", str(DATA / "natural-instructions"), "-o", str(store), "--base", MICRO_BASE]
     prepare += ["--descriptions", str(DATA / "task-descriptions"), "--without-descriptions", "drop"]
     run(*prepare, "--max-samples", "60", "--max-prompt", "200", "--max-response", "50")
-    train = ["train", "sft", "embedded-real-tasks", f"data.store={store}", "-o", str(out), "--cpu"]
+    train = ["train", "sft", MICRO_RECIPE, f"data.store={store}", "-o", str(out), "--cpu"]
     process = subprocess.Popen(t2l(*train), env=environment(), stderr=subprocess.DEVNULL)
     try:
         while steps_of(out) < STEPS // 2 + 10:

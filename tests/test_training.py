@@ -24,12 +24,13 @@ from t2l.errors import T2LError, TrainingStopped
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.recipes.sections import LoopSection, LossSection
+from t2l.training import source as source_module
 from t2l.training.batches import IGNORED, Batch
 from t2l.training.conditions import Standardization
 from t2l.training.loop import Done, Job, run, seed_draws
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import answer_loss, labelled_logits, learn_step, mean_squares
-from t2l.training.source import rate_factor
+from t2l.training.source import muon_and_adamw, rate_factor
 
 TESTS = Path(__file__).resolve().parent
 GOLDEN = TESTS / "golden" / "sft_loss.txt"
@@ -351,3 +352,9 @@ def test_standardisation_needs_a_linear_task_encoder() -> None:
     source = tiny_source(task_encoder="softmax")
     with pytest.raises(T2LError, match="linear task encoder"):
         standardize.fold_into(source)
+
+
+def test_an_old_torch_is_told_what_muon_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module.torch, "optim", SimpleNamespace(AdamW=torch.optim.AdamW))
+    with pytest.raises(T2LError, match=r"torch 2\.9 or newer"):
+        muon_and_adamw(nn.Linear(2, 2), lambda name, matrix: True, matrix_lr=1e-3, other_lr=1e-3)

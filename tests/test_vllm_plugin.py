@@ -228,7 +228,7 @@ def test_it_registers_once_and_only_where_it_is_asked_for(
 def test_a_wrong_setting_does_not_stop_the_server(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("T2L_CHECKPOINT", "embedded")
+    monkeypatch.setenv("T2L_CHECKPOINT", "smollm2-135m")
     monkeypatch.setenv("T2L_VLLM_ADAPTERS", "many")
     register()
     assert not registry.resolvers and "T2L_VLLM_ADAPTERS is 'many'" in caplog.text
@@ -244,7 +244,7 @@ def test_a_missing_checkpoint_is_a_404_and_not_a_crash(tmp_path: Path, caplog: p
 
 
 def test_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"T2L_CHECKPOINT": "embedded", "T2L_CACHE": str(tmp_path)}
+    settings = {"T2L_CHECKPOINT": "smollm2-135m", "T2L_CACHE": str(tmp_path)}
     monkeypatch.setattr(vllm_plugin, "_SHARED_MEMORY", tmp_path / "shm")
     assert store_from_environment(settings).folder == tmp_path / "t2l" / "vllm-adapters"  # type: ignore[union-attr]
     (tmp_path / "shm").mkdir()

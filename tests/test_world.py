@@ -1,7 +1,8 @@
-"""The embedded world: its tasks and splits, the tiny base, the scoring, and whether what ships does what it should."""
+"""The micro world: its tasks and splits, the tiny base, and whether the ordinary commands read what it writes."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,25 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from typer.testing import CliRunner
 
-from helpers import random_weights
-from t2l.bases import EMBEDDED_BASE, Base, load_base
-from t2l.encoders import DescriptionEncoder, OneHotEncoder
-from t2l.errors import T2LError
-from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSpec
-from t2l.model import MICRO_WORLD, TextToLora, shipped_checkpoint
-from t2l.training import source as optimizers_module
-from t2l.training.batches import IGNORED
-from t2l.training.conditions import Standardization
-from t2l.training.source import muon_and_adamw
-from t2l.world import evaluate as evaluate_module
-from t2l.world import exact_match as exact_match_module
-from t2l.world import pretrain as pretrain_module
-from t2l.world import sft as sft_module
-from t2l.world import tasks as tasks_module
-from t2l.world.base import (
+from helpers import LAB, MICRO_BASE, MICRO_CHECKPOINT
+from lab.micro_world import write
+from lab.world import pretrain as pretrain_module
+from lab.world import tasks as tasks_module
+from lab.world.base import (
     UNKNOWN,
     VOCABULARY,
     base_config,
@@ -41,15 +30,10 @@ from t2l.world.base import (
     encode_runs,
     few_shot_batch,
 )
-from t2l.world.conditions import DescriptionTable
-from t2l.world.evaluate import CONDITIONS, Effort, bootstrap, evaluate, summarize
-from t2l.world.exact_match import Query, exact_match
-from t2l.world.loop import LoopConfig
-from t2l.world.operations import selection
-from t2l.world.operations.operation import MAX_INPUT_CHARS, MAX_OUTPUT_CHARS, Operation
-from t2l.world.sft import SftRecipe, example_batches, train_hypernetwork
-from t2l.world.styles import PLAIN
-from t2l.world.tasks import (
+from lab.world.operations import selection
+from lab.world.operations.operation import MAX_INPUT_CHARS, MAX_OUTPUT_CHARS, Operation
+from lab.world.styles import PLAIN
+from lab.world.tasks import (
     FAR_OPERATIONS,
     NEAR,
     OPERATIONS,
@@ -62,8 +46,13 @@ from t2l.world.tasks import (
     pretraining_draw,
     tasks_of,
 )
-from t2l.world.wording import descriptions
-from t2l.world.workfolder import embedded_encoder, embedded_spec
+from lab.world.wording import descriptions
+from t2l.bases import Base, load_base
+from t2l.cli import app
+from t2l.errors import T2LError
+from t2l.lora import LoraSpec
+from t2l.model import TextToLora
+from t2l.training.batches import IGNORED
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -289,7 +278,7 @@ def test_the_pretraining_loss_is_the_mean_over_labels() -> None:
     model = SimpleNamespace(  # whose hidden states are the logits
         base_model=lambda input_ids, use_cache: SimpleNamespace(last_hidden_state=logits_NTV),
         get_output_embeddings=lambda: torch.nn.Identity(),
-        config=SimpleNamespace(),
+        config=base_config(),
     )
     torch.testing.assert_close(pretrain_module.run_loss(model, labels_NT, labels_NT), expected)
 
@@ -302,234 +291,68 @@ def test_the_base_has_the_shape_that_ships(base: Base) -> None:
     assert base.tokenizer("Ab 1>")["input_ids"] == build_tokenizer()("Ab 1>")["input_ids"]
 
 
-# Scoring
+# What is written, trained and kept
 
 
 @pytest.fixture(scope="module")
 def base() -> Base:
-    return load_base(EMBEDDED_BASE)
+    return load_base(MICRO_BASE)
 
 
-def greedy(base: Base, queries: list[Query], **adapters: Any) -> list[str]:
-    """The answers that token-by-token generation gives."""
-    texts = []
-    for query in queries:
-        shown = "".join(f"{question}>{answer}\n" for question, answer in query.shots)
-        texts.append(shown + query.example[0])
-    return base.answer(texts, max_new_tokens=MAX_OUTPUT_CHARS + 1, **adapters)
-
-
-def test_exact_match_is_what_greedy_generation_says(base: Base) -> None:
-    """Plain and adapted, without and with examples; among the queries are ones whose answer is right."""
-    spec = embedded_spec()
-    weights = random_weights(spec, 3, std=0.02)
-    tasks = [find_task(name) for name in ("give-first-word", "words-to-kebab", "antonym", "add-2")]
-    queries = [
-        Query(example, adapter=adapter, shots=tuple(task.examples(shots, seed=3, part="train")))
-        for task in tasks
-        for adapter, shots in ((-1, 0), (-1, 3), (2, 0), (0, 3))
-        for example in task.examples(1, seed=2)
-    ]
-    said = greedy(base, queries, spec=spec, weights=weights, index=[query.adapter for query in queries])
-    # the base's own answers as expected ones: right by construction, whatever the base has learned
-    queries += [
-        Query((query.example[0], answer), query.adapter, query.shots)
-        for query, answer in zip(queries, said, strict=True)
-        if len(answer) <= MAX_OUTPUT_CHARS
-    ]
-    said = greedy(base, queries, spec=spec, weights=weights, index=[query.adapter for query in queries])
-    expected = [answer == query.example[1] for query, answer in zip(queries, said, strict=True)]
-    assert True in expected and False in expected
-    for batch in (256, 5):
-        assert exact_match(base.model, queries, spec, weights, batch=batch) == expected
-
-
-def test_exact_match_without_adapters_in_a_batch_that_could_have_them(base: Base) -> None:
-    spec = embedded_spec()
-    queries = [Query(example) for example in find_task("give-first-word").examples(3, seed=0)]
-    assert exact_match(base.model, queries, spec, random_weights(spec, 2)) == exact_match(base.model, queries)
-    assert exact_match(base.model, []) == []
-
-
-def test_equal_queries_are_answered_once_and_counted_each_time(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
-    original = exact_match_module.labelled_logits
-
-    def counting(model: Any, ids_ST: Tensor, labels_ST: Tensor) -> Any:
-        rows.append(len(ids_ST))
-        return original(model, ids_ST, labels_ST)
-
-    monkeypatch.setattr(exact_match_module, "labelled_logits", counting)
-    wrong = Query((find_task("give-first-word").examples(1, seed=0)[0][0], "~"))
-    (said,) = greedy(base, [wrong])
-    own = Query((wrong.example[0], said))
-    assert exact_match(base.model, [wrong, own, wrong, own, own]) == [False, True, False, True, True]
-    assert rows == [2]
-
-
-class FirstLetters(DescriptionEncoder):
-    """An encoder of 8 numbers that needs no weights: counts of letters."""
-
-    identity = "first-letters"  # pyright: ignore[reportAssignmentType]
-    dim = 8  # pyright: ignore[reportAssignmentType]
-
-    def embed(self, texts: Any) -> Tensor:
-        return torch.tensor([[float(text.lower().count(letter)) for letter in "aeioutrs"] for text in texts])
-
-    def to_config(self) -> dict[str, Any]:
-        return {"kind": "first-letters"}
-
-    @classmethod
-    def from_config(cls, config: Any, *, device: str, trust_remote_code: bool) -> FirstLetters:
-        return cls()
-
-
-def test_an_evaluation_scores_every_condition_on_every_task(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate_module, "tasks_of", lambda split: tasks_of(split)[:3])
-    source = HyperNetwork(embedded_spec(), 8, trunk_dim=8, head_dim=8).eval()
+def test_pretraining_in_miniature_gives_a_base(tmp_path: Path) -> None:
     lines: list[str] = []
-    effort = Effort(examples=2, wordings=2, train_tasks=2)
-    scores = evaluate(base.model, FirstLetters(), source, effort=effort, report=lines.append)
-    assert {(s.split, s.condition) for s in scores} == {(split, c) for split in SPLITS for c in CONDITIONS}
-    assert lines == [f"{split}: 3 tasks" for split in SPLITS]
-    assert len(scores) == 3 * len(SPLITS) * len(CONDITIONS)
-    for score in scores:
-        assert score.total == (2 if score.condition == "base" or score.condition.endswith("shot") else 4)
-        assert 0 <= score.right <= score.total
-    # an L hypernetwork begins exactly at the base: without training a description changes nothing
-    right = {(s.task, s.condition): s.right for s in scores}
-    assert all(right[task, "matched"] == 2 * right[task, "base"] for task, _ in right)
-    again = evaluate(base.model, FirstLetters(), source, effort=effort, splits=["far"], conditions=["3-shot"])
-    assert again == [s for s in scores if (s.split, s.condition) == ("far", "3-shot")]
-    summary = summarize(scores)
-    assert list(summary) == list(SPLITS) and all(set(row) == set(CONDITIONS) for row in summary.values())
-    assert all(0 <= low <= mean <= high <= 100 for row in summary.values() for mean, low, high in row.values())
+    pretrain_module.pretrain(tmp_path / "base", steps=2, tokens=300, say=lines.append)
+    assert len(lines) == 1 and lines[0].startswith("step 2 of 2, loss ")
+    assert load_base(tmp_path / "base").answer(["12"], max_new_tokens=2)
 
 
-def test_bootstrap_intervals() -> None:
-    assert bootstrap([0.5] * 9) == (50.0, 50.0, 50.0)
-    mean, low, high = bootstrap([0.0, 1.0] * 50)
-    assert mean == 50.0 and 35 < low < 45 < 55 < high < 65
-    assert bootstrap([0.0, 1.0, 0.3], seed=1) == bootstrap([0.0, 1.0, 0.3], seed=1)
+def test_the_ordinary_commands_read_what_is_written(tmp_path: Path) -> None:
+    names = ("give-first-word", "add-2", "give-last-word+twice", "give-third-item", "add-7", "is-palindrome")
+    tasks = [find_task(name) for name in names]
+    assert write(tmp_path / "data", tasks=tasks, samples=12, wordings=3) == {"train": 3, "validation": 1, "test": 2}
+    for task in tasks:
+        given = json.loads((tmp_path / "data" / "tasks" / f"{task.name}.json").read_text())
+        inputs = [instance["input"] for instance in given["Instances"]]
+        assert len(set(inputs)) == len(inputs) > 4
+        assert {part_of(task.operation.name, question) for question in inputs} == {"train"}
+    asked = [json.loads(line) for line in (tmp_path / "data/near/add-7/test.jsonl").read_text().splitlines()]
+    assert {part_of("add-7", line["input"]) for line in asked} == {"evaluation"}
+    assert (tmp_path / "data" / "far" / "is-palindrome" / "task.json").is_file()
+
+    def t2l(*words: str | Path) -> None:
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        assert done.exit_code == 0, done.output
+
+    data, store = tmp_path / "data", tmp_path / "store"
+    described = ("-d", data / "descriptions.jsonl", "--split-file", data / "splits.json")
+    t2l("data", "prepare", data / "tasks", *described, "-o", store, "--base", MICRO_BASE, "--remove", "none")
+    changes = ("loop.steps=2", "loop.tasks=3", "validation.tasks=1", "validation.every=2", "hypernetwork.trunk_dim=16")
+    recipe = (LAB / "recipes" / "micro-world.yaml", f"data.store={store}", *changes)
+    t2l("train", "sft", *recipe, "-o", tmp_path / "run", "--cpu")
+    made = TextToLora.from_pretrained(tmp_path / "run" / "checkpoint")
+    assert made.spec.groups == TextToLora.from_pretrained(MICRO_CHECKPOINT).spec.groups
 
 
-# Training on it, and building it
-
-
-def test_a_training_batch_holds_training_inputs_under_the_right_adapters() -> None:
-    tasks = tasks_of("train")[:30:6]
-    batches = example_batches(Random(0), tasks, samples=3)
-    assert len(batches) == sft_module.LENGTH_BUCKETS
-    seen: list[int] = []
-    for batch in batches:
-        for ids_T, labels_T, row in zip(batch.ids_ST, batch.labels_ST, batch.index_S.tolist(), strict=True):
-            text = "".join(VOCABULARY[i] for i in ids_T.tolist() if i > 2).rstrip("\n")
-            question, _, answer = text.partition(">")
-            assert part_of(tasks[row].operation.name, question) == "train"
-            assert "".join(VOCABULARY[i] for i in labels_T.tolist() if i >= 0) == answer + "\n"
-            seen.append(row)
-    assert sorted(seen) == sorted(list(range(5)) * 3)
-    widths = [batch.ids_ST.shape[1] for batch in batches]
-    assert widths == sorted(widths)
-
-
-def test_the_views_of_a_task_share_its_examples() -> None:
-    tasks = tasks_of("train")[:20:4]
-    seen = torch.cat([batch.index_S for batch in example_batches(Random(0), tasks, samples=4, views=2)])
-    assert torch.bincount(seen).tolist() == [2] * 10  # two descriptions a task, two examples each
-
-
-def test_conditions_are_descriptions_or_blends_of_their_length() -> None:
-    rows_KE = torch.nn.functional.normalize(torch.randn(10, 16, generator=torch.Generator().manual_seed(0)), dim=1) * 4
-    table = DescriptionTable(rows_KE, range(11), count=5, width=16)
-    plain = Standardization(torch.zeros(16), torch.ones(16))
-    loop = LoopConfig(steps=1)
-    for step in range(10):
-        recipe = SftRecipe(loop, mix=0.0, noise=0.0)
-        pure_CE = sft_module._conditions(Random(step), recipe, table, [1, 0], plain, step)
-        for place, row_E in enumerate(pure_CE):
-            own_KE = rows_KE[5:] if place < 2 else rows_KE[:5]
-            assert any(torch.equal(row_E, other_E) for other_E in own_KE)
-        recipe = SftRecipe(loop, mix=1.0, noise=0.0)
-        mixed_CE = sft_module._conditions(Random(step), recipe, table, [1, 0], plain, step)
-        torch.testing.assert_close(mixed_CE.norm(dim=1), torch.full((4,), 4.0))
-
-
-@pytest.mark.parametrize("distill", [0.0, 0.5])
-def test_a_hypernetwork_learns_on_the_world(base: Base, tmp_path: Path, distill: float) -> None:
-    tasks = [find_task(name) for name in ("give-first-word", "give-last-word", "add-2", "antonym")]
-    encoder = OneHotEncoder([task.name for task in tasks])
-    table = DescriptionTable.embed(encoder, [[task.name] * 2 for task in tasks])
-    losses: list[float] = []
-    recipe = SftRecipe(
-        LoopConfig(steps=20, warmup=2, decay=0.0),
-        trunk_dim=16,
-        head_dim=16,
-        tasks=4,
-        samples=4,
-        learning_rate=2e-3,
-        matrix_learning_rate=0.0,
-        noise=0.0,
-        distill=distill,
-    )
-    hypernetwork = train_hypernetwork(
-        recipe,
-        base.model,
-        embedded_spec(),
-        encoder,
-        tasks,
-        table,
-        state_path=tmp_path / "state.pt",
-        report=lambda done, steps, loss: losses.append(loss),
-    )
-    assert len(losses) == 20 and sum(losses[-3:]) < 0.9 * sum(losses[:3])
-    assert not hypernetwork.training and (tmp_path / "state.pt").is_file()
-
-
-def test_a_recipe_that_cannot_be_is_refused() -> None:
-    with pytest.raises(T2LError, match="cannot be shared out"):
-        SftRecipe(LoopConfig(steps=1), samples=3, views=2)
-    with pytest.raises(T2LError, match="needs views=2"):
-        SftRecipe(LoopConfig(steps=1), views=1)
-
-
-def test_an_old_torch_is_told_what_pretraining_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizers_module.torch, "optim", SimpleNamespace(AdamW=torch.optim.AdamW))
-    with pytest.raises(T2LError, match=r"torch 2\.9 or newer"):
-        muon_and_adamw(torch.nn.Linear(2, 2), lambda name, matrix: True, matrix_lr=1e-3, other_lr=1e-3)
-
-
-# What ships
-
-
-def test_the_assets_are_small() -> None:
-    assets = shipped_checkpoint(MICRO_WORLD).parent
-    size = {path: path.stat().st_size for path in assets.rglob("*") if path.is_file()}
-    assert sum(size[path] for path in size if path.relative_to(assets).parts[0] in ("base", "checkpoint")) <= 25e6
-    assert sum(size.values()) <= 51e6
-
-
-def test_the_shipped_checkpoint_fits_the_shipped_base(base: Base) -> None:
+def test_the_assets_are_small_and_fit_each_other(base: Base) -> None:
+    sizes = [path.stat().st_size for path in (LAB / "assets").rglob("*") if path.is_file()]
+    assert sum(sizes) <= 25e6
     t2l = TextToLora.from_pretrained()
-    assert (
-        t2l.spec == embedded_spec() == replace(LoraSpec.from_base(base.model.config, rank=8), base_model=EMBEDDED_BASE)
-    )
-    assert t2l.encoder.identity == embedded_encoder().identity
+    assert t2l.spec == replace(LoraSpec.from_base(base.model.config, rank=8), base_model=MICRO_BASE)
 
 
-def test_what_ships_does_held_out_tasks_from_their_descriptions(base: Base) -> None:
+def test_the_checkpoint_does_held_out_tasks_from_their_descriptions(base: Base) -> None:
     """Counts on a small seeded sample: the right description against none and against another task's."""
-    t2l = TextToLora.from_pretrained()
-    scores = evaluate(
-        base.model,
-        t2l.encoder,
-        t2l.hypernetwork,
-        effort=Effort(examples=5, wordings=1),
-        splits=NEAR,
-        conditions=("base", "matched", "other-task"),
-    )
-    right = {c: sum(s.right for s in scores if s.condition == c) for c in ("base", "matched", "other-task")}
-    asked = sum(s.total for s in scores if s.condition == "matched")
-    assert right["matched"] >= 0.2 * asked, right
+    t2l = TextToLora.from_pretrained(MICRO_CHECKPOINT)
+    tasks = tasks_of(*NEAR)
+    weights = t2l.hypernetwork(t2l.encoder.encode([descriptions(task, 1, part="train", seed=1)[0] for task in tasks]))
+    asked = [(row, *example) for row, task in enumerate(tasks) for example in task.examples(4, seed=0)]
+    right = {}
+    for name, move in (("matched", 0), ("other", 7)):
+        index = [(row + move) % len(tasks) for row, _, _ in asked]
+        said = base.answer([q for _, q, _ in asked], spec=t2l.spec, weights=weights, index=index, max_new_tokens=32)
+        right[name] = sum(text == answer for text, (_, _, answer) in zip(said, asked, strict=True))
+    said = base.answer([question for _, question, _ in asked], max_new_tokens=32)
+    right["base"] = sum(text == answer for text, (_, _, answer) in zip(said, asked, strict=True))
+    assert right["matched"] >= 0.2 * len(asked), right
     assert right["matched"] > 2 * right["base"], right
-    assert right["matched"] > 3 * right["other-task"], right
+    assert right["matched"] > 3 * right["other"], right

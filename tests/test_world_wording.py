@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from lab.world.operations import selection
+from lab.world.styles import STYLES
+from lab.world.tasks import OPERATIONS, all_tasks, find_task, tasks_of
+from lab.world.wording import control_descriptions, descriptions, operation_phrases
 from t2l.errors import T2LError
-from t2l.world.operations import selection
-from t2l.world.styles import STYLES
-from t2l.world.tasks import OPERATIONS, all_tasks, find_task, tasks_of
-from t2l.world.wording import control_descriptions, descriptions, operation_phrases
 
 Table = dict[str, list[str]]
 FAMILIES = ("lexicon", "classify", "extract", "convert", "arithmetic")
@@ -24,7 +24,7 @@ FAMILIES = ("lexicon", "classify", "extract", "convert", "arithmetic")
 
 @cache
 def wording(name: str) -> Any:
-    text = resources.files("t2l.world").joinpath(f"wording/{name}.yaml").read_text(encoding="utf-8")
+    text = resources.files("lab.world").joinpath(f"wording/{name}.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text)
 
 

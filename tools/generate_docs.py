@@ -23,13 +23,15 @@ BEGIN, END = "<!-- tree: written by tools/generate_docs.py -->", "<!-- end of tr
 
 FOLDERS = {
     "src/t2l": "",
-    "src/t2l/assets": "The checkpoints that ship, and the base of the micro world",
-    "src/t2l/world/wording": "Hand-written phrases, a YAML file for each family of operations, and sentence frames",
+    "src/t2l/assets": "The checkpoint that ships",
     "tests": "test_<module>.py for each module, and test_architecture.py, which reads the imports",
     "lab": "",
+    "lab/assets": "The micro world's base and a checkpoint for it, which the tests use",
+    "lab/recipes": "Recipes of the laboratory",
+    "lab/world": "The micro world: operations, answer styles, wordings, and how its base is pretrained",
     "benchmarks": "",
     "tools": "",
-    "docs": "Quickstart, concepts, checkpoints, runtimes, the embedded world, commands, results, and a dated log",
+    "docs": "Quickstart, concepts, checkpoints, runtimes, commands, results, and a dated log",
 }
 """The folders of the tree. Those without a line of their own list their modules."""
 TYPES = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}

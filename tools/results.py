@@ -168,7 +168,7 @@ def serve(result: dict[str, Any]) -> str:
         rows.append([clients, f"{row['tokens_per_second']:,.0f}", *times, *first, *cost])
     parts = [
         "## Serving",
-        "The embedded base; every client has its own description, all ask at once, without HTTP. "
+        "The laboratory's micro base; every client has its own description, all ask at once, without HTTP. "
         f"Prompts of {result['prompt_tokens']} tokens, answers of {result['tokens']}, {result['slots']} slots, "
         f"{result['threads']} thread(s), {result['device']}. Ratios are medians over {result['repeats']} interleaved "
         "rounds, in parentheses their extremes. PEFT holds every adapter, switches to one and generates, request after "
@@ -218,9 +218,10 @@ def evaluate(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Evaluating many adapters",
-            f"The embedded base, {result['adapters']} adapters, {result['items']} questions each, {result['threads']} "
-            "thread(s). One after another: PEFT puts an adapter on, its questions are asked in batches, PEFT takes it "
-            "off. All ways give the same answers. Medians over interleaved rounds of the ratio within a round, in "
+            f"The laboratory's micro base, {result['adapters']} adapters, {result['items']} questions each, "
+            f"{result['threads']} thread(s). One after another: PEFT puts an adapter on, its questions are "
+            "asked in batches, PEFT takes it off. All ways give the same answers. Medians over interleaved rounds of "
+            "the ratio within a round, in "
             f"parentheses the extremes. Target: 4x; reached for greedy answers: {_yes(reached['answers'])}, for "
             f"log-likelihoods: {_yes(reached['scores'])} (these are arithmetic through and through, and a batch of one "
             "adapter's questions fills two cores as well; what helps is that a question's context is read once).",

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2l.adapter import Adapter
-    from t2l.bases import EMBEDDED_BASE, load_base
+    from t2l.bases import load_base
     from t2l.compiled import TaskFunction, compile
     from t2l.hypernet import HyperNetwork
     from t2l.lora import LoraSpec, LoraWeights
     from t2l.model import TextToLora
 
 __all__ = [
-    "EMBEDDED_BASE",
     "Adapter",
     "HyperNetwork",
     "LoraSpec",
@@ -27,7 +26,6 @@ __all__ = [
 
 _HOMES = {
     "Adapter": "t2l.adapter",
-    "EMBEDDED_BASE": "t2l.bases",
     "load_base": "t2l.bases",
     "TaskFunction": "t2l.compiled",
     "compile": "t2l.compiled",

@@ -1,20 +1,18 @@
-"""Which base a name means: the tiny one that ships, one that a package brings, a GGUF file, a folder or a hub id.
+"""Which base a name means: one below ``$T2L_BASES``, one that a package brings, a GGUF file, a folder or a hub id.
 
 Level 0. One place, so that a name is the same base for every verb. This file finds; loading is for `t2l.bases`.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from importlib import resources, util
+from importlib import util
 from pathlib import Path
 
 from t2l.errors import BaseModelError, did_you_mean
 from t2l.gguf_base import SUFFIX, converted, gguf_digest
 from t2l.hub import LEAVE_FIX, first_line
-
-EMBEDDED_BASE = "t2l-embedded-base"
-"""The name of the tiny base that ships with the package."""
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The hub id of the real base that a package brings; ``smollm2-135m`` is its short name."""
@@ -60,13 +58,13 @@ def locate(name: str | Path, revision: str | None = None) -> str:
     """What transformers is given for the base ``name``: a folder that looks like a base, or a hub id.
 
     A GGUF file is converted into a folder of the cache first. A base that a package brings comes from the hub's cache
-    where it is there, and from the package otherwise.
+    where it is there, and from the package otherwise. A folder of that name below ``$T2L_BASES`` goes before all.
 
     Raises:
         BaseModelError: there is no such base; near names are offered.
     """
-    if str(name) == EMBEDDED_BASE:
-        return _embedded()
+    if (kept := _kept(name)) is not None:
+        return str(kept)
     if not str(name).strip():
         raise BaseModelError("The name of the base model is empty.", "Give a folder, a GGUF file or a hub id.")
     if (packaged := _packaged(name)) is not None:
@@ -90,6 +88,8 @@ def locate(name: str | Path, revision: str | None = None) -> str:
 
 def source_identity(name: str, revision: str | None = None) -> str | None:
     """Names the weights of a base that a GGUF file brings; None for any other. Nothing is converted for it."""
+    if _kept(name) is not None:
+        return None
     packaged = _packaged(name)
     file = Path(name).expanduser() if packaged is None else _packaged_file(packaged, revision)
     if file is None or file.suffix != SUFFIX or not file.is_file():
@@ -112,7 +112,7 @@ def not_loaded(name: str, problem: Exception) -> BaseModelError:
         return BaseModelError(
             f"The base model '{name}' is neither in the hub's cache nor in an installed package: {reason}", packaged.fix
         )
-    near = "" if name == EMBEDDED_BASE else did_you_mean(name, [EMBEDDED_BASE, *_PACKAGED])
+    near = did_you_mean(name, _names())
     near = f" {near}" if near.startswith("Did you mean") else ""
     return BaseModelError(
         f"The base model '{name}' cannot be loaded: {reason}",
@@ -152,13 +152,6 @@ def _in_hub_cache(hub_id: str) -> bool:
     return all(isinstance(try_to_load_from_cache(hub_id, name), str) for name in wanted)
 
 
-def _embedded() -> str:
-    folder = Path(str(resources.files("t2l"))) / "assets" / "base"
-    if not (folder / "config.json").is_file():
-        raise BaseModelError("This installation of t2l has no embedded base.", "Install t2l again.")
-    return str(folder)
-
-
 def _gguf_inside(folder: Path) -> str | None:
     found = sorted(folder.glob(f"*{SUFFIX}"))
     return f"Name the file: {found[0]}" if found else None
@@ -166,11 +159,27 @@ def _gguf_inside(folder: Path) -> str | None:
 
 def _near(path: Path) -> list[str]:
     """Bases that the user may have meant."""
-    near = [EMBEDDED_BASE, *_PACKAGED]
+    near = _names()
     if path.parent.is_dir():
         beside = (p for p in path.parent.iterdir() if p.suffix == SUFFIX or (p / "config.json").is_file())
         near += [str(path.parent / p.name) for p in beside]
     return near
+
+
+def _kept(name: str | Path) -> Path | None:
+    """The folder of a base below ``$T2L_BASES``, where bases lie under their names: ``$T2L_BASES/org/name``."""
+    place, name = os.environ.get("T2L_BASES"), canonical_name(name)
+    if not place or not _is_hub_id(name) or ".." in name:
+        return None
+    folder = Path(place).expanduser() / name
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _names() -> list[str]:
+    """Names that mean a base here without the hub."""
+    place = Path(os.environ.get("T2L_BASES") or os.devnull).expanduser()
+    kept = [*place.glob("*/config.json"), *place.glob("*/*/config.json")] if place.is_dir() else []
+    return [*(file.parent.relative_to(place).as_posix() for file in sorted(kept)), *_PACKAGED]
 
 
 def _is_hub_id(name: str) -> bool:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from t2l.base_names import EMBEDDED_BASE as EMBEDDED_BASE
 from t2l.base_names import canonical_name, locate, not_loaded
 from t2l.base_structure import auto_class
 from t2l.batched import apply_batched
@@ -49,7 +48,7 @@ class Base:
         system: the system message of its prompts: `TEMPLATE`, `NONE` or a text (see `t2l.prompting`).
 
     Example:
-        >>> base = load_base(EMBEDDED_BASE)
+        >>> base = load_base("smollm2-135m")  # doctest: +SKIP
         >>> base.answer(["oslo, rome"], max_new_tokens=8)  # doctest: +SKIP
     """
 
@@ -225,7 +224,7 @@ def load_base(
     """Loads a base model and its tokenizer, frozen, with transformers' logging silenced.
 
     Args:
-        name: `EMBEDDED_BASE`, ``smollm2-135m``, a GGUF file, a folder, or a hub id.
+        name: ``smollm2-135m``, a GGUF file, a folder, or a hub id.
         device: where it computes.
         dtype: float32, bfloat16 or float16; by default as it is stored, and float32 on the CPU where it is small.
         revision: branch, tag or commit on the hub.
@@ -270,10 +269,9 @@ def load_base(
         model = model.float()
     if "device_map" not in (loading or {}):
         model = model.to(device)
-    weights = weights_note(place)
-    if weights is not None:
+    if place != str(Path(name).expanduser()):
         model.config.name_or_path = model.name_or_path = canonical_name(name)  # what PEFT writes into adapters
-    return Base(model.eval().requires_grad_(False), tokenizer, canonical_name(name), weights)
+    return Base(model.eval().requires_grad_(False), tokenizer, canonical_name(name), weights_note(place))
 
 
 def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:

@@ -37,7 +37,6 @@ from t2l.commands.terminal import say, say_error, warnings_of_a_verb
 from t2l.commands.train import recipes, train
 from t2l.commands.train_adapters import library, recon
 from t2l.commands.workbench import workbench
-from t2l.commands.world import world
 from t2l.errors import OutputError, T2LError, TrainingStopped
 
 _DEBUG = "T2L_DEBUG"
@@ -106,7 +105,6 @@ app.add_typer(train, name="train")
 app.add_typer(recipes, name="recipes")
 data.command("describe")(describe)
 app.add_typer(data, name="data")
-app.add_typer(world, name="world")
 
 
 def _show_version(asked: bool) -> None:

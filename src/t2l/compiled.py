@@ -90,8 +90,8 @@ def compile(
         BaseModelError: the base cannot be loaded, or does not fit the checkpoint.
 
     Example:
-        >>> f = compile("Add 3 to the number.", checkpoint="t2l-micro-world")
-        >>> f("14"), f(["20", "31"])  # doctest: +SKIP
+        >>> f = compile("Say whether the review is positive or negative.")
+        >>> f("Never again."), f(["We will be back!", "Too loud."])  # doctest: +SKIP
     """
     prepare([description])  # before anything is loaded
     t2l = _checkpoint(default_checkpoint() if checkpoint is None else str(checkpoint), device)

@@ -49,10 +49,8 @@ TENSOR_FILE = "model.safetensors"
 _BESIDE = "calibration.*"
 FILES = (CONFIG_FILE, TENSOR_FILE, _BESIDE, CARD_FILE, f"{ADAPTER_FOLDER}/*")
 """All that a checkpoint's folder holds, as patterns."""
-MICRO_WORLD = "t2l-micro-world"
-"""The name of the micro world's checkpoint: a tiny base and tasks that are made by a program."""
-_SHIPPED = {"smollm2-135m": "smollm2-135m", MICRO_WORLD: "checkpoint", "micro-world": "checkpoint"}
-"""Names of the checkpoints that ship, the default first, and their folders below the assets."""
+_SHIPPED = ("smollm2-135m",)
+"""Names of the checkpoints that ship, the default first; each is a folder of the assets."""
 _ASSETS = Path(str(resources.files("t2l"))) / "assets"
 KIND = "t2l-checkpoint"
 FORMAT = 1
@@ -74,10 +72,10 @@ class TextToLora:
         CheckpointError: the encoder gives embeddings of another width than the hypernetwork reads.
 
     Example:
-        >>> t2l = TextToLora.from_pretrained("t2l-micro-world")
+        >>> t2l = TextToLora.from_pretrained("smollm2-135m")
         >>> adapter, = t2l.generate(["Give the last word in capital letters."])
-        >>> adapter.spec.num_parameters
-        32768
+        >>> adapter.spec.base_model
+        'HuggingFaceTB/SmolLM2-135M-Instruct'
     """
 
     def __init__(
@@ -288,7 +286,7 @@ class TextToLora:
         """Reads a checkpoint from a folder, from the hub, or (nothing given) the one that ships with the package.
 
         Args:
-            source: the name of a checkpoint that ships (``"smollm2-135m"``, `MICRO_WORLD`), a folder, or a hub id
+            source: the name of a checkpoint that ships (``"smollm2-135m"``), a folder, or a hub id
                 (``"org/name"``), tried in this order; by default `default_checkpoint`.
             revision: branch, tag or commit on the hub.
             device: where the hypernetwork computes.
@@ -339,8 +337,8 @@ def default_checkpoint() -> str:
     """
     if chosen := os.environ.get("T2L_CHECKPOINT"):
         return chosen
-    for name, folder in _SHIPPED.items():
-        if (_ASSETS / folder / CONFIG_FILE).is_file():
+    for name in _SHIPPED:
+        if (_ASSETS / name / CONFIG_FILE).is_file():
             return name
     raise CheckpointError("This installation of t2l has no checkpoint.", "Install t2l again.")
 
@@ -351,7 +349,7 @@ def shipped_checkpoint(name: str) -> Path:
     Raises:
         CheckpointError: this installation lacks it.
     """
-    folder = _ASSETS / _SHIPPED[name]
+    folder = _ASSETS / name
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"This installation of t2l lacks the checkpoint '{name}'.", "Install t2l again.")
     return folder

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2l.base_names import EMBEDDED_BASE
 from t2l.base_structure import is_inside_larger
 from t2l.hub import is_hub_id
 from t2l.lora import LoraSpec
@@ -80,7 +79,7 @@ def _front_matter(
 ) -> list[str]:
     """YAML for the hub, which refuses a base that is none of its ids."""
     lines = ["---"]
-    if base is not None and base != EMBEDDED_BASE and is_hub_id(base) and not Path(base).exists():
+    if base is not None and is_hub_id(base) and not Path(base).exists():
         lines.append(f"base_model: {_quoted(base)}")
     lines += [f"{name}: {value}" for name, value in (more or {}).items()]
     return [*lines, f"library_name: {library}", "tags:", *(f"- {tag}" for tag in tags), "---", ""]
@@ -89,12 +88,6 @@ def _front_matter(
 def _usage(spec: LoraSpec) -> list[str]:
     """The shortest Python that puts the adapter on its base."""
     base = spec.base_model
-    if base == EMBEDDED_BASE:  # a name that only t2l knows
-        return [
-            "from t2l import Adapter, load_base",
-            "",
-            f'model = Adapter.load("THIS_FOLDER").apply(load_base("{EMBEDDED_BASE}").model)',
-        ]
     auto = "AutoModelForImageTextToText" if is_inside_larger(spec.groups[0].path) else "AutoModelForCausalLM"
     return [
         "from peft import PeftModel",

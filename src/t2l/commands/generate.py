@@ -319,8 +319,6 @@ def check_place(folder: Path, force: bool) -> None:
 
 
 def _show(report: dict[str, Any]) -> None:
-    from t2l.bases import EMBEDDED_BASE
-
     out, adapters, times = results(), report["adapters"], report["milliseconds"]
     for adapter in adapters:
         folder = adapter["folder"]
@@ -348,8 +346,6 @@ def _show(report: dict[str, Any]) -> None:
     base = report["base_model"] or "BASE_MODEL"
     say("\nNext, see it work:", "bold", console=out)
     say(f"  t2l run {shlex.quote(first['description'])} --input TEXT{chosen}", console=out)
-    if base == EMBEDDED_BASE:  # a name that only t2l knows
-        return
     say("or load it in Python:", "bold", console=out)
     say(f"  base = AutoModelForCausalLM.from_pretrained({base!r})", console=out)
     say(f"  model = PeftModel.from_pretrained(base, {first['folder']!r})", console=out)

@@ -51,16 +51,15 @@ def explain(
 
 
 def calibrate(
-    checkpoint: Checkpoint = None,
     tasks: Annotated[
-        Path | None,
+        Path,
         typer.Option(
             "--tasks",
             metavar="FILE",
-            help="JSON Lines, a task each: task and descriptions; those with examples are the validation tasks. "
-            "By default the embedded world's, for a checkpoint of it.",
+            help="JSON Lines, a task each: task and descriptions; those with examples are the validation tasks.",
         ),
-    ] = None,
+    ],
+    checkpoint: Checkpoint = None,
     base: Annotated[
         str | None,
         typer.Option("--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the checkpoint's own."),
@@ -73,34 +72,22 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure on validation tasks when descriptions can be trusted, and keep it beside the checkpoint."""
-    from t2l.bases import EMBEDDED_BASE, load_base
+    from t2l.bases import load_base
     from t2l.encoders import CachedEncoder
+    from t2l.guidance.calibrate import calibrate as fit
     from t2l.model import TextToLora
 
-    known = None if tasks is None else read_tasks(tasks)
+    training, validation = read_tasks(tasks)
     t2l = TextToLora.from_pretrained(checkpoint, device=checked_device(device))
     t2l.encoder = CachedEncoder(t2l.encoder)
     assert t2l.folder is not None
     name = t2l.spec.base_name(base)
-    if known is None and t2l.spec.base_model != EMBEDDED_BASE:
-        raise T2LError(
-            f"The checkpoint is for '{t2l.spec.base_model}'; tasks for it do not come with t2l.",
-            f"Give a file with a task a line, such as {_FORM}: t2l calibrate --tasks FILE",
-        )
     fallback = None if static is None else _static(static, t2l)
     loaded = load_base(name, device=checked_device(device)).with_system(t2l.system)
     t2l.spec.check_base(loaded.model)
-    report = messages().print
-    if known is None:
-        from t2l.world.calibration import calibrate_world
-
-        found = calibrate_world(t2l, loaded.model, static=fallback, report=report)
-    else:
-        from t2l.guidance.calibrate import calibrate as fit
-
-        training, validation = known
-        facts = {"tasks": str(tasks)}
-        found = fit(t2l, training, validation, _scorer(t2l, loaded), static=fallback, facts=facts, report=report)
+    facts = {"tasks": str(tasks)}
+    score = _scorer(t2l, loaded)
+    found = fit(t2l, training, validation, score, static=fallback, facts=facts, report=messages().print)
     found.save(t2l.folder)
     if as_json:
         print_json({"folder": str(t2l.folder), **found.facts, "score": found.scale.score, "gain": found.scale.gain})

@@ -132,7 +132,7 @@ def _source_of(start: Adapter, checkpoint: str | None, device: str, notes: Notes
     Raises:
         T2LError: a checkpoint was named, and it did not write this adapter or cannot be used.
     """
-    from t2l.model import MICRO_WORLD, TextToLora
+    from t2l.model import TextToLora
 
     digest, description = _written_by(start)
     named = checkpoint is not None
@@ -140,10 +140,8 @@ def _source_of(start: Adapter, checkpoint: str | None, device: str, notes: Notes
         if digest is None or description is None:
             raise CheckpointError("The adapter's provenance names no checkpoint with one description.")
         t2l = TextToLora.from_pretrained(checkpoint, device=device)
-        if t2l.digest != digest and not named:
-            t2l = TextToLora.from_pretrained(MICRO_WORLD, device=device)
         if t2l.digest != digest:
-            other = f"'{checkpoint}' is another one" if named else "no checkpoint that ships is that one"
+            other = f"'{checkpoint}' is another one" if named else "the default one is another"
             raise CheckpointError(f"The adapter was written by the checkpoint {digest[:12]}; {other}.")
         if (t2l.spec.groups, t2l.spec.rank) != (start.spec.groups, start.spec.rank):
             raise CheckpointError("The adapter has another rank or other modules than its checkpoint writes.")

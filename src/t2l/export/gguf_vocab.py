@@ -6,7 +6,7 @@ Level 5. llama.cpp builds tokenizers from a kind (``tokenizer.ggml.model``) and 
   of llama.cpp's list, so a tokenizer that cuts in a way not on it is refused.
 - SentencePiece-like BPE with byte fallback (Llama 2, Mistral) as ``llama``: it merges by the score of the outcome,
   so each token gets the place of its first merge as a (negative) score.
-- one token a character (the embedded base) as ``t5``: a unigram model in which only single characters exist finds
+- one token a character (the micro base of the laboratory) as ``t5``: a unigram model of single characters alone finds
   them one by one. It differs in one thing: a run of several unknown characters becomes one ``<unk>``, where the
   original gives one for each. As ``llama`` an unknown character would stop the process, as ``gpt2`` it would vanish.
 

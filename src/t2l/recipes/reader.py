@@ -154,7 +154,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a name that ships with t2l, or of a file, with ``key=value`` changes.
 
     Example:
-        >>> load_recipe("embedded-real-tasks", ["loop.steps=10"]).loop.steps
+        >>> load_recipe("smollm2-135m-cpu", ["loop.steps=10"]).loop.steps
         10
 
     Raises:

@@ -19,7 +19,7 @@ class BaseSection:
     """The frozen base model.
 
     Args:
-        model: a folder, a hub id, or the embedded base's name.
+        model: ``smollm2-135m``, a GGUF file, a folder or a hub id.
         revision: branch, tag or commit on the hub.
         dtype: in which its weights are held and it computes; "auto" is bfloat16 where the device multiplies that
             natively, float32 otherwise. With bfloat16 the hypernetwork computes in it as well (autocast); what is
@@ -32,7 +32,7 @@ class BaseSection:
         shard: spread its weights over the processes (FSDP), for bases that do not fit on one device.
     """
 
-    model: str = "t2l-embedded-base"
+    model: str = "smollm2-135m"
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "bfloat16"
     quantization: Quantization = "none"

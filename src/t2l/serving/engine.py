@@ -91,7 +91,7 @@ class Engine:
         BaseModelError: the checkpoint is for another base, or the base cannot share passes.
 
     Example:
-        >>> with Engine.from_pretrained("t2l-micro-world") as engine:
+        >>> with Engine.from_pretrained("smollm2-135m") as engine:
         ...     (made,) = engine.make(["Give the last word in capital letters."]).result()
         ...     print(engine.chat("red green blue", adapter=made.adapter).text)
     """

@@ -3,7 +3,7 @@
 Level 5. vLLM finds `register` by the entry point ``vllm.general_plugins`` in each of its processes, and asks the
 resolver where it serves HTTP. Settings come from the environment, because vLLM passes plugins nothing else:
 
-``T2L_CHECKPOINT``      a checkpoint folder or hub id, or ``embedded``; without it the plugin stays out of the way.
+``T2L_CHECKPOINT``      a checkpoint that ships, a folder or a hub id; without it the plugin stays out of the way.
 ``T2L_VLLM_STORE``      folder for adapters; by default in shared memory (``/dev/shm``), else in the account's cache.
 ``T2L_VLLM_BASE``       the name under which vLLM serves the checkpoint's base, where it is another (a local copy).
 ``T2L_VLLM_ADAPTERS``   the most adapters that the store may hold (1024). vLLM may read any of them again at any
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 PREFIX = "t2l/"
 RESOLVER = "t2l"
-EMBEDDED = "embedded"
 MAX_ADAPTERS = 1024
 _ID = re.compile(r"[0-9a-f]{24}")
 _SHARED_MEMORY = Path("/dev/shm")
@@ -148,7 +147,7 @@ def store_from_environment(environment: Mapping[str, str] | None = None) -> Adap
     def load() -> TextToLora:
         from t2l.model import TextToLora
 
-        return TextToLora.from_pretrained(None if source == EMBEDDED else source)
+        return TextToLora.from_pretrained(source)
 
     folder = Path(values["T2L_VLLM_STORE"]).expanduser() if values.get("T2L_VLLM_STORE") else _default_folder(values)
     return AdapterFolder(folder, load, base_name=values.get("T2L_VLLM_BASE") or None, limit=int(limit))

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from random import Random
 
-from t2l.world.operations.operation import MAX_INPUT_CHARS, MAX_OUTPUT_CHARS, Operation
-from t2l.world.operations.vocabulary import WORDS
+from lab.world.operations.operation import MAX_INPUT_CHARS, MAX_OUTPUT_CHARS, Operation
+from lab.world.operations.vocabulary import WORDS
 
 FAMILY = "selection"
 

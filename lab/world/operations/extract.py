@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from t2l.world.operations.operation import Operation
+from lab.world.operations.operation import Operation
 
 Parts = dict[str, str]
 

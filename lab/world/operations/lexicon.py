@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from t2l.world.operations.operation import Operation
+from lab.world.operations.operation import Operation
 
 FAMILY = "lexicon"
 

@@ -6,8 +6,8 @@
     unseen-operation    never seen in any style, but with neighbours that differ from it in one aspect
     far                 nothing like it in training
 
-Splits concern the hypernetwork. The base saw every skill in pretraining, as a real model would (see `t2l.world.base`).
-This file knows no descriptions (`t2l.world.wording`) and no models.
+Splits concern the hypernetwork. The base saw every skill in pretraining, as a real model would (see `lab.world.base`).
+This file knows no descriptions (`lab.world.wording`) and no models.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from itertools import islice
 from random import Random
 from typing import Literal
 
+from lab.world.operations import arithmetic, classify, convert, extract, lexicon, selection
+from lab.world.operations.operation import MAX_OUTPUT_CHARS, Operation
+from lab.world.styles import PLAIN, STYLES, Style
 from t2l.errors import T2LError, did_you_mean
-from t2l.world.operations import arithmetic, classify, convert, extract, lexicon, selection
-from t2l.world.operations.operation import MAX_OUTPUT_CHARS, Operation
-from t2l.world.styles import PLAIN, STYLES, Style
 
 Split = Literal["train", "validation", "unseen-combination", "unseen-operation", "far"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "unseen-combination", "unseen-operation", "far")
@@ -99,9 +99,9 @@ class MicroTask:
     """An operation with an answer style; an unlimited, seeded source of examples.
 
     Example:
-        >>> task = find_task("give-last-word+brackets")
+        >>> task = find_task("give-last-word+twice")
         >>> question, answer = task.examples(1, seed=0)[0]
-        >>> answer == f"[{question.split()[-1]}]"
+        >>> answer == " ".join([question.split()[-1]] * 2)
         True
     """
 

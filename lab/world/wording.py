@@ -12,10 +12,10 @@ from importlib import resources
 from random import Random
 from typing import Any
 
+from lab.world.operations import lexicon, selection
+from lab.world.styles import PLAIN
+from lab.world.tasks import MicroTask, Part
 from t2l.errors import T2LError
-from t2l.world.operations import lexicon, selection
-from t2l.world.styles import PLAIN
-from t2l.world.tasks import MicroTask, Part
 
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _MAX_TRIES_PER_DESCRIPTION = 60
@@ -95,5 +95,5 @@ def _capitalized(text: str) -> str:
 def _load(name: str) -> dict[str, Any]:
     import yaml
 
-    text = resources.files("t2l.world").joinpath(f"wording/{name}.yaml").read_text(encoding="utf-8")
+    text = resources.files("lab.world").joinpath(f"wording/{name}.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text)
