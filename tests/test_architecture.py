@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,29 +92,79 @@ def level_problems(source: Path) -> list[str]:
                 problems.append(f"{where}, which does not exist; imports are absolute")
             elif LEVELS.get(room(imported), 0) > LEVELS[room(name)]:
                 problems.append(f"{where}: level {LEVELS[room(name)]} may not know a higher one")
-            elif room(name) in NO_TRAINING and room(imported) == "training":
-                problems.append(f"{where}: {room(name)} never needs training code")
     return problems
 
 
-def cycles(source: Path) -> list[str]:
-    """Import cycles between rooms, which levels alone would allow on one floor."""
+def files_imported(source: Path) -> dict[str, set[str]]:
+    """Module -> the modules that it imports, inside functions too."""
     known = modules(source)
-    edges: dict[str, set[str]] = {}
-    for name, path in known.items():
-        edges.setdefault(room(name), set()).update(room(imported) for _, imported in imports(path, known))
-    found = []
+    return {name: {file for _, file in imports(path, known) if file in known} for name, path in known.items()}
 
-    def walk(trail: list[str]) -> None:
-        for following in sorted(edges.get(trail[-1], set()) - {trail[-1]}):
-            if following == trail[0]:
-                found.append(" -> ".join([*trail, following]))
-            elif following > trail[0] and following not in trail:  # each cycle once, from its first room
-                walk([*trail, following])
 
+def cycles(source: Path) -> list[str]:
+    """Import cycles between rooms, which levels alone would allow on one floor, and between files."""
+    files = files_imported(source)
+    rooms: dict[str, set[str]] = {}
+    for name, imported in files.items():
+        rooms.setdefault(room(name), set()).update({room(file) for file in imported} - {room(name)})
+    return [" -> ".join(trail) for edges in (rooms, files) for trail in _cycles(edges)]
+
+
+def _cycles(edges: dict[str, set[str]]) -> Iterator[list[str]]:
+    """The shortest cycle through each node, told at its first node alone."""
+    for start in sorted(edges):
+        came_from, waiting = dict.fromkeys(edges[start], start), sorted(edges[start])
+        while waiting and start not in came_from:
+            name = waiting.pop(0)
+            for following in sorted(edges.get(name, set()) - set(came_from)):
+                came_from[following] = name
+                waiting.append(following)
+        if start in came_from:
+            trail = [start, came_from[start]]
+            while trail[-1] != start:
+                trail.append(came_from[trail[-1]])
+            if start == min(trail):
+                yield trail[::-1]
+
+
+def hidden_training(source: Path) -> list[str]:
+    """Rooms that never need training code and yet import it through other files."""
+    edges, problems = files_imported(source), []
     for start in edges:
-        walk([start])
-    return found
+        if room(start) not in NO_TRAINING:
+            continue
+        trails = [[start]]
+        seen = {start}
+        while trails:
+            trail = trails.pop(0)
+            if room(trail[-1]) == "training":
+                problems.append(f"{' -> '.join(trail)}: {room(start)} never needs training code")
+                break
+            for following in sorted(edges.get(trail[-1], set()) - seen):
+                seen.add(following)
+                trails.append([*trail, following])
+    return problems
+
+
+def type_names(tree: ast.Module) -> Iterator[str]:
+    """Names of classes and of type aliases (``Split = Literal[...]``) that a module defines for others."""
+    for node in tree.body:
+        name = ""
+        if isinstance(node, ast.ClassDef):
+            name = node.name
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+        if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
+            yield name
+
+
+def doubled_types(source: Path) -> list[str]:
+    """Types of one name in two modules: a name means one thing in the whole package."""
+    owners: dict[str, list[str]] = {}
+    for module, path in modules(source).items():
+        for name in type_names(ast.parse(path.read_text(encoding="utf-8"))):
+            owners.setdefault(name, []).append(module)
+    return [f"{name} is defined in {' and '.join(where)}" for name, where in owners.items() if len(where) > 1]
 
 
 def room_problems(source: Path) -> list[str]:
@@ -157,7 +208,7 @@ def safety_problems(source: Path) -> list[str]:
     return problems
 
 
-CHECKS = [level_problems, cycles, room_problems, safety_problems]
+CHECKS = [level_problems, cycles, hidden_training, doubled_types, room_problems, safety_problems]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -172,10 +223,14 @@ def test_the_house_stands(check) -> None:
         (level_problems, "lora.py", "from t2l.model import TextToLora", "may not know a higher one"),
         (level_problems, "lora.py", "def f():\n    import t2l.model", "may not know a higher one"),
         (level_problems, "lora.py", "from t2l import model", "may not know a higher one"),
-        (level_problems, "serving/engine.py", "import t2l.training", "never needs training code"),
+        (hidden_training, "serving/engine.py", "import t2l.training", "engine -> t2l.training: serving never"),
+        (hidden_training, "serving/engine.py", "def f():\n    import t2l.loan", "loan -> t2l.training: serving never"),
         (level_problems, "surprise.py", "", "has no level"),
         (level_problems, "lora.py", "from . import errors", "imports are absolute"),
         (cycles, "reference.py", "import t2l.model", "model -> reference -> model"),
+        (cycles, "serving/b.py", "def f():\n    import t2l.serving.a", "serving.a -> t2l.serving.b -> t2l.serving.a"),
+        (doubled_types, "lora.py", "class Loan: ...", "Loan is defined in t2l.loan and t2l.lora"),
+        (doubled_types, "lora.py", "Loan = dict[str, int]", "Loan is defined in t2l.loan and t2l.lora"),
         (room_problems, "lora.py", "x = 1", "no docstring"),
         (room_problems, "utils.py", '"""Things."""', "gets a name"),
         (room_problems, "lora.py", '"""Long."""' + "\n" * 501, "501 lines"),
@@ -188,7 +243,12 @@ def test_the_house_stands(check) -> None:
     ],
 )
 def test_a_breach_is_seen(check, file: str, text: str, problem: str, tmp_path: Path) -> None:
-    files = {"__init__.py": "", "model.py": "import t2l.reference", "reference.py": "", "training/__init__.py": ""}
+    files = {
+        **dict.fromkeys(("__init__.py", "reference.py", "training/__init__.py", "serving/b.py"), ""),
+        "model.py": "import t2l.reference",
+        "serving/a.py": "import t2l.serving.b",
+        "loan.py": "import t2l.training\n\nclass Loan: ...",
+    }
     for name, content in (files | {file: text}).items():
         path = tmp_path / "t2l" / name
         path.parent.mkdir(parents=True, exist_ok=True)
