@@ -56,6 +56,8 @@ def test_what_was_not_measured_neither_passes_nor_fails() -> None:
     assert few.passed is None and "2 items are too few" in few.verdict[-1]
     rows = gate_of(items({"t2l": 0.9, "base": 0.1, "multi-task": 0.1, "other-task": 0.1}))
     assert rows.passed is None and not any("gate" in line for line in rows.verdict), "rows decide no gate"
+    shots = gate_of(items({"t2l": 0.9, "1-shot": 0.1, "3-shot": 0.1}))
+    assert "over 1 example in the prompt" in shots.verdict[0] and "over 3 examples in the prompt" in shots.verdict[1]
 
 
 def test_a_difference_is_paired_on_the_items_that_both_answered() -> None:

@@ -399,6 +399,27 @@ def read_answers(folder: str) -> list[Any]:
     return [json.loads(line) for line in (Path(folder) / "answers.jsonl").read_text().splitlines()]
 
 
+def test_the_gate_of_a_suite_judges_by_rouge_l(place: SimpleNamespace) -> None:
+    words = ["evaluate", "--suite", "sni", place.tasks, "-c", place.checkpoint, *FEW, "--gate", "-o", "run"]
+    told = done(*words, "--multi-task", place.folder / "run")
+    assert "Not measured: junk" in told.stderr, "this encoder knows certain texts alone"
+    run = json.loads(Path("run/run.json").read_text())
+    assert set(run["rows"]) == {"base", "t2l", "vague", "other-task", "static", "multi-task"}
+    assert run["gate"]["verdict"][-1] in told.stdout and "15 items are too few" in run["gate"]["verdict"][-1]
+    gaps = [
+        one["difference"]["mean"]
+        for one in run["gate"]["comparisons"]
+        if one == {**one, "task": None, "against": "base"}
+    ]
+    means = [[run["scores"][row][task]["rouge_l"] for task in run["tasks"]] for row in ("t2l", "base")]
+    assert gaps == [pytest.approx(100 * sum(a - b for a, b in zip(*means, strict=True)) / 3)], (
+        "each task weighs the same"
+    )
+    done("report", "run", "--out", "page.html")
+    assert escape(run["gate"]["verdict"][-1]) in Path("page.html").read_text()
+    assert run["gate"]["verdict"][-1] in Path("page.md").read_text()
+
+
 def test_rows_without_a_checkpoint_and_a_limit(place: SimpleNamespace) -> None:
     run = document("evaluate", "--suite", "sni", place.tasks, "--base", place.base, "--limit", "2", *FEW)
     assert set(run["rows"]) == {"base", "description-in-prompt", "copy-input"} and not run["differences"]

@@ -160,4 +160,9 @@ def _in_words(gap: Interval, other: str) -> str:
 
 
 def _name(row: str) -> str:
-    return _NAMES.get(row, f"{row.removesuffix('-shot')} examples in the prompt" if row.endswith("-shot") else row)
+    return few_shot(row.removesuffix("-shot")) if row.endswith("-shot") else _NAMES.get(row, row)
+
+
+def few_shot(count: str) -> str:
+    """So many examples in the prompt, in words."""
+    return f"{count} example{'' if count == '1' else 's'} in the prompt"

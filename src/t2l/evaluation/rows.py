@@ -27,6 +27,7 @@ from t2l.encoders.encoder import one_vector
 from t2l.errors import AdapterError, DescriptionError, T2LError, did_you_mean
 from t2l.evaluation.adapters import Name, Shelf
 from t2l.evaluation.decoding import Decoder
+from t2l.evaluation.gate import few_shot
 from t2l.evaluation.wording import Wording, texts_for
 from t2l.hypernet import HyperNetwork
 from t2l.library import INDEX_FILE, Library
@@ -135,7 +136,7 @@ def chosen_rows(
 def row_of(name: str) -> Row:
     """The row of a name; ``5-shot`` is a few-shot row of its own."""
     found = _FEW_SHOT.fullmatch(name)
-    return Row(f"base, {found[1]} examples in the prompt", only="benchmarks") if found else ROWS[name]
+    return Row(f"base, {few_shot(found[1])}", only="benchmarks") if found else ROWS[name]
 
 
 def needs_checkpoint(rows: Sequence[str]) -> bool:
