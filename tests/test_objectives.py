@@ -27,7 +27,7 @@ from t2l.recipes.reader import load_recipe
 from t2l.recipes.sections import LossSection
 from t2l.training.batches import IGNORED, Batch, StoreBatches
 from t2l.training.conditions import ConditionTable
-from t2l.training.sft import Teacher, contrastive_loss, learn_step
+from t2l.training.sft import Share, Teacher, contrastive_loss, learn_step
 
 PLAIN = LossSection(label_smoothing=0.0, weight_penalty=0.0)
 
@@ -89,6 +89,39 @@ def test_distillation_is_the_divergence_from_the_adapted_base_that_reads_more() 
     other = replace(teacher, labels_ST=teacher.labels_ST.clamp(max=3))
     with pytest.raises(T2LError, match="same answers"):
         learn_step(base, table, torch.eye(2), [student], PLAIN, teacher=Teacher(base, spec, theirs).states([other]))
+
+
+def test_processes_that_share_a_step_read_their_own_samples_teacher_alone() -> None:
+    base = tiny_base()
+    spec = LoraSpec.from_base(base.config, rank=2)
+    inputs, answers = tokens(3, 3, seed=5).tolist(), tokens(3, 2, seed=6).tolist()
+    whole = asked(inputs, answers)
+    micros = [
+        replace(
+            whole,
+            **{name: getattr(whole, name)[row : row + 1] for name in ("ids_ST", "labels_ST", "index_S")},
+            weight_S=torch.tensor([0.5]),
+            divergence_S=torch.tensor([0.5]),
+            numbers=(row,),
+        )
+        for row in range(3)
+    ]
+    teacher, reads = Teacher(base, spec, random_weights(spec, seed=2)), asked([[9, *own] for own in inputs], answers)
+
+    def learned(rank: int, world: int) -> tuple[float, list[Tensor]]:
+        share, table = Share(rank, world), AdapterTable(spec, [1, 2, 3])
+        wanted = {number for number, _ in share.numbers(3)}
+        states = teacher.states([reads], wanted)
+        assert set(states.place) == wanted
+        loss = learn_step(base, table, torch.eye(3), micros, PLAIN, teacher=states, share=share)
+        return float(loss), [torch.zeros(1) if p.grad is None else p.grad for p in table.parameters()]
+
+    expected, gradients = learned(0, 1)
+    for world in (2, 4):  # of four processes one has nothing to do
+        parts = [learned(rank, world) for rank in range(world)]
+        assert sum(loss for loss, _ in parts) == pytest.approx(expected, rel=1e-5)
+        sums = [torch.stack(own).sum(dim=0) for own in zip(*(own for _, own in parts), strict=True)]
+        torch.testing.assert_close(sums, gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_a_student_follows_the_teacher_that_reads_its_description_also_on_inputs_of_another_task() -> None:

@@ -338,6 +338,8 @@ def test_standardisation_folds_into_the_hypernetwork() -> None:
     standard_NE = standardize(embedding_NE)
     torch.testing.assert_close(standard_NE.mean(dim=0), torch.zeros(4), rtol=0, atol=1e-4)
     torch.testing.assert_close(standard_NE.std(dim=0), torch.tensor([1.0, 1.0, 1.0, 0.0]), rtol=0, atol=1e-4)
+    streamed = Standardization.streamed([embedding_NE[:7], embedding_NE[7:]])
+    torch.testing.assert_close(streamed(embedding_NE), standard_NE, rtol=1e-4, atol=1e-3)
     source = tiny_source()
     expected = source(standard_NE)
     standardize.fold_into(source)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,8 +62,14 @@ class Standardization:
         return cls(embedding_NE.mean(dim=0), embedding_NE.std(dim=0).clamp_min(_SMALLEST_SCALE))
 
     @classmethod
-    def from_sums(cls, count: int, total_E: Tensor, squares_E: Tensor) -> Standardization:
-        """As `of`, from the number of embeddings, their sum and the sum of their squares (float64)."""
+    def streamed(cls, parts: Iterable[Tensor]) -> Standardization:
+        """As `of`, of embeddings that come a part at a time: none is kept, sums are taken in float64."""
+        count, total_E, squares_E = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for part_NE in parts:
+            part_NE = part_NE.double()
+            count += len(part_NE)
+            total_E = total_E + part_NE.sum(dim=0)
+            squares_E = squares_E + part_NE.square().sum(dim=0)
         mean_E = total_E / count
         variance_E = (squares_E - count * mean_E.square()).clamp_min(0) / max(1, count - 1)
         return cls(mean_E.float(), variance_E.sqrt().float().clamp_min(_SMALLEST_SCALE))

@@ -270,7 +270,7 @@ def conditions_for(
         return conditions, None
     if recipe.hypernetwork.start is not None:
         raise RecipeError("hypernetwork.start reads plain embeddings.", "Set hypernetwork.standardize=false with it.")
-    conditions.standardize = Standardization.of(conditions.rows_KE(learned))
+    conditions.standardize = Standardization.streamed(conditions.rows_KE([task]) for task in learned)
     return conditions, conditions.standardize
 
 
