@@ -182,11 +182,5 @@ def test_attention_that_a_base_lacks_is_left_to_transformers_or_named(tmp_path: 
     assert attention_of(section, torch.device("cpu")) == "eager"
     folder = save_base("gemma2", tmp_path)
     assert load_base(folder, loading={"attn_implementation": None}).model.config._attn_implementation == "eager"
-<<<<<<< HEAD
     with pytest.raises(BaseModelError, match=r"(?s)does not support the attention.*base\.attention=eager"):
-=======
-    with pytest.raises(
-        BaseModelError, match=r"(?s)does not support the attention that was asked for.*base\.attention=eager"
-    ):
->>>>>>> 2018830 (Standardisation of reconstruction's conditions is streamed; the teacher's share of processes is tested)
         load_base(folder, loading={"attn_implementation": "sdpa"})
