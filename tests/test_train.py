@@ -450,6 +450,21 @@ def test_sigterm_saves_and_leaves(store: Path, whole: Path, tmp_path: Path) -> N
     assert losses(out) == losses(whole)
 
 
+def test_two_runs_on_one_folder(store: Path, whole: Path, tmp_path: Path) -> None:
+    """Whoever comes second is told so, and changes nothing."""
+    out = tmp_path / "run"
+    words = command(store, out)
+    with RunFolder(out).locked():
+        said = CliRunner(env={"COLUMNS": "300"}).invoke(app, words[3:])
+        assert said.exit_code == 2 and "Another process trains" in said.stderr, said.output
+        assert [path.name for path in out.iterdir()] == [".lock"]
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) for _ in range(2)]
+    told = [process.communicate(timeout=300)[1] for process in both]
+    statuses = [process.returncode for process in both]
+    assert sorted(statuses) in ([0, 2], [0, 0]), told  # the second is refused, or came when the first was done
+    assert "Traceback" not in "".join(told) and losses(out) == losses(whole)
+
+
 @pytest.mark.parametrize("sharded", [False, True], ids=["whole base", "base sharded by FSDP"])
 def test_two_processes_give_the_losses_of_one(sharded: bool, store: Path, whole: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:

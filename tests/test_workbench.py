@@ -545,6 +545,50 @@ def test_every_step_of_the_page_can_be_asked_what_its_fields_hold(page: httpx.Cl
         assert status == 200 and '"success":true' in said.replace(" ", ""), (number, said[-400:])
 
 
+@pytest.mark.parametrize("visitors", [24, pytest.param(512, marks=pytest.mark.slow)])
+def test_hundreds_wait_and_each_gets_its_answers(world: Any, visitors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is answered until all have asked; the rest of the server is not kept from answering."""
+    pytest.importorskip("gradio", reason="needs the extra 'workbench'")
+    from t2l.workbench.app import add_workbench
+
+    engine, free = Engine(*world, Limits(slots=8, context=100, max_waiting=20, timeout_s=600)), threading.Event()
+    (made,) = engine.make([NAMES[0]]).result(30)
+    wanted = [alone(engine, "red"), told(engine, NAMES[0], "red"), alone(engine, "red", made.adapter)]
+    step = Scheduler.step
+    monkeypatch.setattr(Scheduler, "step", lambda self: (free.wait(300), step(self)))
+    limits = httpx.Limits(max_connections=100)
+
+    async def visits(address: str) -> list[str]:
+        async with httpx.AsyncClient(base_url=address, timeout=600, limits=limits) as client:
+
+            async def ask(number: int) -> int:
+                body = {"fn_index": answer, "session_hash": f"v{number}", "data": [NAMES[0], "red", 1, 8, 0]}
+                return (await client.post("/workbench/gradio_api/queue/join", json=body)).status_code
+
+            async def read(number: int) -> str:
+                said, path = "", f"/workbench/gradio_api/queue/data?session_hash=v{number}"
+                async with client.stream("GET", path) as events:
+                    async for line in events.aiter_lines():
+                        said = line if "process_completed" in line else said
+                        if "process_completed" in line or "close_stream" in line:
+                            break
+                return said
+
+            assert set(await asyncio.gather(*(ask(number) for number in range(visitors)))) == {200}
+            begun = time.monotonic()
+            assert (await client.get("/healthz")).status_code == 200 and time.monotonic() - begun < 10
+            free.set()
+            return await asyncio.gather(*(read(number) for number in range(visitors)))
+
+    with live(engine, HttpOptions(drain_s=0), extend=lambda app: add_workbench(app, Workbench(engine))) as address:
+        with httpx.Client(base_url=address, timeout=60) as client:
+            answer = next(number for number, fields in steps_of(client) if len(fields) == 5)
+        found = asyncio.run(visits(address))
+        assert engine.stats()["active"] == engine.stats()["waiting"] == 0
+    answered = [json.loads(line.removeprefix("data: "))["output"]["data"][0] for line in found]
+    assert [said(shown) for shown in answered] == [wanted] * visitors  # all of them, after those before
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [

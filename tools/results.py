@@ -189,7 +189,7 @@ def serve(result: dict[str, Any]) -> str:
 
 def soak(result: dict[str, Any]) -> str:
     """What many connections at once got from a real server, and what it kept of them."""
-    memory, stopped = result["memory_mb"], result["stopped"]
+    memory, stopped, bad = result["memory_mb"], result["stopped"], result.get("bad_neighbours")
     counts = ["answers", "wrong", "lost", "turned_away", "left_in_the_middle"]
     head = [*(name.replace("_", " ") for name in counts), "memory in the second third", "... in the last"]
     sizes = [f"{memory[name]:.0f} MB" for name in ("second_third", "last_third")]
@@ -199,10 +199,19 @@ def soak(result: dict[str, Any]) -> str:
         "base, adapters by id and task descriptions, whole and as streams. Every answer is compared with the one given "
         "alone. Memory is resident memory; the first third of the run is warm-up.",
         _table([head, [*(f"{result[name]:,}" for name in counts), *sizes]]),
+        *([] if bad is None else [_neighbours(bad)]),
         f"Afterwards it was {'idle' if result['idle_afterwards'] else 'not idle'}; "
         f"SIGTERM ended it within {stopped['seconds']:.1f} s.",
     ]
     return "\n\n".join(parts)
+
+
+def _neighbours(bad: dict[str, int]) -> str:
+    return (
+        f"Beside them, {bad['held']} connections held heads open ({bad['heads_held']:,} begun, {bad['heads_shut']:,} "
+        f"shut by the server), and one client sent what is refused: {bad['refused']:,} refusals, {bad['not_refused']} "
+        "other answers."
+    )
 
 
 def evaluate(result: dict[str, Any]) -> str:

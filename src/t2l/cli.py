@@ -46,6 +46,12 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # of the mach
 class Verbs(TyperGroup):
     """Runs a verb; an error that is meant for people becomes two lines, not a traceback."""
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().make_context(*args, **options)
+        except KeyboardInterrupt as stop:
+            raise self._stopped() from stop
+
     def invoke(self, ctx: Any) -> Any:
         try:
             with warnings_of_a_verb():
@@ -70,8 +76,12 @@ class Verbs(TyperGroup):
             say_error(OutputError(f"Cannot write{where}: {problem.strerror}.", "Free some space, then run it again."))
             raise typer.Exit(2) from problem
         except KeyboardInterrupt as stop:
-            say("\nStopped. Nothing was left half-written.", "red")
-            raise typer.Exit(130) from stop
+            raise self._stopped() from stop
+
+    @staticmethod
+    def _stopped() -> typer.Exit:
+        say("\nStopped. Nothing was left half-written.", "red")
+        return typer.Exit(130)
 
 
 app = typer.Typer(

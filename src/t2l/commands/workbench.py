@@ -5,8 +5,6 @@ Level 6.
 
 from __future__ import annotations
 
-import os
-
 from t2l.commands.options import BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.serve import (
     AllowHost,
@@ -25,8 +23,6 @@ from t2l.commands.serve import (
 from t2l.commands.terminal import Notes, say
 from t2l.errors import T2LError
 
-_OFFLINE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_RUN_HISTORY": "False"}
-
 
 def workbench(
     checkpoint: Checkpoint = None,
@@ -41,10 +37,7 @@ def workbench(
     allow_host: AllowHost = None,
 ) -> None:
     """Try descriptions in the browser: base and adapter side by side, heat maps, batches, adapters to download."""
-    os.environ.update(_OFFLINE)  # before Gradio is imported
     try:
-        import gradio  # noqa: F401 - the package that is most often missing
-
         from t2l.serving.connections import server
         from t2l.serving.http import HttpOptions, create_app
         from t2l.workbench.app import PATH, add_workbench

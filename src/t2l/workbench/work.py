@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -222,7 +223,7 @@ class Workbench:
             nonlocal answered
             for row, column, wanted in waiting:
                 try:
-                    row[column] = await self._one(wanted, asked)
+                    row[column] = (await (await self._submit(wanted, asked)).aresult()).text
                 except T2LError as error:
                     row[column] = ""
                     failed.append(error)
@@ -254,20 +255,18 @@ class Workbench:
         return made
 
     async def _submit(self, wanted: _Asked, asked: Asked) -> Stream:
+        """The answer's stream; where too many are waiting it waits in front of them, as long as a request may take."""
         text, adapter, strength = wanted
         messages, most = [{"role": "user", "content": text}], self.engine.most_characters
         prompt = await asyncio.to_thread(chat_tokens, self.engine.base_for(adapter), messages, most)
-        return self.engine.submit(prompt, asked.sampling(), adapter=adapter, strength=strength)
-
-    async def _one(self, wanted: _Asked, asked: Asked) -> str:
-        """One answer; waits while others are served first."""
+        until = time.monotonic() + self.engine.limits.timeout_s
         while True:
             try:
-                stream = await self._submit(wanted, asked)
+                return self.engine.submit(prompt, asked.sampling(), adapter=adapter, strength=strength)
             except BusyError as busy:
+                if time.monotonic() > until:
+                    raise
                 await asyncio.sleep(min(busy.retry_after_s, 2.0))
-                continue
-            return (await stream.aresult()).text
 
     async def _streamed(
         self, columns: Sequence[AnswerCard], wanted: Mapping[int, _Asked], asked: Asked
@@ -276,8 +275,9 @@ class Workbench:
         now, changed = list(columns), asyncio.Event()
         streams: list[Stream] = []
 
-        async def follow(place: int, stream: Stream) -> None:
+        async def follow(place: int, way: _Asked) -> None:
             try:
+                streams.append(stream := await self._submit(way, asked))
                 async for piece in stream.apieces():
                     now[place] = replace(now[place], text=now[place].text + piece)
                     changed.set()
@@ -285,15 +285,8 @@ class Workbench:
             except T2LError as error:
                 now[place] = replace(now[place], error=error)
 
-        tasks: list[asyncio.Task[None]] = []
+        tasks = [asyncio.create_task(follow(place, way)) for place, way in wanted.items()]
         try:
-            for place, way in wanted.items():
-                try:
-                    streams.append(await self._submit(way, asked))
-                except T2LError as error:
-                    now[place] = replace(now[place], error=error)
-                else:
-                    tasks.append(asyncio.create_task(follow(place, streams[-1])))
             pending = set(tasks)
             while pending:
                 _, pending = await asyncio.wait(pending, timeout=_SHOWN_EVERY_S)
