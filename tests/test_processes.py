@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from benchmark_data import write_task
+from helpers import MICRO_BASE, MICRO_CHECKPOINT
 from t2l.adapter import Adapter
-from t2l.model import TextToLora, shipped_checkpoint
+from t2l.model import TextToLora
 
 TASKS = [
     "Give the last word in capital letters.",
@@ -33,7 +34,7 @@ VERBS: dict[str, list[str]] = {
     "refine": ["refine", "adapters/0", "--examples", "examples.jsonl", "--steps", "6", "--out", "made"],
     "calibrate": ["calibrate", "--checkpoint", "checkpoint", "--tasks", "known.jsonl"],
     "evaluate": ["evaluate", "--data", "exam", "--rows", "base,t2l", "--limit", "6", "--out", "made"],
-    "prepare": ["data", "prepare", "natural", "--base", "t2l-embedded-base", "--validation", "0", "--output", "made"],
+    "prepare": ["data", "prepare", "natural", "--base", MICRO_BASE, "--validation", "0", "--output", "made"],
 }
 
 WHOLE = {"generate", "export", "combine", "refine"}
@@ -67,7 +68,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (checkpoint / name).write_bytes((shipped_checkpoint("t2l-micro-world") / name).read_bytes())
+        (checkpoint / name).write_bytes((MICRO_CHECKPOINT / name).read_bytes())
     return folder
 
 
