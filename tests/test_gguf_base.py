@@ -21,7 +21,7 @@ from t2l.base_names import SMOLLM2, canonical_name, locate, source_identity
 from t2l.bases import base_config, load_base, load_tokenizer
 from t2l.encoders.last_token import BaseModelEncoder
 from t2l.errors import BaseModelError, EncoderError
-from t2l.export.gguf_model import write_gguf_model
+from t2l.export.gguf_names import layout_of
 from t2l.lora import LoraSpec
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }}<|im_end|>{% endfor %}"
@@ -35,7 +35,43 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def file(source: Path) -> Path:
-    return write_gguf_model(source, None, source.parent / "model.gguf", dtype="float32")
+    return write_model(source, source.parent / "model.gguf")
+
+
+def write_model(source: Path, out: Path) -> Path:
+    """A tiny Llama with byte-level BPE as a GGUF file, as llama.cpp's converter writes it."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    config, layout = model.config, layout_of(model.config)
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    special = {token["content"] for token in described["added_tokens"]}
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    writer = gguf.GGUFWriter(out, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(float(config.rope_parameters["rope_theta"]))
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(len(words))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(words)
+    writer.add_token_types([int(gguf.TokenType.CONTROL if w in special else gguf.TokenType.NORMAL) for w in words])
+    writer.add_token_merges([" ".join(pair) for pair in described["model"]["merges"]])
+    for name in ("bos", "eos", "unk", "pad"):
+        getattr(writer, f"add_{name}_token_id")(getattr(tokenizer, f"{name}_token_id"))
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(tokenizer.chat_template)
+    for name, tensor in model.state_dict().items():
+        if name != "lm_head.weight":  # tied
+            writer.add_tensor(layout.tensor(name), layout.rows(name, tensor).contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
 
 
 def rewritten(file: Path, out: Path, kind: gguf.GGMLQuantizationType, leave_out: str = "", **keys: Any) -> Path:

@@ -26,8 +26,6 @@ class ExportTarget(str, Enum):
     peft = "peft"
     merged = "merged"
     gguf = "gguf"
-    gguf_merged = "gguf-merged"
-    gguf_base = "gguf-base"
 
 
 def export(
@@ -36,8 +34,7 @@ def export(
         ExportTarget,
         typer.Option(
             "--to",
-            help="peft: an adapter folder. merged: a whole model folder. gguf: an adapter for llama.cpp. gguf-merged: "
-            "a whole model for llama.cpp. gguf-base: the base alone, for a gguf adapter to be put on.",
+            help="peft: an adapter folder. merged: a whole model folder. gguf: an adapter for llama.cpp.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="The folder or, for GGUF, the file.")],
@@ -104,12 +101,6 @@ def _write(
         return
     from t2l.export import export_adapter
 
-    if to in (ExportTarget.gguf_merged, ExportTarget.gguf_base):
-        from t2l.bases import base_config
-        from t2l.export.gguf_model import window_note
-
-        if note := window_note(base_config(adapter.spec.base_name(base))):
-            notes.add(note)
     export_adapter(adapter, out, to.value, base=base, dtype=dtype, force=force)
 
 
@@ -127,8 +118,6 @@ def _show(report: dict[str, Any]) -> None:
         "peft": f'PeftModel.from_pretrained(base, "{report["out"]}")',
         "merged": f'AutoModelForCausalLM.from_pretrained("{report["out"]}")',
         "gguf": f"llama-cli --model BASE.gguf --lora {path}",
-        "gguf-merged": f"llama-cli --model {path}",
-        "gguf-base": f"llama-cli --model {path} --lora ADAPTER.gguf",
     }
     say("\nUse it:", "bold", console=out)
     say(f"  {use[report['to']]}", console=out)

@@ -1,7 +1,7 @@
-"""An adapter in the forms that other runtimes read: a merged model folder, a GGUF adapter, a GGUF model.
+"""An adapter in the forms that other runtimes read: a merged model folder, a GGUF adapter.
 
 Level 5. The PEFT folder is `t2l.adapter.Adapter.save`; everything here starts from an `Adapter` and knows nothing of
-how it was made. ``gguf`` (extra ``export``) is imported where it is used.
+how it was made.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from typing import Literal, get_args
 from t2l.adapter import Adapter
 from t2l.errors import OutputError, did_you_mean
 
-ExportForm = Literal["merged", "gguf", "gguf-merged", "gguf-base"]
-"""``merged``: a whole model folder with the adapter in its weights. ``gguf``: the adapter for llama.cpp.
-``gguf-merged``: the whole model for llama.cpp. ``gguf-base``: the base alone, for a GGUF adapter to be put on."""
+ExportForm = Literal["merged", "gguf"]
+"""``merged``: a whole model folder with the adapter in its weights. ``gguf``: the adapter for llama.cpp."""
 
 
 def export_adapter(
@@ -44,17 +43,13 @@ def export_adapter(
         >>> adapter, = TextToLora.from_pretrained().generate(["Give the last word."])
         >>> export_adapter(adapter, "last-word.gguf", "gguf")  # doctest: +SKIP
     """
+    if form not in get_args(ExportForm):
+        raise OutputError(f"There is no form '{form}' to export to.", did_you_mean(form, get_args(ExportForm)))
     name = adapter.spec.base_name(base)
     if form == "merged":
         from t2l.export.merged import write_merged
 
         return write_merged(adapter, name, out, dtype=dtype, force=force)
-    if form == "gguf":
-        from t2l.export.gguf_adapter import write_gguf_adapter
+    from t2l.export.gguf_adapter import write_gguf_adapter
 
-        return write_gguf_adapter(adapter, name, out, dtype=dtype, force=force)
-    if form not in get_args(ExportForm):
-        raise OutputError(f"There is no form '{form}' to export to.", did_you_mean(form, get_args(ExportForm)))
-    from t2l.export.gguf_model import write_gguf_model
-
-    return write_gguf_model(name, adapter if form == "gguf-merged" else None, out, dtype=dtype, force=force)
+    return write_gguf_adapter(adapter, name, out, dtype=dtype, force=force)

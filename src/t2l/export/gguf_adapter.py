@@ -9,43 +9,73 @@ the adapter as it was generated, whatever its form.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from t2l.adapter import Adapter
 from t2l.base_structure import empty_base
 from t2l.bases import base_config
-from t2l.export.gguf_file import add_provenance, gguf_dtype, write_gguf
-from t2l.export.gguf_names import Layout, layout_of, require_gguf
-from t2l.storage import check_file
+from t2l.errors import OutputError, did_you_mean
+from t2l.export.gguf_names import Layout, layout_of
+from t2l.storage import check_file, new_file
+
+PROVENANCE_KEY = "t2l.provenance"
+"""Where the provenance stands, as JSON text; llama.cpp passes over keys that it does not know."""
+
+_TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def write_gguf_adapter(
     adapter: Adapter, base: str | Path, out: str | Path, *, dtype: str | None = None, force: bool = False
 ) -> Path:
-    """The adapter as one file; of the base only the config is read. See `t2l.export.export_adapter`."""
+    """The adapter as one file, whole or not at all; of the base only the config is read.
+
+    See `t2l.export.export_adapter`.
+    """
     check_file(out, force=force)
     config = base_config(base)
     layout = layout_of(config)
-    _check_shapes(adapter, config)
-    kind = gguf_dtype(dtype, torch.float32)
+    adapter.spec.check_base(empty_base(config))
+    wanted = str(dtype or "float32").removeprefix("torch.")
+    if wanted not in _TYPES:
+        raise OutputError(f"GGUF files are not written as '{wanted}'.", did_you_mean(wanted, _TYPES))
+    import gguf
 
-    def describe(writer: Any) -> None:
-        gguf = require_gguf()
-        writer.add_type(gguf.GGUFType.ADAPTER)
-        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter.spec.rank))
-        if adapter.spec.base_model:
-            writer.add_base_model_count(1)
-            writer.add_base_model_name(0, adapter.spec.base_model)
-        add_provenance(writer, adapter.provenance)
+    kind = gguf.GGMLQuantizationType[_TYPES[wanted]]
+    arrays = [(name, _array(name, tensor, getattr(torch, wanted))) for name, tensor in _tensors(adapter, layout)]
+    with new_file(out, force=force) as temporary:
+        writer = gguf.GGUFWriter(temporary, layout.name)
+        try:
+            _describe(writer, adapter)
+            for name, array in arrays:
+                writer.add_tensor(name, array, raw_shape=array.shape, raw_dtype=kind)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
+    return Path(out).expanduser()
 
-    tensors = list(_tensors(adapter, layout))  # a module without a name is refused before the file is begun
-    return write_gguf(out, layout.name, describe, tensors, dtype=kind, force=force)
+
+def _describe(writer: Any, adapter: Adapter) -> None:
+    import gguf
+
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter.spec.rank))
+    if adapter.spec.base_model:
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, adapter.spec.base_model)
+    writer.add_string(PROVENANCE_KEY, json.dumps(adapter.provenance, ensure_ascii=False))
+    description = adapter.provenance.get("description")
+    if isinstance(description, str):
+        writer.add_description(description)
 
 
 def _tensors(adapter: Adapter, layout: Layout) -> Iterator[tuple[str, Tensor]]:
@@ -58,6 +88,8 @@ def _tensors(adapter: Adapter, layout: Layout) -> Iterator[tuple[str, Tensor]]:
             yield f"{name}.lora_b", layout.rows(path, weights.b[group.key][0, depth])
 
 
-def _check_shapes(adapter: Adapter, config: Any) -> None:
-    """Compares the adapter with a base that has no weights."""
-    adapter.spec.check_base(empty_base(config))
+def _array(name: str, tensor: Tensor, dtype: torch.dtype) -> np.ndarray[Any, Any]:
+    whole = tensor.detach().to("cpu", dtype).contiguous()
+    if not bool(torch.isfinite(whole).all()):
+        raise OutputError(f"'{name}' has values that are NaN, infinite or beyond the range of {dtype}.", "Use float32.")
+    return (whole.view(torch.int16) if dtype is torch.bfloat16 else whole).numpy()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from t2l.errors import BaseModelError, T2LError
+from t2l.errors import BaseModelError
 
 if TYPE_CHECKING:
     from gguf import TensorNameMap
@@ -91,25 +91,11 @@ def layout_of(config: Any) -> Layout:
             f"The base is of type '{kind}', whose GGUF form t2l does not write.",
             f"Known: {', '.join(ARCHITECTURES)}. For others: export --to peft or merged, then llama.cpp's converters.",
         )
-    gguf = require_gguf()
+    import gguf
+
     architecture = getattr(gguf.MODEL_ARCH, ARCHITECTURES[kind])
     layers = int(config.get_text_config().num_hidden_layers)
     return Layout(gguf.MODEL_ARCH_NAMES[architecture], config, gguf.get_tensor_name_map(architecture, layers))
-
-
-def require_gguf() -> Any:
-    """The module ``gguf``.
-
-    Raises:
-        T2LError: it is not installed.
-    """
-    try:
-        import gguf
-    except ImportError as problem:
-        raise T2LError(
-            "GGUF files need the package 'gguf', which is not here.", "pip install 't2l[export]'"
-        ) from problem
-    return gguf
 
 
 def _heads(config: Any) -> tuple[int, int]:
