@@ -24,10 +24,11 @@ from t2l.errors import T2LError, TrainingStopped
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.recipes.sections import LoopSection, LossSection
+from t2l.training import loop as loop_module
 from t2l.training import source as source_module
 from t2l.training.batches import IGNORED, Batch
 from t2l.training.conditions import Standardization
-from t2l.training.loop import Done, Job, run, seed_draws
+from t2l.training.loop import Done, Job, accelerator_of, run, seed_draws
 from t2l.training.run_folder import RunFolder
 from t2l.training.sft import answer_loss, labelled_logits, learn_step, mean_squares
 from t2l.training.source import muon_and_adamw, rate_factor
@@ -182,6 +183,16 @@ def test_progress_says_where_it_is(tmp_path: Path) -> None:
     assert [line[0] for line in lines] == ["step 4/11", "step 8/11", "step 11/11"]
     losses = [json.loads(line)["loss"] for line in metrics.splitlines()]
     assert lines[1][1] == f"loss {sum(losses[4:8]) / 4:.4f}"
+
+
+def test_without_tensorboard_a_run_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    util = loop_module.importlib.util
+    find = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *more: None if name == "tensorboard" else find(name, *more))
+    assert accelerator_of(tmp_path, cpu=True).log_with == []
+    said: list[str] = []
+    toy_run(tmp_path / "run", said=said)
+    assert any("TensorBoard is not installed" in line for line in said)
 
 
 # The SFT loss

@@ -110,7 +110,7 @@ def accelerator_of(folder: Path, trackers: Sequence[str] = (), *, cpu: bool = Fa
         )
     board = ["tensorboard"] if importlib.util.find_spec("tensorboard") is not None else []
     project = ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard"))
-    return Accelerator(cpu=cpu, log_with=[*board, *trackers], project_config=project)
+    return Accelerator(cpu=cpu, log_with=[*board, *trackers] or None, project_config=project)
 
 
 def run(
@@ -197,6 +197,8 @@ class _Run:
 
     def _begin_trackers(self, start: int) -> None:
         """Begins the trackers' runs; TensorBoard forgets what a killed process did after its last checkpoint."""
+        if self.accelerator.is_main_process and importlib.util.find_spec("tensorboard") is None:
+            self.say("TensorBoard is not installed, so its files are not written (pip install 't2l[train]').")
         own: dict[str, Any] = {"name": self.folder.folder.name, "config": self.settings}
         board = {"purge_step": start + 1 if start else None}
         self.accelerator.init_trackers("t2l", init_kwargs={"tensorboard": board, "wandb": own, "trackio": own})
