@@ -68,60 +68,79 @@ Descriptions = Annotated[
 ]
 
 
+_Output = Annotated[Path, typer.Option("--output", "-o", help="The folder of the store.")]
+_Base = Annotated[str, typer.Option("--base", "-b", help="The base model whose tokenizer and chat template are used.")]
+_Template = Annotated[
+    PromptTemplate,
+    typer.Option(help="Is the task's definition in the prompt: never, always (the paper), or mixed."),
+]
+_IncludedFraction = Annotated[
+    float, typer.Option(help="Of a mixture: the fraction of samples with the definition.", min=0, max=1)
+]
+_MaxPrompt = Annotated[int | None, typer.Option(help="Tokens of a prompt; 512, or what fits the base.", min=1)]
+_MaxResponse = Annotated[int | None, typer.Option(help="Tokens of a response; 512, or what fits.", min=1)]
+_System = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT|none|template",
+        help="The system message of prompts: a text, none at all, or what the base's chat template puts by itself.",
+    ),
+]
+_DropLong = Annotated[bool, typer.Option("--drop-long", help="Omit samples that would be cut.")]
+_MaxSamples = Annotated[int, typer.Option(help="Samples of a task; of more, so many are drawn.", min=1)]
+_MinSamples = Annotated[int, typer.Option(help="A task with fewer is omitted.", min=1)]
+_Language = Annotated[str, typer.Option(help="Omit tasks in another language; 'any' takes all.")]
+_Remove = Annotated[
+    Removals,
+    typer.Option(help="Omit the paper's ten removals; also what it left in (strict); or nothing."),
+]
+_Exclude = Annotated[
+    list[str] | None, typer.Option(help="Omit a task by name or pattern ('*winogrande*'); may be repeated.")
+]
+_WithoutDescriptions = Annotated[
+    Undescribed,
+    typer.Option(help="A task without descriptions: described by its definition, omitted, or kept without."),
+]
+_SplitFile = Annotated[
+    Path | None, typer.Option(help='JSON that names tasks of a split: {"validation": ["task035_x"], "test": []}.')
+]
+_Validation = Annotated[
+    int, typer.Option(help="Validation tasks at least: the paper's by name, then drawn ones.", min=0)
+]
+_Test = Annotated[int, typer.Option(help="Test tasks at least.", min=0)]
+_ByDataset = Annotated[
+    bool, typer.Option("--by-dataset", help="Draw all tasks that were made from one data set together.")
+]
+_Seed = Annotated[int, typer.Option(help="Of all draws.")]
+_Update = Annotated[bool, typer.Option("--update", help="Add what a finished store lacks.")]
+_Restart = Annotated[bool, typer.Option("--restart", help="Begin again; do not resume an unfinished store.")]
+
+
 @data.command("prepare")
 def prepare(
     sources: Sources,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the store.")],
-    base: Annotated[
-        str, typer.Option("--base", "-b", help="The base model whose tokenizer and chat template are used.")
-    ],
+    output: _Output,
+    base: _Base,
     descriptions: Descriptions = None,
-    template: Annotated[
-        PromptTemplate,
-        typer.Option(help="Is the task's definition in the prompt: never, always (the paper), or mixed."),
-    ] = PromptTemplate.withheld,
-    included_fraction: Annotated[
-        float, typer.Option(help="Of a mixture: the fraction of samples with the definition.", min=0, max=1)
-    ] = 0.5,
-    max_prompt: Annotated[
-        int | None, typer.Option(help="Tokens of a prompt; 512, or what fits the base.", min=1)
-    ] = None,
-    max_response: Annotated[int | None, typer.Option(help="Tokens of a response; 512, or what fits.", min=1)] = None,
-    system: Annotated[
-        str,
-        typer.Option(
-            metavar="TEXT|none|template",
-            help="The system message of prompts: a text, none at all, or what the base's chat template puts by itself.",
-        ),
-    ] = "template",
-    drop_long: Annotated[bool, typer.Option("--drop-long", help="Omit samples that would be cut.")] = False,
-    max_samples: Annotated[int, typer.Option(help="Samples of a task; of more, so many are drawn.", min=1)] = 10_000,
-    min_samples: Annotated[int, typer.Option(help="A task with fewer is omitted.", min=1)] = 1,
-    language: Annotated[str, typer.Option(help="Omit tasks in another language; 'any' takes all.")] = "English",
-    remove: Annotated[
-        Removals,
-        typer.Option(help="Omit the paper's ten removals; also what it left in (strict); or nothing."),
-    ] = Removals.paper,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Omit a task by name or pattern ('*winogrande*'); may be repeated.")
-    ] = None,
-    without_descriptions: Annotated[
-        Undescribed,
-        typer.Option(help="A task without descriptions: described by its definition, omitted, or kept without."),
-    ] = Undescribed.definition,
-    split_file: Annotated[
-        Path | None, typer.Option(help='JSON that names tasks of a split: {"validation": ["task035_x"], "test": []}.')
-    ] = None,
-    validation: Annotated[
-        int, typer.Option(help="Validation tasks at least: the paper's by name, then drawn ones.", min=0)
-    ] = 11,
-    test: Annotated[int, typer.Option(help="Test tasks at least.", min=0)] = 0,
-    by_dataset: Annotated[
-        bool, typer.Option("--by-dataset", help="Draw all tasks that were made from one data set together.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
-    update: Annotated[bool, typer.Option("--update", help="Add what a finished store lacks.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin again; do not resume an unfinished store.")] = False,
+    template: _Template = PromptTemplate.withheld,
+    included_fraction: _IncludedFraction = 0.5,
+    max_prompt: _MaxPrompt = None,
+    max_response: _MaxResponse = None,
+    system: _System = "template",
+    drop_long: _DropLong = False,
+    max_samples: _MaxSamples = 10_000,
+    min_samples: _MinSamples = 1,
+    language: _Language = "English",
+    remove: _Remove = Removals.paper,
+    exclude: _Exclude = None,
+    without_descriptions: _WithoutDescriptions = Undescribed.definition,
+    split_file: _SplitFile = None,
+    validation: _Validation = 11,
+    test: _Test = 0,
+    by_dataset: _ByDataset = False,
+    seed: _Seed = 0,
+    update: _Update = False,
+    restart: _Restart = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -165,18 +184,8 @@ def prepare(
     described = read_descriptions(descriptions)
     tasks = open_sources(sources, described, notes)
     with bar() as report:
-        store = make(
-            tasks,
-            output,
-            tokenizer,
-            base=base,
-            descriptions=described,
-            config=config,
-            force=force,
-            restart=restart,
-            update=update,
-            report=report,
-        )
+        kept = {"force": force, "restart": restart, "update": update}
+        store = make(tasks, output, tokenizer, base=base, descriptions=described, config=config, report=report, **kept)
     summary = {key: value for key, value in store.manifest.items() if key not in ("tasks", "frame", "header")}
     if as_json:
         print_json({"folder": str(store.folder), **summary, "notes": notes.texts})

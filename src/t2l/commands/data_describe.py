@@ -20,6 +20,7 @@ from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import DataError
 
 if TYPE_CHECKING:
+    from t2l.data.describe import Described
     from t2l.data.descriptions import DescriptionFile
     from t2l.data.sources import TaskSource
 
@@ -86,26 +87,30 @@ def describe(
             }
         )
     else:
-        console = results()
-        number = sum(len(texts) for texts in done.texts.values())
-        say(f"{output}: {number:,} descriptions of {len(done.texts)} tasks", "bold", console=console)
-        if done.cost.requests:
-            spent = "" if money is None else f", {money:.2f} in money"
-            say(
-                f"{done.cost.requests} requests, {done.cost.prompt_tokens:,} tokens of questions and "
-                f"{done.cost.completion_tokens:,} of answers{spent}",
-                console=console,
-            )
-        if done.left_out:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(done.left_out.items()))
-            say(f"Omitted: {reasons}.", console=console)
-        for name, reason in done.failed.items():
-            say(f"{name}: {reason}", "yellow", console=console)
-        few = [name for name, texts in done.texts.items() if len(texts) < count]
-        if few:
-            say(f"{len(few)} tasks have fewer than {count}: {', '.join(few[:5])}", "yellow", console=console)
+        _show(done, output, money, count)
     if done.stopped:
         raise DataError(f"Stopped: {done.stopped}", "Run the same command again: it asks only for what is missing.")
+
+
+def _show(done: Described, output: Path, money: float | None, wanted: int) -> None:
+    console = results()
+    number = sum(len(texts) for texts in done.texts.values())
+    say(f"{output}: {number:,} descriptions of {len(done.texts)} tasks", "bold", console=console)
+    if done.cost.requests:
+        spent = "" if money is None else f", {money:.2f} in money"
+        say(
+            f"{done.cost.requests} requests, {done.cost.prompt_tokens:,} tokens of questions and "
+            f"{done.cost.completion_tokens:,} of answers{spent}",
+            console=console,
+        )
+    if done.left_out:
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(done.left_out.items()))
+        say(f"Omitted: {reasons}.", console=console)
+    for name, reason in done.failed.items():
+        say(f"{name}: {reason}", "yellow", console=console)
+    few = [name for name, texts in done.texts.items() if len(texts) < wanted]
+    if few:
+        say(f"{len(few)} tasks have fewer than {wanted}: {', '.join(few[:5])}", "yellow", console=console)
 
 
 def _read_tasks(
