@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
+from command import document, done, environment, files_below, refused, t2l
 from helpers import save_tiny_llama
 from lab.world.base import base_config, build_tokenizer
 from t2l import cli, storage
@@ -34,38 +35,7 @@ from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 
-SOURCE = Path(__file__).resolve().parents[1] / "src"
 NAMES = ["sort the words", "add three", "Écris en été", "日本語で答える", *(f"task {number}" for number in range(300))]
-
-
-def t2l(*words: str | Path, stdin: bytes | None = None) -> Result:
-    """Runs the command in this process; wide, so that no line is broken."""
-    return CliRunner(env={"COLUMNS": "300", "T2L_DEBUG": ""}).invoke(
-        cli.app, [str(word) for word in words], input=stdin, prog_name="t2l"
-    )
-
-
-def done(*words: str | Path, stdin: bytes | None = None) -> Result:
-    result = t2l(*words, stdin=stdin)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def document(*words: str | Path, stdin: bytes | None = None) -> dict[str, Any]:
-    """What ``--json`` prints: one JSON document and nothing else on stdout."""
-    return json.loads(done(*words, "--json", stdin=stdin).stdout)
-
-
-def refused(*words: str | Path, stdin: bytes | None = None) -> str:
-    """The error that people see: no traceback, nothing on stdout, exit code 2."""
-    result = t2l(*words, stdin=stdin)
-    assert (result.exit_code, result.stdout) == (2, ""), result.output
-    assert "Traceback" not in result.stderr and result.stderr.startswith(("Error: ", "Note: ")), result.stderr
-    return result.stderr
-
-
-def files_below(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +76,6 @@ def imported(*words: str) -> set[str]:
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-2000:]
     return {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")}
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(SOURCE)}
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -442,7 +408,7 @@ def test_a_damaged_checkpoint(verb: str, damage: str, problem: str, checkpoint: 
 
 def test_no_checkpoint_there(checkpoint: Path, tmp_path: Path, shared_dir: Path) -> None:
     assert "no folder" in refused("generate", "x", "--checkpoint", "./missing")
-    assert "neither a folder nor" in refused("generate", "x", "--checkpoint", "nobody/nothing")
+    assert "is not a folder here and cannot be read" in refused("generate", "x", "--checkpoint", "nobody/nothing")
     reference = shared_dir / "fixtures" / "sakana-checkpoints" / "L-sft-s1"
     assert f"t2l import {reference} OUT" in refused("generate", "x", "--checkpoint", reference)
     assert files_below(tmp_path) == []

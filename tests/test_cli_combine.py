@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import gguf
 import pytest
 import torch
-from typer.testing import CliRunner
 
+from command import document, refused, t2l
 from helpers import save_tiny_llama
-from t2l import cli
 from t2l.adapter import Adapter
 from t2l.bases import load_base
 from t2l.encoders import OneHotEncoder
@@ -22,22 +19,6 @@ from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 
 NAMES = ["sort the words", "add three", "say it backwards"]
-
-
-def t2l(*words: str | Path) -> Any:
-    return CliRunner(env={"COLUMNS": "300", "T2L_DEBUG": ""}).invoke(cli.app, [str(w) for w in words], prog_name="t2l")
-
-
-def document(*words: str | Path) -> dict[str, Any]:
-    result = t2l(*words, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def refused(*words: str | Path) -> str:
-    result = t2l(*words)
-    assert (result.exit_code, result.stdout) == (2, ""), result.output
-    return result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,11 @@ from t2l.training.sft import IGNORED
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("accelerate")
+from command import SOURCE, document, done, files_below, refused, t2l
 from t2l.evaluation.benchmarks import PAPER10
 from t2l.evaluation.rows import GATE
 from t2l.evaluation.runs import read_run
 from t2l.evaluation.wording import _texts, paper_wording
-from test_cli import SOURCE, document, done, files_below, refused, t2l
 from test_evaluation import Drawn
 
 FEW = ("--limit", "4", "--max-new-tokens", "5")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from command import document, done, refused, t2l
 from helpers import MICRO_CHECKPOINT, fill
 from lab.world.base import build_tokenizer
 from lab.world.tasks import find_task, tasks_of
@@ -22,7 +23,6 @@ from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration
 from t2l.guidance.guide import Guide
 from t2l.hypernet import HyperNetwork
 from t2l.model import TextToLora
-from test_cli import document, done, refused, t2l
 
 GOOD = "Give the last word of the line in capital letters."
 JUNK = "qwe rtz 88 ;; blorp unf"

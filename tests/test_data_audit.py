@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from t2l.cli import app
+from command import document, done, refused
 from t2l.data.audit import Auditor, audit
 from t2l.data.benchmarks import BENCHMARKS, Benchmark, benchmark_name, fetch_benchmark, find_benchmarks, read_benchmark
 from t2l.data.sources import Instance, Task, open_source
@@ -164,17 +163,14 @@ def test_the_command(tmp_path: Path) -> None:
     planted["Instances"].append({"id": "p", "input": f"{QUESTION} (A) luster (B) mass", "output": ["A"]})
     source = folder(tmp_path / "in", ("task900_x", planted), ("task901_y", native("y")))
     file = written(tmp_path / "arc.jsonl", [ARC])
-    run = CliRunner().invoke(app, ["data", "audit", str(source), "--benchmark", f"arc_easy={file}", "--json"])
-    assert run.exit_code == 0, run.output
-    report = json.loads(run.stdout)
+    words = ("data", "audit", source)
+    report = document(*words, "--benchmark", f"arc_easy={file}")
     assert report["benchmarks"] == {"arc_easy": 1}
     assert [(t["name"], t["flags"]) for t in report["tasks"]] == [
         ("task900_x", ["holds 1 of 1 items of arc_easy"]),
         ("task901_y", []),
     ]
-    run = CliRunner().invoke(app, ["data", "audit", str(source), "--benchmark", f"arc_easy={file}"])
-    assert "2 tasks, 1 flagged" in run.stdout and "Which property of a mineral" in run.stdout
-    run = CliRunner().invoke(app, ["data", "audit", str(source)])
-    assert "judged by their names alone" in run.output
-    run = CliRunner().invoke(app, ["data", "audit", str(source), "--benchmark", "arc_easy"])
-    assert run.exit_code == 2 and "has no '='" in run.output
+    shown = done(*words, "--benchmark", f"arc_easy={file}").stdout
+    assert "2 tasks, 1 flagged" in shown and "Which property of a mineral" in shown
+    assert "judged by their names alone" in done(*words).stderr
+    assert "has no '='" in refused(*words, "--benchmark", "arc_easy")

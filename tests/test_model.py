@@ -439,7 +439,7 @@ def test_a_folder_wins_over_a_hub_id(monkeypatch: pytest.MonkeyPatch, folder: Pa
 @pytest.mark.parametrize("problem", [OSError("offline\nand a long story"), RuntimeError(""), ValueError("401")])
 def test_a_hub_that_fails_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
     _fake_hub(monkeypatch, problem)
-    with pytest.raises(CheckpointError, match="'someone/some-t2l' is no folder here and cannot be read") as raised:
+    with pytest.raises(CheckpointError, match="'someone/some-t2l' is not a folder here and cannot be read") as raised:
         TextToLora.from_pretrained("someone/some-t2l")
     assert "long story" not in str(raised.value)
 

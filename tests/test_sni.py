@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from command import document, done, refused
 from helpers import fill, random_weights, save_tiny_llama, tiny_pair
 from t2l.adapter import Adapter
 from t2l.batched import apply_batched
@@ -34,7 +35,6 @@ from t2l.evaluation.wording import texts_for
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
-from test_cli import document, done, refused
 
 pytest.importorskip("rouge_score")
 

@@ -146,6 +146,6 @@ def push(
 
 def _unreachable(repository: str, problem: Exception, error: type[T2LError]) -> T2LError:
     return error(
-        f"'{repository}' is no folder here and cannot be read from the hub: {first_line(problem)}.",
+        f"'{repository}' is not a folder here and cannot be read from the hub: {first_line(problem)}.",
         "Check the name and the network (for a private or gated one: hf auth login), or give a folder.",
     )
