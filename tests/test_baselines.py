@@ -1,4 +1,4 @@
-"""The comparators against plain computations: numpy's mean, a planted nearest task, a planted route, a prompt alone."""
+"""The baselines against plain computations: numpy's mean, a planted nearest task, a planted route, a prompt alone."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def known_texts(place: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A tiny base and a checkpoint for it, tasks of the micro world, and every comparator, made by commands."""
+    """A tiny base and a checkpoint for it, tasks of the micro world, and every baseline, made by commands."""
     folder = tmp_path_factory.mktemp("evaluate")
     base = save_tiny_llama(folder / "base")
     exam = folder / "exam"
@@ -279,7 +279,7 @@ def test_a_library_does_without_the_adapters_of_measured_tasks(place: SimpleName
     clean = run_of(place, *given, "--library", place.library)
     mixed = run_of(place, *given, "--library", "mixed", out="mixed-run")
     assert (clean["library"], mixed["library"]) == (5, 5)
-    assert mixed["notes"] == ["3 adapters of the library are of tasks that are measured; they were left out."]
+    assert mixed["notes"] == ["3 adapters of the library are of tasks that are measured; they were omitted."]
     for row in ("average", "arrow"):
         assert [i["answer"] for i in rows_of(mixed, row)] == [i["answer"] for i in rows_of(clean, row)]
     words = ("evaluate", "--checkpoint", place.checkpoint, "--data", place.exam, "--rows", "average", "--out", "none")
@@ -288,9 +288,9 @@ def test_a_library_does_without_the_adapters_of_measured_tasks(place: SimpleName
 
 
 def test_all_rows_stand_in_one_table(place: SimpleNamespace) -> None:
-    rivals = [word for name, option in OPTIONS.items() for word in (option, getattr(place, name))]
+    baselines = [word for name, option in OPTIONS.items() for word in (option, getattr(place, name))]
     known = ("--descriptions", place.descriptions)
-    shown = done("evaluate", "--checkpoint", place.checkpoint, "--data", place.exam, *rivals, *known, *FEW).stdout
+    shown = done("evaluate", "--checkpoint", place.checkpoint, "--data", place.exam, *baselines, *known, *FEW).stdout
     run = read_run(next(Path("t2l-runs").iterdir()))
     wanted = ["base", "description-in-prompt", "3-shot", "t2l", "average", "nearest", "multi-task", "arrow"]
     assert sorted(run["rows"]) == sorted([*wanted, "hyperdecoder", "task-specific"])

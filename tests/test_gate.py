@@ -41,8 +41,8 @@ def test_an_adapter_that_helps_whatever_it_is_told_does_not_pass() -> None:
     assert "not passed" in gate.verdict[-1]
     worse = gate_of(items({"t2l": 0.3, "other-task": 0.3, "static": 0.6}), judged=True)
     assert worse.passed is False and "loses" in worse.verdict[0] and "worse than none" in worse.verdict[-1]
-    rival = gate_of(items({"t2l": 0.6, "other-task": 0.1, "static": 0.1, "multi-task": 0.6}), judged=True)
-    assert rival.passed is False, "a multi-task LoRA that does as well"
+    beaten = gate_of(items({"t2l": 0.6, "other-task": 0.1, "static": 0.1, "multi-task": 0.6}), judged=True)
+    assert beaten.passed is False, "a multi-task LoRA that does as well"
 
 
 def test_what_was_not_measured_neither_passes_nor_fails() -> None:

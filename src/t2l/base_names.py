@@ -12,7 +12,7 @@ from pathlib import Path
 
 from t2l.errors import BaseModelError, did_you_mean
 from t2l.gguf_base import SUFFIX, converted, gguf_digest
-from t2l.hub import LEAVE_FIX, first_line
+from t2l.hub import TRUST_FIX, first_line
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The hub id of the real base that a package brings; ``smollm2-135m`` is its short name."""
@@ -101,7 +101,7 @@ def not_loaded(name: str, problem: Exception) -> BaseModelError:
     """The error for a base that was found and cannot be loaded, or that the hub does not give."""
     reason = first_line(problem)
     if "trust_remote_code" in str(problem):
-        return BaseModelError(f"The base model '{name}' brings Python code of its own, which was not run.", LEAVE_FIX)
+        return BaseModelError(f"The base model '{name}' brings Python code of its own, which was not run.", TRUST_FIX)
     if "attn_implementation" in str(problem):
         return BaseModelError(
             f"The base model '{name}' does not support the attention that was asked for: {reason}",

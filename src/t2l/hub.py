@@ -13,16 +13,16 @@ from typing import Any
 
 from t2l.errors import OutputError, T2LError
 
-LEAVE = "T2L_TRUST_REMOTE_CODE"
-LEAVE_FIX = (
-    f"If you trust its authors with everything this account may do, set {LEAVE}=1, or in Python pass "
+TRUST = "T2L_TRUST_REMOTE_CODE"
+TRUST_FIX = (
+    f"If you trust its authors with everything this account may do, set {TRUST}=1, or in Python pass "
     "trust_remote_code=True."
 )
 
 
 def may_run_code(trust_remote_code: bool) -> bool:
     """Whether the user lets a model's own code run: by argument, or by the environment."""
-    return trust_remote_code or os.environ.get(LEAVE, "") == "1"
+    return trust_remote_code or os.environ.get(TRUST, "") == "1"
 
 
 def first_line(problem: Exception) -> str:

@@ -47,7 +47,7 @@ HIDDEN_MATRICES = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")
 class OutputAffine(nn.Module):
     """``raw * gain + shift`` for every element of A and B: fixed buffers, not trained, there only where asked for.
 
-    With a gain, the hypernetwork speaks in z-scores of a library of adapters (reconstruction training): the gain is
+    With a gain, the heads predict z-scores of a library of adapters (reconstruction training): the gain is
     their standard deviation and the shift their mean, element by element. With a shift alone, it speaks in
     differences from a given adapter.
 

@@ -14,10 +14,10 @@ from typing import Any
 from t2l.errors import BaseModelError
 
 TEMPLATE = "template"
-"""The system message, if any, that the chat template puts by itself."""
+"""The system message, if any, that the chat template adds."""
 
 NONE = "none"
-"""No system message at all, whatever the template puts by itself."""
+"""No system message at all, whatever the template would add."""
 
 INPUT = "{input}"
 """Stands for the input in a prompt that is written down."""

@@ -23,7 +23,7 @@ class Operation:
         draw: takes a seeded generator, returns one (input, output) pair of printable ASCII without
             newline or ``>``; at most 44 and 30 characters.
         reveals: whether the input alone half-reveals the task (a sentence, a date, key=value), so that one
-            static adapter is a real comparator there.
+            static adapter is a strong baseline there.
         closed: whether the inputs are a finite table of knowledge (capitals, antonyms): the base must have
             seen every row to know it, as a pretrained model would have.
     """

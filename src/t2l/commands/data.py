@@ -83,7 +83,7 @@ _System = Annotated[
     str,
     typer.Option(
         metavar="TEXT|none|template",
-        help="The system message of prompts: a text, none at all, or what the base's chat template puts by itself.",
+        help="The system message of prompts: a text, none at all, or what the base's chat template adds.",
     ),
 ]
 _DropLong = Annotated[bool, typer.Option("--drop-long", help="Omit samples that would be cut.")]

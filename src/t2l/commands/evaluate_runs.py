@@ -227,7 +227,7 @@ def evaluate_suite(options: Options) -> None:
     tasks, digest = load_suite(places, INSTANCES if options.limit is None else options.limit)
     notes = Notes()
     if dropped := sum(task.dropped for task in tasks):
-        notes.add(f"{dropped} instances without an input or an output were left out.")
+        notes.add(f"{dropped} instances without an input or an output were omitted.")
     if options.score_only:
         answers, settings = kept_run(options.out)
         if settings.get("data_digest") != digest:

@@ -37,7 +37,7 @@ class PrepareConfig:
 
     Args:
         template: whether prompts hold the task's definition.
-        system: the system message of prompts: ``template`` (what the chat template puts by itself), ``none`` or a text.
+        system: the system message of prompts: ``template`` (what the chat template adds), ``none`` or a text.
         included_fraction: of a mixture, the fraction of samples whose prompt does.
         max_prompt, max_response: tokens; what is longer is cut (see `t2l.data.prompts.SampleTokenizer`).
         drop_long: omit samples that are too long instead of cutting them.

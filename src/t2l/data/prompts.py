@@ -101,7 +101,7 @@ class Frame:
             raise DataError(f"The chat template of '{name}' does not show the user's message and the answer once each.")
         before, _, after = prompt.partition(_ASKED)
         said = whole[: whole.index(_SAID)]
-        # a template that puts something else before an answer it has seen (a model's thoughts) is left to itself
+        # a template that puts something else before an answer it has seen (a model's thoughts) is not imitated
         opening = said[len(prompt) :] if said.startswith(prompt) else ""
         closing = whole[whole.index(_SAID) + len(_SAID) :]
         return cls(before, after, opening, _until_special(closing, tokenizer) or end, chat=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from t2l.errors import BaseModelError, EncoderError, T2LError
-from t2l.hub import LEAVE_FIX, first_line
+from t2l.hub import TRUST_FIX, first_line
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def loading(model: str, extra: str | None = None) -> Iterator[None]:
     except Exception as problem:  # the hub, the disk and the libraries each raise their own kinds
         if "trust_remote_code" in str(problem):
             raise EncoderError(
-                f"The encoder '{model}' brings Python code of its own, which was not run.", LEAVE_FIX
+                f"The encoder '{model}' brings Python code of its own, which was not run.", TRUST_FIX
             ) from problem
         raise EncoderError(
             f"The encoder '{model}' cannot be loaded: {first_line(problem)}",

@@ -122,9 +122,9 @@ def load_tasks(
         asked: names of tasks, comma-separated or not; `GROUP` for the paper's ten, ``all`` for every task in ``data``.
         protocol: how the paper's benchmarks are scored. Any other task of the harness has its own way.
         data: folder of local copies; without it the hub is asked.
-        run_code: leave to run programs that the model wrote (HumanEval, MBPP).
+        run_code: whether programs that the model wrote may run (HumanEval, MBPP).
         descriptions: by task, before those that ship.
-        note: told of tasks of a group, or of ``all``, that are left out because they run generated code.
+        note: told of tasks of a group, or of ``all``, that are omitted because they run generated code.
 
     Raises:
         T2LError: an unknown task or protocol, data that is missing (with the command that fetches it), a task that

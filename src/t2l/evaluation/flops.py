@@ -33,7 +33,7 @@ class TransformerShape:
 
     Args:
         layers: depth.
-        inside: elements of all weights that every token meets, embeddings and output head left out.
+        inside: elements of all weights that every token meets, embeddings and output head omitted.
         attention_width: H, heads times their width.
         cache_width: numbers that a token leaves in one layer's cache: keys and values of its key-value heads.
         head: elements of the output head; 0 for an encoder.

@@ -224,7 +224,7 @@ def run_variants(
         answers: of an earlier, interrupted run; new ones are added.
         limit: items a task.
         chat: put prompts in the base's chat template.
-        run_code: leave to run what the model wrote.
+        run_code: whether programs that the model wrote may run.
         identity: of the base and what is inside it.
         report: called with (requests done, requests in all) of each kind.
 

@@ -182,7 +182,7 @@ class Bench:
         showing: tasks that have examples to show.
         wordings: how many descriptions a task has in each condition, each with an adapter of its own.
         seed: of the draw of descriptions.
-        note: told what is left out, and why.
+        note: told what is omitted, and why.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Bench:
             t2l.spec.check_base(base.model)
 
     def variants(self, row: str) -> list[PromptVariant]:
-        """What a row puts to each task; tasks without a description for it are left out, with a note.
+        """What a row puts to each task; tasks without a description for it are omitted, with a note.
 
         Raises:
             T2LError: the row's folder cannot be read or is for another base, or its tasks have no description.
@@ -287,7 +287,7 @@ class Bench:
                 "Give adapters of other tasks with --library; those of the tasks themselves go to --task-adapters.",
             )
         if left := len(library) - len(names):
-            self.note(f"{left} adapters of the library are of tasks that are measured; they were left out.")
+            self.note(f"{left} adapters of the library are of tasks that are measured; they were omitted.")
         return names
 
     def _texts(self, row: str, condition: str) -> dict[str, list[str]]:

@@ -105,7 +105,7 @@ def load_suite(places: Sequence[Path], limit: int = INSTANCES) -> tuple[list[Sui
     """The tasks of folders or files in the order of their names, and a digest of what was read.
 
     Raises:
-        DataError: nothing there, a task that cannot be read (none is left out quietly), or one that comes twice.
+        DataError: nothing there, a task that cannot be read (none is omitted silently), or one that comes twice.
         T2LError: a limit below 1.
     """
     if limit < 1:
