@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,18 @@ def kill_at(step: int) -> Any:
 
 def silent(done: int, steps: int, loss: float) -> None:
     """Reports nothing."""
+
+
+@torch.no_grad()  # in inference mode, parts of parameters confuse the counter
+def counted(run: Callable[[], Any]) -> float:
+    """Operations of a call as torch's `FlopCounterMode` counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into fused layers
+    try:
+        with FlopCounterMode(display=False) as counter:
+            run()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return float(counter.get_total_flops())

@@ -15,7 +15,7 @@ from helpers import random_weights, tiny_base, tiny_config, tokens
 from t2l.baselines import arrow as arrow_module
 from t2l.baselines.arrow import arrow_model
 from t2l.baselines.hyperdecoder import input_states
-from t2l.baselines.nearest import NearestTask
+from t2l.baselines.nearest import nearest_tasks
 from t2l.baselines.static import StaticLora, average_of
 from t2l.batched import apply_batched
 from t2l.errors import BaseModelError, DescriptionError, T2LError
@@ -83,19 +83,16 @@ def test_a_static_lora_ignores_its_condition_and_learns_from_all_samples(base: A
 
 
 def test_the_average_is_numpys(library: Library) -> None:
-    source = average_of(library)
-    weights = library.weights(NAMES)
-    for given, all_N in ((source.weights().a, weights.a), (source.weights().b, weights.b)):
+    average, weights = average_of(library), library.weights(NAMES)
+    for given, all_N in ((average.weights.a, weights.a), (average.weights.b, weights.b)):
         for key, tensor in all_N.items():
             np.testing.assert_allclose(given[key][0].numpy(), tensor.numpy().mean(axis=0), atol=1e-7)
-    two = average_of(library, ["first", "third"]).weights().b["v_proj"][0]
+    two = average_of(library, ["first", "third"]).weights.b["v_proj"][0]
     np.testing.assert_allclose(two.numpy(), weights.b["v_proj"].numpy()[[0, 2]].mean(axis=0), atol=1e-7)
-    assert not any(parameter.requires_grad for parameter in source.parameters())
+    assert average.spec == library.spec
 
 
-def test_what_is_no_single_adapter_is_refused(spec: LoraSpec, tmp_path: Path) -> None:
-    with pytest.raises(T2LError, match="N must be 1"):
-        StaticLora.of(spec, random_weights(spec, 2))
+def test_an_empty_library_has_no_average(spec: LoraSpec, tmp_path: Path) -> None:
     with pytest.raises(T2LError, match="no average"):
         average_of(Library.create(tmp_path / "empty", spec))
 
@@ -103,26 +100,19 @@ def test_what_is_no_single_adapter_is_refused(spec: LoraSpec, tmp_path: Path) ->
 # Nearest task
 
 
-def test_the_nearest_task_is_the_planted_one(library: Library) -> None:
+def test_the_nearest_task_is_the_planted_one() -> None:
     generator = torch.Generator().manual_seed(0)
     embedding_ME = torch.randn(6, 16, generator=generator)
     names = ["first", "first", "second", "second", "third", "third"]
-    source = NearestTask(library, names, embedding_ME)
-    noise = 0.1 * torch.randn(3, 16, generator=generator)
-    condition_NE = embedding_ME[[5, 2, 1]] * torch.tensor([[0.01], [1.0], [50.0]]) + noise * torch.tensor(
-        [[0.01], [1.0], [50.0]]
-    )
-    assert source.nearest(condition_NE) == ["third", "second", "first"]
+    sizes_N1 = torch.tensor([[0.01], [1.0], [50.0]])
+    condition_NE = sizes_N1 * (embedding_ME[[5, 2, 1]] + 0.1 * torch.randn(3, 16, generator=generator))
+    assert nearest_tasks(names, embedding_ME, condition_NE) == ["third", "second", "first"]
     by_hand = torch.stack([torch.cosine_similarity(row[None], embedding_ME) for row in condition_NE]).argmax(1)
-    assert source.nearest(condition_NE) == [names[index] for index in by_hand.tolist()]
-    given, wanted = source(condition_NE), library.weights(["third", "second", "first"])
-    assert all(torch.equal(given.b[key], wanted.b[key]) for key in wanted.b)
+    assert nearest_tasks(names, embedding_ME, condition_NE) == [names[index] for index in by_hand.tolist()]
     with pytest.raises(DescriptionError, match="16 wide"):
-        source(torch.zeros(1, 8))
-    with pytest.raises(T2LError, match="such as 'fourth'"):
-        NearestTask(library, ["first", "fourth"], embedding_ME[:2])
+        nearest_tasks(names, embedding_ME, torch.zeros(1, 8))
     with pytest.raises(T2LError, match="one name for each row"):
-        NearestTask(library, ["first"], embedding_ME)
+        nearest_tasks(names[:1], embedding_ME, condition_NE)
 
 
 # Hyperdecoder

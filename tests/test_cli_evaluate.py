@@ -169,8 +169,7 @@ def by_hyperdecoder(place: SimpleNamespace, base: Base, task: str, asked: list[s
 
 
 def by_average(place: SimpleNamespace, base: Base, task: str, asked: list[str]) -> list[str]:
-    library = Library.open(place.library)
-    return alone(base, Adapter(library.spec, average_of(library).weights()), asked)
+    return alone(base, average_of(Library.open(place.library)), asked)
 
 
 ROWS: dict[str, tuple[tuple[str, ...], Callable[..., list[str]]]] = {

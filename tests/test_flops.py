@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import tiny_base, tokens
+from helpers import counted, tiny_base, tokens
 from t2l.batched import apply_batched
 from t2l.errors import T2LError
 from t2l.evaluation.flops import (
@@ -17,8 +17,6 @@ from t2l.evaluation.flops import (
     TransformerShape,
     answer_flops,
     compare,
-    counted,
-    counted_generation,
     fine_tuning_flops,
     forward_flops,
     generation_flops,
@@ -69,7 +67,7 @@ def test_making_an_adapter_of_the_embedded_world_costs_what_torch_counts() -> No
     text = "Give the last word of the line in capital letters and leave all the others away."
     words = len(t2l.encoder._tokens(text))  # pyright: ignore[reportAttributeAccessIssue]
     formula = generation_flops(t2l.hypernetwork, ENCODERS["minilm"], words)
-    assert counted_generation(t2l, text) == pytest.approx(formula, rel=0.02)
+    assert counted(lambda: t2l.hypernetwork(t2l.encoder.encode([text]))) == pytest.approx(formula, rel=0.02)
     read = counted(lambda: t2l.encoder.encode([text]))
     assert read == pytest.approx(forward_flops(ENCODERS["minilm"], words, logits=0), rel=0.02)
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from peft import PeftModel
 
-from helpers import random_weights, tiny_base
+from helpers import counted, random_weights, tiny_base
 from t2l.adapter import Adapter
 from t2l.encoders import TokenStatesEncoder, encoder_from_config, prepare
 from t2l.errors import CheckpointError, DescriptionError, EncoderError, T2LError
-from t2l.evaluation.flops import counted, hypernetwork_flops
+from t2l.evaluation.flops import hypernetwork_flops
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora

@@ -114,11 +114,7 @@ def sensitivity(t2l: TextToLora, descriptions: Sequence[str] = PROBES) -> Sensit
 
 def _pearson(pairs: Sequence[tuple[int, int, float, float]]) -> float | None:
     both = torch.tensor([[pair[2], pair[3]] for pair in pairs], dtype=torch.float64)
-    gap = both - both.mean(dim=0)
-    spread = gap.square().sum(dim=0).sqrt()
-    if bool((spread < 1e-12).any()):
-        return None
-    return float((gap[:, 0] * gap[:, 1]).sum() / (spread[0] * spread[1]))
+    return None if bool((both.std(dim=0) < 1e-12).any()) else float(torch.corrcoef(both.T)[0, 1])
 
 
 def _sites(t2l: TextToLora, products: dict[tuple[str, int], Tensor], scale: float) -> tuple[Site, ...]:

@@ -55,15 +55,11 @@ def save_hyperdecoder(
     return Path(folder)
 
 
-def load_hyperdecoder(folder: str | Path, settings: Mapping[str, Any] | None = None) -> HyperNetwork:
+def load_hyperdecoder(folder: str | Path) -> HyperNetwork:
     """The hyperdecoder of a folder, frozen.
-
-    Args:
-        settings: it must have been trained with these; any by default.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
-        T2LError: it was trained with other settings.
     """
     folder = Path(folder).expanduser()
     if not (folder / CONFIG_FILE).is_file():
@@ -71,11 +67,6 @@ def load_hyperdecoder(folder: str | Path, settings: Mapping[str, Any] | None = N
     config = read_json(folder / CONFIG_FILE, CheckpointError)
     if not isinstance(config.get("structure"), dict):
         raise CheckpointError(f"'{folder}' is no hyperdecoder.", "Train one: t2l train hyperdecoder RECIPE")
-    if settings is not None and config.get("settings") != dict(settings):
-        raise T2LError(
-            f"The hyperdecoder in '{folder}' was made with {config.get('settings')}, not {dict(settings)}.",
-            "Use the same settings, or delete the folder to train another.",
-        )
     tensors = read_tensors(folder / TENSOR_FILE, CheckpointError)
     return HyperNetwork.from_tensors(config["structure"], tensors, source=folder).eval().requires_grad_(False)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from t2l.adapter import Adapter
 from t2l.adapter_table import AdapterTable
 from t2l.errors import T2LError
 from t2l.library import Library
@@ -38,23 +39,6 @@ class StaticLora(LoraSource):
         self.spec = spec
         self.table = AdapterTable(spec, [seed])
 
-    @classmethod
-    def of(cls, spec: LoraSpec, weights: LoraWeights) -> StaticLora:
-        """The source of a given adapter (N = 1).
-
-        Raises:
-            T2LError: the weights are not one adapter of ``spec``.
-        """
-        weights.check(spec)
-        if weights.num_samples != 1:
-            raise T2LError(f"A static LoRA is one adapter; these are {weights.num_samples} (N must be 1).")
-        source = cls(spec)
-        with torch.no_grad():
-            for own, given in ((source.table.a, weights.a), (source.table.b, weights.b)):
-                for key, parameter in own.items():
-                    parameter.copy_(given[key])
-        return source
-
     def forward(self, condition_NE: Tensor) -> LoraWeights:
         """N times the one adapter, as views of it: no copies."""
         return self.weights().map(lambda tensor: tensor.expand(len(condition_NE), *tensor.shape[1:]))
@@ -64,7 +48,7 @@ class StaticLora(LoraSource):
         return self.table.table()
 
 
-def average_of(library: Library, names: Sequence[str] | None = None) -> StaticLora:
+def average_of(library: Library, names: Sequence[str] | None = None) -> Adapter:
     """The mean of a library's A and the mean of its B, element by element ("average LoRA" in the paper's tables).
 
     The factors are averaged, not the weight changes: (mean B)(mean A) is not the mean of B A. Adapters trained from
@@ -85,7 +69,4 @@ def average_of(library: Library, names: Sequence[str] | None = None) -> StaticLo
         for sums, parts in ((total.a, adapter.a), (total.b, adapter.b)):
             for key, part in parts.items():
                 sums[key] += part
-    mean = total.map(lambda tensor: (tensor / len(names)).float())
-    source = StaticLora.of(library.spec, mean)
-    source.requires_grad_(False)
-    return source
+    return Adapter(library.spec, total.map(lambda tensor: (tensor / len(names)).float()), {"mean_of": len(names)})

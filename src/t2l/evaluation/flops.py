@@ -1,20 +1,17 @@
 """What it costs to make an adapter and use it, to show examples in every prompt instead, or to fine-tune: by formula.
 
 Level 5. One room for all arithmetic of this kind. A product with a weight of n elements counts 2n for each token;
-scores and mixing of attention 4 H T C for T new tokens that see C (torch counts so); with ``causal`` only what a token
-may see is counted, about half. Norms, activations, softmax and look-ups do not count. `t2l flops` prints the table; a
-test holds the formulas against torch's own `FlopCounterMode`.
+scores and mixing of attention 4 H T C for T new tokens that see C (torch counts so). Norms, activations, softmax and
+look-ups do not count. `t2l flops` prints the table; a test holds the formulas against torch's own `FlopCounterMode`.
 
 Axis letters: T new tokens, C tokens seen, H width of all heads together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from t2l.base_structure import empty_base
@@ -24,7 +21,7 @@ from t2l.lora import LoraSpec
 from t2l.site_attention import SiteHead
 
 if TYPE_CHECKING:
-    from t2l.model import TextToLora
+    pass
 
 
 @dataclass(frozen=True)
@@ -83,16 +80,9 @@ ENCODERS = {
 }
 
 
-def forward_flops(
-    shape: TransformerShape, tokens: float, *, past: float = 0, logits: float = 1, causal: bool = False
-) -> float:
-    """Operations of reading ``tokens`` new tokens after ``past`` cached ones, with ``logits`` predicted positions.
-
-    Args:
-        causal: count only what each token may see, ``past + (tokens + 1) / 2`` about, as a fused kernel computes.
-    """
-    seen = past + (tokens / 2 if causal else tokens)
-    attention = 4 * shape.layers * shape.attention_width * tokens * seen
+def forward_flops(shape: TransformerShape, tokens: float, *, past: float = 0, logits: float = 1) -> float:
+    """Operations of reading ``tokens`` new tokens after ``past`` cached ones, with ``logits`` predicted positions."""
+    attention = 4 * shape.layers * shape.attention_width * tokens * (past + tokens)
     return 2 * tokens * shape.inside + attention + 2 * logits * shape.head
 
 
@@ -131,16 +121,10 @@ def hypernetwork_flops(hypernetwork: HyperNetwork, description_tokens: int = 48)
     return 2.0 * (total + head_dim * spec.num_parameters) + _task_encoder_flops(hypernetwork, description_tokens)
 
 
-def generation_flops(
-    hypernetwork: HyperNetwork, encoder: TransformerShape, description_tokens: int, *, read: int | None = None
-) -> float:
-    """Operations from a description to an adapter, the encoder's included.
-
-    Args:
-        read: token states that the task encoder reads, where it is another number than the description's tokens.
-    """
-    read = description_tokens if read is None else read
-    return forward_flops(encoder, description_tokens, logits=0) + hypernetwork_flops(hypernetwork, read)
+def generation_flops(hypernetwork: HyperNetwork, encoder: TransformerShape, description_tokens: int) -> float:
+    """Operations from a description to an adapter, the encoder's included."""
+    read = forward_flops(encoder, description_tokens, logits=0)
+    return read + hypernetwork_flops(hypernetwork, description_tokens)
 
 
 def fine_tuning_flops(shape: TransformerShape, spec: LoraSpec, *, steps: int, batch: int, tokens: int) -> float:
@@ -281,26 +265,6 @@ def compare(
         Cost("few-shot prompt, prefix cached", prefix, cached, cached_bytes, seconds(prefix, base_bytes), cached_s),
         Cost("LoRA fine-tuned for the task", tuned, adapted, adapter_bytes, tuned_s, adapted_s),
     ]
-
-
-@torch.no_grad()  # in inference mode, parts of parameters confuse the counter
-def counted(run: Callable[[], Any]) -> float:
-    """Operations of a call as torch's `FlopCounterMode` counts them."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into fused layers
-    try:
-        with FlopCounterMode(display=False) as counter:
-            run()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return float(counter.get_total_flops())
-
-
-def counted_generation(t2l: TextToLora, text: str) -> float:
-    """Operations of one adapter from its description, encoder included, counted by torch."""
-    return counted(lambda: t2l.hypernetwork(t2l.encoder.encode([text])))
 
 
 def _site_flops(encoder: Any, head: SiteHead, tokens: int) -> float:

@@ -18,7 +18,7 @@ import torch
 from t2l.adapter import Adapter
 from t2l.baselines.arrow import arrow_model
 from t2l.baselines.hyperdecoder import load_hyperdecoder
-from t2l.baselines.nearest import NearestTask
+from t2l.baselines.nearest import nearest_tasks
 from t2l.baselines.static import average_of
 from t2l.bases import Base
 from t2l.data.descriptions import DescriptionFile
@@ -325,7 +325,7 @@ class Bench:
 
     def _average(self, row: str) -> list[PromptVariant]:
         library = self._library("--library")
-        self._put((row, ""), Adapter(library.spec, average_of(library, self.foreign()).weights()))
+        self._put((row, ""), average_of(library, self.foreign()))
         return self._for_all(row)
 
     def _nearest(self, row: str) -> list[PromptVariant]:
@@ -339,10 +339,12 @@ class Bench:
                 "Give them: --descriptions FILE, YAML with matched: {ADAPTER: [TEXT, ...]} or the JSON Lines of "
                 "t2l data prepare",
             )
-        source = NearestTask(library, [name for name, _ in known], _vectors(self.t2l, [text for _, text in known]))
+        names, known_ME = [name for name, _ in known], _vectors(self.t2l, [text for _, text in known])
         variants = []
         for task, some in self._texts(row, "matched").items():
-            for number, (text, name) in enumerate(zip(some, source.nearest(_vectors(self.t2l, some)), strict=True)):
+            for number, (text, name) in enumerate(
+                zip(some, nearest_tasks(names, known_ME, _vectors(self.t2l, some)), strict=True)
+            ):
                 if ("library", name) not in self.shelf:
                     self._put(("library", name), library.adapter(name))
                 variants.append(PromptVariant(row, task, number, ("library", name), text=text))
