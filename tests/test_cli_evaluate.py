@@ -49,8 +49,9 @@ FEW = ("--limit", "4", "--max-new-tokens", "5")
 
 
 def exported(folder: Path, split: Split, count: int) -> None:
-    """Micro-tasks as local data; beside them what ``t2l data prepare`` reads."""
-    write_exam(folder, tasks_of(split)[:count], 8)
+    """Micro-tasks of several families as local data; beside them what ``t2l data prepare`` reads."""
+    tasks = tasks_of(split)
+    write_exam(folder, tasks[:: len(tasks) // count][:count], 8)
     training, described = [], []
     for file in sorted(folder.glob("*/task.json")):
         about, name = json.loads(file.read_text()), file.parent.name

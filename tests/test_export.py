@@ -34,7 +34,7 @@ def make(kind: str = "llama", seed: int = 0, **options: Any) -> Adapter:
 
 
 def save_base(folder: Path, kind: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
-    """A tiny base on disk, with the embedded world's tokenizer."""
+    """A tiny base on disk, with the micro world's tokenizer."""
     tokenizer = build_tokenizer()
     changes = {"vocab_size": len(tokenizer), "eos_token_id": 3, **changes}
     tiny_base(kind, dtype=dtype, **changes).save_pretrained(folder)

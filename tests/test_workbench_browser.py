@@ -31,7 +31,7 @@ def engine() -> Engine:
     try:
         return Engine.from_pretrained(limits=Limits(slots=8, context=400, max_tokens=200))
     except T2LError as problem:
-        pytest.skip(f"needs the assets of the embedded world: {problem.message}")
+        pytest.skip(f"needs the assets of the micro world: {problem.message}")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Descriptions of the embedded world: many of them, and nothing that tells evaluation from training leaks."""
+"""Descriptions of the micro world: many of them, and nothing that tells evaluation from training leaks."""
 
 from __future__ import annotations
 
