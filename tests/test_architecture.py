@@ -26,12 +26,11 @@ LEVELS = {
     **dict.fromkeys(
         [
             *("adapter", "model_cards", "adapter_table", "peft_format", "batched", "bases", "encoders", "hypernet"),
-            "deltas",
         ],
         1,
     ),
     **dict.fromkeys(["model", "reference", "composition", "library"], 2),
-    **dict.fromkeys(["compiled", "data", "inspection", "recipes", "sensitivity"], 3),
+    **dict.fromkeys(["compiled", "data", "inspection", "recipes"], 3),
     **dict.fromkeys(["training", "comparison"], 4),
     **dict.fromkeys(["baselines", "evaluation", "guidance", "serving", "export"], 5),
     # "" is t2l/__init__.py, the face: it may show anything, and nothing inside reads it

@@ -15,7 +15,7 @@ import pytest
 
 from helpers import MICRO_BASE
 from lab.world.base import build_tokenizer
-from t2l.bases import load_tokenizer
+from t2l.base_structure import load_tokenizer
 from t2l.data.descriptions import read_description_files
 from t2l.data.hub import Hub, hub_names, parse_row
 from t2l.data.prepare import PrepareConfig, prepare

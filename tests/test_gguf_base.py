@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from helpers import save_byte_llama
 from t2l import base_names, gguf_base
 from t2l.base_names import SMOLLM2, canonical_name, locate, source_identity
-from t2l.bases import base_config, load_base, load_tokenizer
+from t2l.base_structure import base_config, load_tokenizer
+from t2l.bases import load_base
 from t2l.encoders.last_token import BaseModelEncoder
 from t2l.errors import BaseModelError, EncoderError
 from t2l.export.gguf_names import layout_of

@@ -181,7 +181,7 @@ def test_a_base_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="There is no base model"):
         LoraSpec.from_base(tmp_path / "nothing")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(BaseModelError, match="No usable config"):
+    with pytest.raises(BaseModelError, match="cannot be loaded"):
         LoraSpec.from_base(tmp_path)
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from helpers import MICRO_BASE, MICRO_RECIPE, random_weights, tiny_base, tokens
 from t2l.adapter import Adapter
 from t2l.adapter_table import AdapterTable
-from t2l.bases import base_config, load_tokenizer
+from t2l.base_structure import base_config, load_tokenizer
 from t2l.batched import apply_batched
 from t2l.cli import app
 from t2l.data.prompts import prompt_text

@@ -9,7 +9,7 @@ import torch
 
 from helpers import tiny_pair
 from t2l.errors import DescriptionError
-from t2l.sensitivity import sensitivity
+from t2l.inspection import sensitivity
 
 TEXTS = ["one", "two", "three", "four"]
 

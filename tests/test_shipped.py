@@ -9,7 +9,8 @@ import pytest
 
 import t2l
 from t2l import compiled
-from t2l.bases import Base, base_config
+from t2l.base_structure import base_config
+from t2l.bases import Base
 from t2l.demo.gallery import gallery, shipped_record
 from t2l.demo.measure import MAX_NEW_TOKENS
 from t2l.demo.tasks import demo_tasks

@@ -659,7 +659,7 @@ def test_a_store_made_for_another_base_is_refused_and_one_folder_in_two_spelling
 ) -> None:
     from transformers import LlamaConfig
 
-    from t2l.bases import load_tokenizer
+    from t2l.base_structure import load_tokenizer
     from t2l.training.frozen_base import check_base_of_store
 
     manifest = DataStore.open(store).manifest

@@ -1,18 +1,21 @@
-"""What a base model is made of, without its weights: its language model, the linear modules in its layers, its experts.
+"""What a base model is made of, without its weights: config, tokenizer, language model, linear modules, experts.
 
-Level 0. Built from a config on the meta device. This file does not know what is adapted, or how.
+Level 0. Models are built from a config on the meta device. This file does not know what is adapted, or how.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from t2l.base_names import canonical_name, locate, not_loaded
 from t2l.errors import BaseModelError
-from t2l.hub import first_line
+from t2l.gguf_base import quiet
+from t2l.hub import first_line, may_run_code
 
 _EXPERT = "expert"  # in the name of every module that is one, or several, or is shared beside them
 _PROJECTIONS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
@@ -51,6 +54,38 @@ class Structure:
     sites: tuple[LinearSite, ...]
     transposed: bool
     experts: tuple[str, ...]
+
+
+def base_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The config (a `PretrainedConfig`) of a base, found as `t2l.bases.load_base` finds it.
+
+    Raises:
+        BaseModelError: there is no such base, or its config cannot be read.
+    """
+    config = _part("AutoConfig", name, revision, trust_remote_code)
+    config.name_or_path = canonical_name(name)  # rather than where it was converted or unpacked to
+    return config
+
+
+def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a base, found as `t2l.bases.load_base` finds it.
+
+    Raises:
+        BaseModelError: there is no such base, or its tokenizer cannot be read.
+    """
+    return _part("AutoTokenizer", name, revision, trust_remote_code)
+
+
+def _part(kind: str, name: str | Path, revision: str | None, trust_remote_code: bool) -> Any:
+    """What transformers' class ``kind`` reads of a base."""
+    place, trust = locate(name, revision), may_run_code(trust_remote_code)
+    try:
+        with quiet():
+            import transformers
+
+            return getattr(transformers, kind).from_pretrained(place, revision=revision, trust_remote_code=trust)
+    except Exception as problem:  # the hub, the disk, transformers and remote code each raise their own kinds
+        raise not_loaded(str(name), problem) from problem
 
 
 def auto_class(config: Any) -> Any:

@@ -274,41 +274,9 @@ def load_base(
     return Base(model.eval().requires_grad_(False), tokenizer, canonical_name(name), weights_note(place))
 
 
-def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a base, found as `load_base` finds it, without the base's weights.
-
-    Raises:
-        BaseModelError: there is no such base, or its tokenizer cannot be read.
-    """
-    return _part("AutoTokenizer", name, revision, trust_remote_code)
-
-
-def base_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The config (a `PretrainedConfig`) of a base, found as `load_base` finds it, without its weights.
-
-    Raises:
-        BaseModelError: there is no such base, or its config cannot be read.
-    """
-    config = _part("AutoConfig", name, revision, trust_remote_code)
-    config.name_or_path = canonical_name(name)  # rather than where it was converted or unpacked to
-    return config
-
-
 def base_weights(name: str | Path, *, revision: str | None = None) -> str | None:
     """What the weights of a base were before they were loaded (`Base.weights`), without loading them."""
     return weights_note(locate(name, revision))
-
-
-def _part(kind: str, name: str | Path, revision: str | None, trust_remote_code: bool) -> Any:
-    """What transformers' class ``kind`` reads of a base."""
-    place, trust = locate(name, revision), may_run_code(trust_remote_code)
-    try:
-        with quiet():
-            import transformers
-
-            return getattr(transformers, kind).from_pretrained(place, revision=revision, trust_remote_code=trust)
-    except Exception as problem:  # the hub, the disk, transformers and remote code each raise their own kinds
-        raise not_loaded(str(name), problem) from problem
 
 
 def _rows(index: Sequence[int] | Tensor | None, adapters: int, texts: int) -> list[int]:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from t2l.base_names import canonical_name, locate, not_loaded
-from t2l.base_structure import LinearSite, Structure, linear_shape, structure_of
+from t2l.base_structure import LinearSite, Structure, base_config, linear_shape, structure_of
 from t2l.errors import BaseModelError, T2LError, did_you_mean
 
 if TYPE_CHECKING:
@@ -248,7 +247,8 @@ class LoraSpec:
             BaseModelError: the config cannot be found, a module name is unknown (near names are offered), or a layer
                 is outside the base.
         """
-        config, name = _load_config(base, revision, trust_remote_code)
+        known = not isinstance(base, str | Path)
+        config = base if known else base_config(base, revision=revision, trust_remote_code=trust_remote_code)
         base_parts = structure_of(config, trust_remote_code=trust_remote_code)
         num_layers = 1 + max(site.layer for site in base_parts.sites)
         chosen = _choose(base_parts, target_modules)
@@ -266,7 +266,7 @@ class LoraSpec:
             alpha=alpha,
             use_rslora=use_rslora,
             dropout=dropout,
-            base_model=name,
+            base_model=getattr(config, "_name_or_path", None) or None,
             fan_in_fan_out=base_parts.transposed,
             left_out=base_parts.experts,
         )
@@ -381,22 +381,6 @@ class LoraSource(nn.Module, ABC):
     @abstractmethod
     def forward(self, condition_NE: Tensor) -> LoraWeights:
         """LoRA weights for N conditions (for a text-conditioned source: description embeddings)."""
-
-
-def _load_config(base: Any, revision: str | None, trust_remote_code: bool) -> tuple[PretrainedConfig, str | None]:
-    from transformers import AutoConfig, PretrainedConfig
-
-    if isinstance(base, PretrainedConfig):
-        return base, getattr(base, "_name_or_path", None) or None
-    place = locate(base, revision)
-    try:
-        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as problem:  # the hub, the disk and remote code each raise their own kinds
-        raise BaseModelError(
-            f"No usable config for the base model '{base}': {str(problem).splitlines()[0]}",
-            not_loaded(str(base), problem).fix,
-        ) from problem
-    return config, canonical_name(base)
 
 
 def _choose(base: Structure, target_modules: str | Sequence[str] | None) -> list[LinearSite]:

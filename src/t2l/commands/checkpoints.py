@@ -160,10 +160,9 @@ def _compare(path: str | None, texts: list[str], heatmap: Path | None, as_json: 
     from rich.table import Table
     from rich.text import Text
 
-    from t2l.inspection import ADAPTER, REFERENCE, kind_of
+    from t2l.inspection import ADAPTER, PROBES, REFERENCE, kind_of, sensitivity
     from t2l.model import TextToLora
     from t2l.reference import import_checkpoint
-    from t2l.sensitivity import PROBES, sensitivity
 
     kind = kind_of(path)
     if kind == ADAPTER:

@@ -145,7 +145,7 @@ def prepare(
     as_json: AsJson = False,
 ) -> None:
     """Make a tokenised store of tasks; a run that was stopped resumes where it stopped."""
-    from t2l.bases import load_tokenizer
+    from t2l.base_structure import load_tokenizer
     from t2l.data.prepare import PrepareConfig
     from t2l.data.prepare import prepare as make
     from t2l.data.prompts import PLAIN_SEPARATOR, Template
@@ -215,7 +215,7 @@ def show(
         if verify:
             say("Every sample is the one that was written.", console=results())
         return
-    from t2l.bases import load_tokenizer
+    from t2l.base_structure import load_tokenizer
 
     index = opened.task_index(task)
     entry, record = opened.tasks[index], opened.manifest["tasks"][index]
@@ -341,7 +341,7 @@ def open_sources(places: Sequence[str], described: DescriptionFile, notes: Notes
 
 def _limits(base: str, prompt: int | None, response: int | None, notes: Notes) -> tuple[int, int]:
     """Tokens of prompts and responses: as asked, else the paper's 512 each, or what fits the base's window."""
-    from t2l.bases import base_config
+    from t2l.base_structure import base_config
 
     window = getattr(base_config(base).get_text_config(), "max_position_embeddings", None)
     if not isinstance(window, int) or (prompt or 512) + (response or 512) <= window:

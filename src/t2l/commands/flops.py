@@ -52,7 +52,7 @@ def flops(
     """Operations, bytes and seconds: an adapter from a description, few-shot prompts, and fine-tuning."""
     import torch
 
-    from t2l.bases import base_config
+    from t2l.base_structure import base_config
     from t2l.evaluation.flops import ENCODERS, Setting, TransformerShape, compare, paper_setting
     from t2l.hypernet import HyperNetwork
     from t2l.lora import LoraSpec

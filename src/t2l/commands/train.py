@@ -189,8 +189,8 @@ def _baseline(recipe: Recipe, what: str, spec: LoraSpec) -> LoraSource:
         from t2l.baselines.static import StaticLora
 
         return StaticLora(spec, seed=recipe.loop.seed)
+    from t2l.base_structure import base_config
     from t2l.baselines.hyperdecoder import new_hyperdecoder
-    from t2l.bases import base_config
 
     wanted = recipe.hypernetwork
     width = base_config(recipe.base.model, revision=recipe.base.revision).get_text_config().hidden_size

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_names import locate
+from t2l.base_structure import load_tokenizer
 from t2l.encoders.description import warn_unseen
 from t2l.encoders.encoder import model_identity
 from t2l.encoders.loading import loading, mend_buffers
@@ -118,14 +119,8 @@ class CausalReader:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
-        with loading(self.name), quiet():
-            from transformers import AutoTokenizer
-
-            return AutoTokenizer.from_pretrained(
-                locate(self.name, self.revision),
-                revision=self.revision,
-                trust_remote_code=may_run_code(self.trust_remote_code),
-            )
+        with loading(self.name):
+            return load_tokenizer(self.name, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
     @cached_property
     def model(self) -> PreTrainedModel:

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from t2l.adapter import Adapter
-from t2l.base_structure import empty_base
-from t2l.bases import base_config
+from t2l.base_structure import base_config, empty_base
 from t2l.errors import OutputError, did_you_mean
 from t2l.export.gguf_names import Layout, layout_of
 from t2l.storage import check_file, new_file

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from t2l.adapter import PROVENANCE_FILE, Adapter
-from t2l.bases import Base, base_config, load_base
+from t2l.base_structure import base_config
+from t2l.bases import Base, load_base
 from t2l.errors import BaseModelError, OutputError
 from t2l.gguf_base import write_model
 from t2l.storage import check_writable, new_folder, write_json

@@ -370,7 +370,7 @@ class SampleTexts:
     """Input and output of a sample as texts, from its tokens and the frame that the store records."""
 
     def __init__(self, store: DataStore, base: BaseSection) -> None:
-        from t2l.bases import load_tokenizer
+        from t2l.base_structure import load_tokenizer
 
         self._store = store
         self.tokenizer = load_tokenizer(base.model, revision=base.revision)

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2l.base_names import canonical_name
-from t2l.base_structure import language_model
-from t2l.bases import Base, load_base, load_tokenizer
+from t2l.base_structure import language_model, load_tokenizer
+from t2l.bases import Base, load_base
 from t2l.batched import apply_batched
 from t2l.data.prompts import tokenizer_digest
 from t2l.errors import BaseModelError, RecipeError

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.adapter_table import AdapterTable
-from t2l.base_structure import auto_class, empty_base
-from t2l.bases import base_config
+from t2l.base_structure import auto_class, base_config, empty_base
 from t2l.encoders import encoder_from_config
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSource, LoraSpec

@@ -24,7 +24,7 @@ from t2l.recipes.reader import Recipe
 
 def build_spec(recipe: Recipe) -> LoraSpec:
     """The shapes of the adapters, from the base's config alone."""
-    from t2l.bases import base_config
+    from t2l.base_structure import base_config
 
     lora = recipe.lora
     return LoraSpec.from_base(
