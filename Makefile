@@ -62,7 +62,7 @@ lab-data: $(STAMP) ## training data of a real base: make lab-data TASKS=natural-
 	@test -n "$(TASKS)" -a -n "$(OUT)" || { echo "Name the folders: make lab-data TASKS=natural-instructions OUT=work/lab-data"; exit 2; }
 	$(BIN)/python -m lab.store $(OUT) --force --tasks $(TASKS)/tasks --names $(TASKS)/train_tasks.txt \
 	  --never $(TASKS)/test_tasks.txt --never $(TASKS)/excluded_tasks.txt $(addprefix -d ,$(DESCRIPTIONS)) \
-	  $(foreach number,$(CONTAMINATED),--exclude 'task$(number)_*')
+	  $(foreach number,$(CONTAMINATED),--exclude 'task$(number)_*') $(OPTIONS)
 
 bench: $(STAMP) ## every benchmark, one after the other
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(OFFLINE) $(BIN)/python "$$script"; done
