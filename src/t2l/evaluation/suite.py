@@ -167,7 +167,7 @@ class Prompts:
         ]
 
 
-def key_of(row: str, task: str, document: int) -> str:
+def answer_key(row: str, task: str, document: int) -> str:
     """Under which an answer is kept."""
     return f"{row}/{task}/{document}"
 
@@ -187,7 +187,7 @@ def answer_all(
         report: called with (answers that are there, answers in all, seconds of this call).
     """
     asked = [(one, document, text) for one in variants for document, text in enumerate(inputs[one.task])]
-    keys = [key_of(one.row, one.task, document) for one, document, _ in asked]
+    keys = [answer_key(one.row, one.task, document) for one, document, _ in asked]
     copied = {key: text for key, (one, _, text) in zip(keys, asked, strict=True) if one.row == "copy-input"}
     answers.put({key: {"answer": text.strip()} for key, text in copied.items() if answers.get(key) is None})
     wanted = [number for number, key in enumerate(keys) if answers.get(key) is None]
@@ -235,7 +235,7 @@ def scored(
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for row in (row for row in ROWS if row in rows):
         for task in tasks:
-            kept = [answers.get(key_of(row, task.name, document)) for document in range(len(task.instances))]
+            kept = [answers.get(answer_key(row, task.name, document)) for document in range(len(task.instances))]
             if all(one is None for one in kept):
                 continue
             if any(one is None for one in kept):
