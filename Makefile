@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm test-llama check docs docs-check format lab lab-data bench lock lock-hashes clean
+.PHONY: help demo test test-slow test-vllm test-llama check docs docs-check format lab lab-data calibrate bench lock lock-hashes clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,12 @@ lab-data: $(STAMP) ## training data of a real base: make lab-data TASKS=natural-
 	$(BIN)/python -m lab.store $(OUT) --force --tasks $(TASKS)/tasks --names $(TASKS)/train_tasks.txt \
 	  --never $(TASKS)/test_tasks.txt --never $(TASKS)/excluded_tasks.txt $(addprefix -d ,$(DESCRIPTIONS)) \
 	  $(foreach number,$(CONTAMINATED),--exclude 'task$(number)_*') $(OPTIONS)
+
+calibrate: $(STAMP) ## confidence of a checkpoint on lab data: make calibrate CHECKPOINT=FOLDER DATA=work/lab-data
+	@test -n "$(CHECKPOINT)" -a -n "$(DATA)" || { echo "Name the folders: make calibrate CHECKPOINT=FOLDER DATA=work/lab-data"; exit 2; }
+	$(BIN)/python -m lab.calibration tasks $(DATA) $(DATA)/calibration.jsonl
+	$(OFFLINE) $(BIN)/t2l calibrate --checkpoint $(CHECKPOINT) --tasks $(DATA)/calibration.jsonl
+	$(OFFLINE) $(BIN)/python -m lab.calibration check $(CHECKPOINT)
 
 bench: $(STAMP) ## every benchmark, one after the other
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(OFFLINE) $(BIN)/python "$$script"; done

@@ -231,7 +231,9 @@ def test_confidence_is_shown_with_a_plain_word_where_it_is_low(session: Session)
         console = Terminal(width=100)
         near = (Neighbour("t", "sorting words", 0.8),)
         show.show_outcome(console, TaskOutcome(outcome.task, 12.3, outcome.compared, Confidence(value, 0.1, {}, near)))
-        assert f"confidence {value:.2f}{' (low)' if low else ''} · nearest known task: sorting words" in console.text
+        told = ": low, the adapter may be no help" if low else ", expected gain +10 points over the base alone"
+        assert f"confidence {value:.2f}{told}" in console.text
+        assert "Known: sorting words (the nearest of this checkpoint's training tasks, 0.80)" in console.text
 
 
 def test_counts_of_all_tasks_are_shown_where_they_were_measured(session: Session) -> None:

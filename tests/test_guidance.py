@@ -13,21 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import fill, random_weights
+from helpers import fill
 from lab.world.wording import control_descriptions
-from t2l.adapter import Adapter
 from t2l.encoders import DescriptionEncoder, MiniLmEncoder
 from t2l.encoders.description import prepare
 from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.guidance import calibrate as calibrate_module
-from t2l.guidance import calibration as calibration_module
-from t2l.guidance.calibrate import CONTROLS, Example, ValidationTask, calibrate, clearest, control_texts
+from t2l.guidance.calibrate import CONTROLS, Example, GuidedTask, calibrate, clearest, control_texts, read
 from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration, Scale, _isotonic, fit_scale
-from t2l.guidance.ensemble import ensemble, ensemble_embeddings
 from t2l.guidance.fallback import blend_strength, check_policy, guided
-from t2l.guidance.familiarity import TaskSpace, apart
-from t2l.guidance.guide import Guide, explain_uncalibrated, is_calibrated
-from t2l.guidance.signals import COSTLY, SIGNALS, rewording_spread
+from t2l.guidance.familiarity import SIGNALS, Span, TaskSpace, restored, stored, vectors
+from t2l.guidance.guide import Guide, explain_uncalibrated, is_calibrated, rewording_spread
 from t2l.guidance.wording import findings, paraphrases
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
@@ -52,16 +48,17 @@ NEAR = (
 )
 
 
-def tasks() -> list[ValidationTask]:
-    return [
-        ValidationTask(f"task-{row}", (text,), tuple((f"{row} {i}", "right") for i in range(3)))
+def tasks() -> list[GuidedTask]:
+    known = [GuidedTask(name, tuple(texts)) for name, texts in TRAINING.items()]
+    return known + [
+        GuidedTask(f"task-{row}", (text,), examples=tuple((f"{row} {i}", ("right",)) for i in range(3)))
         for row, text in enumerate(NEAR)
     ]
 
 
-def score(weights: LoraWeights | None, asked: Sequence[tuple[int, Example]]) -> list[bool]:
+def score(weights: LoraWeights | None, asked: Sequence[tuple[int, Example]]) -> list[float]:
     """Adapters of the first descriptions, which are the tasks', are right; the base never is."""
-    return [weights is not None and row < len(NEAR) for row, _ in asked]
+    return [float(weights is not None and row < len(NEAR)) for row, _ in asked]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     t2l = TextToLora(MiniLmEncoder("mean"), network)
     t2l.save_pretrained(folder)
     t2l = TextToLora.from_pretrained(folder)
-    calibrate(t2l, TRAINING, tasks(), score, static=random_weights(SPEC, seed=3)).save(folder)
+    calibrate(t2l, tasks(), score).save(folder)
     return folder
 
 
@@ -112,54 +109,44 @@ def test_what_differs_between_wordings_counts_less_than_what_differs_between_tas
     assert far > 2 * near
 
 
-def test_what_lies_off_the_axes_is_strange() -> None:
+def test_what_lies_off_the_axes_is_novel() -> None:
     generator = torch.Generator().manual_seed(0)
-    rows_MDW = torch.randn(20, 10, 6, generator=generator) * torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1])
-    space = TaskSpace.of(rows_MDW, axes=3, places=3)
+    rows_NW = torch.randn(200, 6, generator=generator) * torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1])
+    span = Span.of(rows_NW, axes=3)
     within, off = torch.tensor([[2.0, 1.0, 1.0, 0.1, 0.0, 0.1]]), torch.tensor([[0.0, 0.0, 0.0, 2.0, 0.0, 0.0]])
-    assert float(space.strangeness(off)) > 5 * float(space.strangeness(within))
-    usual = space.strangeness(rows_MDW.flatten(0, 1)).square().mean().sqrt()
-    assert float(usual) == pytest.approx(1, abs=0.05)
+    assert float(span.novelty(off)) > 5 * float(span.novelty(within))
+    assert float(span.novelty(rows_NW).square().mean().sqrt()) == pytest.approx(1, abs=0.05)
 
 
-def test_a_stored_space_is_the_same() -> None:
+def test_what_is_stored_of_a_space_is_the_same() -> None:
     rows_MDW = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(0))
-    space = TaskSpace.of(rows_MDW, axes=4, places=3)
-    kept = space.tensors("x")
-    again = TaskSpace.from_tensors(kept, "x")
     point = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
-    for measured in ("distances", "similarities", "strangeness"):
-        assert torch.equal(getattr(again, measured)(point), getattr(space, measured)(point))
-    assert kept["x.axis_WK"].dtype == kept["x.place_MJ"].dtype == torch.int8
+    space, span = TaskSpace.of(rows_MDW, axes=4, places=3), Span.of(rows_MDW.flatten(0, 1), axes=4)
+    kept = {**stored(space, "x"), **stored(span, "y")}
+    again = restored(TaskSpace, kept, "x")
+    for measured in ("distances", "similarities"):
+        torch.testing.assert_close(getattr(again, measured)(point), getattr(space, measured)(point))
+    torch.testing.assert_close(restored(Span, kept, "y").novelty(point), span.novelty(point))
+    assert kept["x.axis_WK"].dtype == kept["x.place_MJ"].dtype == kept["y.axis_WK"].dtype == torch.int8
     for name, bad in (
         ("x.axis_WK.scale", torch.ones(3)),
         ("x.turn_KK", torch.ones(3, 3)),
         ("x.mean_W", torch.full((6,), torch.nan)),
     ):
         with pytest.raises(CheckpointError, match="do not fit"):
-            TaskSpace.from_tensors({**kept, name: bad}, "x")
+            restored(TaskSpace, {**kept, name: bad}, "x")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        restored(Span, {**kept, "y.residual": torch.ones(2)}, "y")
     with pytest.raises(CheckpointError, match="lacks"):
-        TaskSpace.from_tensors({}, "x")
-
-
-def test_tasks_that_stand_apart_are_found_cluster_by_cluster() -> None:
-    crowd = torch.stack([torch.tensor([0.1 * row, 0.0]) for row in range(16)])
-    pair, lone = torch.tensor([[9.0, 0.0], [9.05, 0.0]]), torch.tensor([[0.0, 7.0], [-5.0, 0.0]])
-    found = apart(torch.cat([lone[:1], crowd, pair, lone[1:]]), 0.2).tolist()
-    assert [place for place, cluster in enumerate(found) if cluster >= 0] == [0, 17, 18, 19]
-    assert found[17] == found[18]
-    assert len({found[0], found[17], found[19]}) == 3
-    two = apart(torch.tensor([[0.0], [1.0]]), 0.2)
-    assert sorted((two >= 0).tolist()) == [False, True]
+        restored(TaskSpace, {}, "x")
 
 
 def test_the_small_model_separates_and_its_gain_never_falls() -> None:
     generator = torch.Generator().manual_seed(0)
-    kinds = ["task"] * 60 + ["left out"] * 10 + ["control"] * 30
+    is_task = [True] * 60 + [False] * 40
     signal_NF = torch.randn(100, len(SIGNALS), generator=generator)
     signal_NF[:60, 0] -= 2
-    gain = [0.4 if kind == "task" else 0.0 for kind in kinds]
-    scale = fit_scale(signal_NF, kinds, gain)
+    scale = fit_scale(signal_NF, is_task, [0.4 * one for one in is_task])
     value_N = scale.confidence(signal_NF)
     assert float(value_N[:60].mean()) > 0.7
     assert float(value_N[60:].mean()) < 0.3
@@ -171,12 +158,12 @@ def test_the_small_model_separates_and_its_gain_never_falls() -> None:
     assert scale.gain[0] < scale.expected_gain(0.5) < scale.gain[-1]
 
 
-def test_the_fit_is_the_minimum_of_the_penalised_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fit_is_the_minimum_of_the_penalised_loss() -> None:
     generator = torch.Generator().manual_seed(1)
     signal_NF = torch.randn(40, len(SIGNALS), generator=generator)
-    trusted = (signal_NF[:, 1] + torch.randn(40, generator=generator) > 0).tolist()
-    monkeypatch.setattr(calibration_module, "SIGNALS", dict.fromkeys(SIGNALS, 0))  # either direction
-    scale = fit_scale(signal_NF, ["task" if one else "control" for one in trusted], [0.0] * 40)
+    trusted = (torch.randn(40, generator=generator) - signal_NF.sum(dim=1) > 0).tolist()
+    scale = fit_scale(signal_NF, trusted, [0.0] * 40)
+    assert max(scale.weight) < 0  # else the minimum is another one
     label = torch.tensor(trusted, dtype=torch.float64)
     share = torch.where(label > 0, 0.5 / label.sum(), 0.5 / (1 - label).sum())
     standard = (signal_NF.double() - torch.tensor(scale.mean).double()) / torch.tensor(scale.spread).double()
@@ -191,51 +178,31 @@ def test_the_fit_is_the_minimum_of_the_penalised_loss(monkeypatch: pytest.Monkey
 
 def test_a_signal_that_speaks_in_the_wrong_direction_is_left_out() -> None:
     generator = torch.Generator().manual_seed(2)
-    kinds = ["task"] * 50 + ["control"] * 50
+    is_task = [True] * 50 + [False] * 50
     signal_NF = torch.randn(100, len(SIGNALS), generator=generator)
     signal_NF[:50, 1] += 2  # farther, and trusted more: not believed
     signal_NF[:50, 0] -= 1
-    scale = fit_scale(signal_NF, kinds, [0.0] * 100)
+    scale = fit_scale(signal_NF, is_task, [0.0] * 100)
     assert scale.weight[1] == 0
     assert scale.weight[0] < 0
-    assert all(weight * sign >= 0 for weight, sign in zip(scale.weight, SIGNALS.values(), strict=True))
-
-
-def test_a_signal_without_a_say_in_what_is_left_out_does_not_tell_that_apart() -> None:
-    """A signal that is the same for tasks and for controls cannot gain weight by what is not known of it."""
-    generator = torch.Generator().manual_seed(3)
-    kinds = ["task"] * 50 + ["control"] * 50 + ["left out"] * 50
-    signal_NF = torch.randn(150, len(SIGNALS), generator=generator)
-    signal_NF[:50, 0] -= 2
-    signal_NF[:100, 5:] += 3
-    signal_NF[100:, 2:] = torch.nan
-    scale = fit_scale(signal_NF, kinds, [0.0] * 150)
-    assert all(math.isfinite(number) for number in (*scale.weight, *scale.mean, *scale.spread, scale.bias))
-    assert scale.weight[0] < -0.5
-    assert max(abs(weight) for weight in scale.weight[5:]) < 0.25
 
 
 def test_the_expected_gain_is_that_of_an_even_mixture_however_many_of_each_kind_there_are() -> None:
     signal_NF = torch.zeros(90, len(SIGNALS))  # nothing tells them apart
-    kinds = ["task"] * 60 + ["left out"] * 10 + ["control"] * 20
-    scale = fit_scale(signal_NF, kinds, [0.3] * 60 + [0.0] * 10 + [-0.06] * 20)
-    assert scale.gain == (pytest.approx((0.3 + 0.0 - 0.06) / 3),)
+    scale = fit_scale(signal_NF, [True] * 60 + [False] * 30, [0.3] * 60 + [-0.06] * 30)
+    assert scale.gain == (pytest.approx((0.3 - 0.06) / 2),)
 
 
-def test_a_signal_without_weight_need_not_be_measured(guide: Guide) -> None:
-    scale = Scale((0.0,) * 7, (1.0,) * 7, (-1.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0), 0.0, (0.5,), (0.1,))
-    assert scale.without_weight == {"embedding_distance", "noise", "dropout", "norm", "drift"}
-    signal_NF = torch.tensor([[1.0, 2.0, 3.0, torch.nan, torch.nan, 1.0, 1.0]])
-    assert float(scale.confidence(signal_NF)) == pytest.approx(1 / (1 + math.exp(-0.5)))
-    calibration = Calibration(**{**vars(guide.calibration), "scale": scale})
-    quick, whole = (Guide(guide.t2l, calibration).assess(["Sing."], whole=whole)[0] for whole in (False, True))
-    assert quick.value == whole.value
-    assert quick.signals == {name: value for name, value in whole.signals.items() if name not in COSTLY}
+def test_groups_whose_gain_falls_are_joined() -> None:
+    signal_NF = torch.linspace(3, -3, 16)[:, None].expand(16, len(SIGNALS))
+    gain = [0.0, 0.0, 0.4, 0.4, 0.2, 0.2, *[0.5] * 10]  # in eight groups of two, from the least trusted
+    scale = fit_scale(signal_NF, [False] * 8 + [True] * 8, gain)
+    assert scale.gain == pytest.approx((0.0, 0.3, 0.5), abs=1e-6)
 
 
 def test_one_kind_alone_cannot_be_fitted() -> None:
     with pytest.raises(T2LError, match="both kinds"):
-        fit_scale(torch.zeros(3, len(SIGNALS)), ["task"] * 3, [0.0] * 3)
+        fit_scale(torch.zeros(3, len(SIGNALS)), [True] * 3, [0.0] * 3)
 
 
 def test_descriptions_of_tasks_are_trusted_more_than_senseless_ones(guide: Guide) -> None:
@@ -245,7 +212,10 @@ def test_descriptions_of_tasks_are_trusted_more_than_senseless_ones(guide: Guide
     assert known.expected_gain > junk.expected_gain
     assert known.nearest[0].task in TRAINING
     assert known.nearest[0].similarity == max(neighbour.similarity for neighbour in known.nearest)
-    assert set(SIGNALS) - set(known.signals) <= set(COSTLY)
+    assert tuple(known.signals) == SIGNALS
+    assert known.in_words().endswith("points over the base alone")
+    assert "low, the adapter may be no help" in junk.in_words()
+    assert known.nearest[0].description in known.known()
     assert json.loads(json.dumps(known.to_dict()))["nearest"][0]["similarity"] <= 1.0001
     assert known.warning("Give the last word.") is None
     assert "Low confidence" in (junk.warning("zzz") or "")
@@ -255,19 +225,16 @@ def test_an_assessment_does_not_depend_on_what_stands_beside_it(guide: Guide) ->
     texts = ["Give the last word.", "Sing.", "Reverse the word, please."]
     together = guide.assess(texts)
     for text, one in zip(texts, together, strict=True):
-        assert guide.assess([text])[0].value == pytest.approx(one.value, abs=1e-4)
-    adapters = guide.t2l.generate(texts)
-    assert [c.value for c in guide.assess(texts, adapters)] == pytest.approx([c.value for c in together], abs=1e-6)
+        assert guide.assess([text]) == [one]
     assert guide.assess([]) == []
 
 
 def test_a_calibration_is_read_back_and_refused_where_it_does_not_belong(made: Path, tmp_path: Path) -> None:
     t2l = TextToLora.from_pretrained(made)
-    own = {"checkpoint": t2l.digest, "encoder": t2l.encoder.identity, "spec": t2l.spec}
+    own = {"checkpoint": t2l.digest, "encoder": t2l.encoder.identity}
     found = Calibration.load(made, **own)
     assert found.known.names == tuple(TRAINING)
-    assert found.static is not None
-    assert found.facts["validation_tasks"] == [f"task-{row}" for row in range(len(NEAR))]
+    assert found.facts["validation_tasks"] == len(NEAR)
     assert found.facts["mean_gain"] == 1.0
     assert found.facts["mean_gain_of_controls"] == 0.0
     with pytest.raises(CheckpointError, match="another checkpoint"):
@@ -286,10 +253,10 @@ def test_a_calibration_is_read_back_and_refused_where_it_does_not_belong(made: P
 
 def test_a_calibration_of_an_earlier_format_names_the_command(made: Path, tmp_path: Path) -> None:
     t2l = TextToLora.from_pretrained(made)
-    value = {**json.loads((made / JSON_FILE).read_text()), "format": 1}
+    value = {**json.loads((made / JSON_FILE).read_text()), "format": 2}
     (tmp_path / JSON_FILE).write_text(json.dumps(value))
     with pytest.raises(CheckpointError, match="not a calibration that this version reads") as caught:
-        Calibration.load(tmp_path, checkpoint=t2l.digest, encoder=t2l.encoder.identity, spec=t2l.spec)
+        Calibration.load(tmp_path, checkpoint=t2l.digest, encoder=t2l.encoder.identity)
     assert "t2l calibrate" in str(caught.value.fix)
 
 
@@ -311,7 +278,7 @@ def test_a_calibration_with_numbers_that_do_not_fit_is_refused(change: str, made
     (tmp_path / JSON_FILE).write_text(json.dumps(value))
     (tmp_path / TENSOR_FILE).write_bytes((made / TENSOR_FILE).read_bytes())
     with pytest.raises(CheckpointError, match="Calibrate again"):
-        Calibration.load(tmp_path, checkpoint=t2l.digest, encoder=t2l.encoder.identity, spec=t2l.spec)
+        Calibration.load(tmp_path, checkpoint=t2l.digest, encoder=t2l.encoder.identity)
 
 
 def test_without_a_calibration_the_command_is_named(made: Path) -> None:
@@ -329,37 +296,31 @@ def test_without_a_calibration_the_command_is_named(made: Path) -> None:
 def test_too_few_tasks_are_refused(made: Path) -> None:
     t2l = TextToLora.from_pretrained(made)
     with pytest.raises(T2LError, match="at least"):
-        calibrate(t2l, TRAINING, tasks()[:2], score)
-    with pytest.raises(T2LError, match="as many"):
-        calibrate(t2l, {**TRAINING, "odd": ["One alone."]}, tasks(), score)
-    bare = ValidationTask("bare", (), (("a", "b"),))
+        calibrate(t2l, tasks()[:-1], score)
     with pytest.raises(T2LError, match="bare"):
-        calibrate(t2l, TRAINING, [*tasks(), bare], score)
+        calibrate(t2l, [*tasks(), GuidedTask("bare", ())], score)
 
 
-def test_gains_are_paired_with_the_base() -> None:
-    alone = {("a", "x"): True, ("b", "x"): False}
-    asked = [(0, ("a", "x")), (0, ("b", "x")), (1, ("a", "x")), (1, ("b", "x"))]
-    assert calibrate_module._gains(asked, [True, True, False, False], alone, 2) == [0.5, -0.5]
+def test_tasks_keep_as_many_descriptions_as_each_has_and_a_label_is_shown(made: Path) -> None:
+    t2l = TextToLora.from_pretrained(made)
+    known = calibrate(t2l, [*tasks(), GuidedTask("odd", ("One alone.",), "an odd one")], score).known
+    assert known.descriptions[-1] == "an odd one"
+    assert known.descriptions[0] == TRAINING["last"][0]
+
+
+def test_gains_are_paired_with_the_base(made: Path) -> None:
+    alone = {("a", ("x",)): 1.0, ("b", ("x",)): 0.25}
+    asked = [(row, example) for row in range(2) for example in alone]
+    gains = calibrate_module._gains(
+        TextToLora.from_pretrained(made), NEAR[:2], asked, alone, lambda _, rows: [1.0 - row for row, _ in rows]
+    )
+    assert gains == [(0.0 + 0.75) / 2, (-1.0 - 0.25) / 2]
 
 
 def test_the_controls_are_not_those_of_the_evaluation() -> None:
     texts = {text.lower() for kind in CONTROLS for text in control_texts(kind)}
-    assert len(texts) > 100
+    assert len(texts) > 80
     assert not texts & {text.lower() for kind in ("vague", "junk") for text in control_descriptions(kind)}
-
-
-def test_dropout_is_the_same_every_time_and_leaves_the_checkpoint_alone(guide: Guide) -> None:
-    before = {name: tensor.clone() for name, tensor in guide.t2l.hypernetwork.state_dict().items()}
-    state = torch.get_rng_state()
-    (first,), (second,) = (guide.assess(["Give the last word."], whole=True) for _ in range(2))
-    assert first.signals["dropout"] == second.signals["dropout"] > 0
-    assert set(first.signals) == set(SIGNALS)
-    assert torch.equal(torch.get_rng_state(), state)
-    for name, tensor in guide.t2l.hypernetwork.state_dict().items():
-        assert torch.equal(tensor, before[name])
-    (plain,), (again,) = guide.t2l.generate(["Give the last word."]), guide.t2l.generate(["Give the last word."])
-    assert plain.digest == again.digest
 
 
 class Words(DescriptionEncoder):
@@ -388,16 +349,34 @@ class Words(DescriptionEncoder):
 def test_a_checkpoint_that_reads_token_states_is_calibrated(tmp_path: Path) -> None:
     network = HyperNetwork(SPEC, 192, trunk_dim=8, head_dim=8, head_init="linear", task_encoder="tokens", token_dim=16)
     t2l = TextToLora(Words(), fill(network, std=0.2))  # pyright: ignore[reportArgumentType]
-    calibrate(t2l, TRAINING, tasks(), score).save(tmp_path)
-    read = Calibration.load(tmp_path, checkpoint=t2l.digest, encoder="words", spec=SPEC)
-    assert len(read.known.embedding.mean_W) == 16  # one vector a text, whatever its length
-    guide = Guide(t2l, read)
+    calibrate(t2l, tasks(), score).save(tmp_path)
+    kept = Calibration.load(tmp_path, checkpoint=t2l.digest, encoder="words")
+    assert len(kept.known.span.mean_W) == 16  # one vector a text, whatever its length
+    guide = Guide(t2l, kept)
     known, junk = guide.assess(["Give the last word.", "zzz %%% ###"])
     assert known.value > junk.value
-    assert known.signals["embedding_distance"] < junk.signals["embedding_distance"]
+    assert known.signals["task_distance"] < junk.signals["task_distance"]
     assert all(math.isfinite(value) for value in (*known.signals.values(), *junk.signals.values()))
-    one, two = guide.assess(["Give the last word."]), guide.assess(["Give the last word.", "Sing " * 12])[:1]
-    assert one[0].signals == pytest.approx(two[0].signals, abs=1e-4)  # padding beside a longer text changes nothing
+    texts = ["Give the last word.", "Sing " * 12, "Sing."]  # in batches of like length, padding changes nothing
+    for many, own in zip(
+        read(t2l, texts), zip(*(vectors(t2l, t2l.encoder.encode([text])) for text in texts), strict=True), strict=True
+    ):
+        torch.testing.assert_close(many, torch.cat(own))
+
+
+def test_variant_t_is_calibrated_by_standardised_states_and_the_mean_over_its_sites() -> None:
+    network = HyperNetwork(SPEC, 192, "T", trunk_dim=64, head_dim=8, task_encoder="tokens", token_dim=16)
+    reader: Any = network.task_encoder
+    reader.mean_W.fill_(0.5)
+    reader.std_W.fill_(2.0)
+    t2l = TextToLora(Words(), network)
+    text = "Give the last word."
+    embedding_1E = t2l.encoder.encode([text])
+    vector_1W, feature_1W = vectors(t2l, embedding_1E)
+    state_TW = embedding_1E.unflatten(1, (-1, 16))[0, :4]
+    torch.testing.assert_close(vector_1W[0], ((state_TW - 0.5) / 2).mean(dim=0))
+    site_SD = network.encode(embedding_1E)[0].unflatten(0, (4, 64))
+    torch.testing.assert_close(feature_1W[0], site_SD.mean(dim=0))
 
 
 # --- policies -------------------------------------------------------------------------------------------------------
@@ -407,7 +386,7 @@ JUNK = "zzz %%% ###"
 
 def test_a_trusted_description_is_left_alone_by_every_policy(guide: Guide) -> None:
     (plain,) = guide.t2l.generate(["Give the last word."])
-    for policy in ("warn", "none", "static", "nearest", "blend"):
+    for policy in ("warn", "none", "blend"):
         (found,) = guided(guide, ["Give the last word."], policy)
         assert found.adapter is not None
         assert found.adapter.digest == plain.digest
@@ -417,20 +396,13 @@ def test_a_trusted_description_is_left_alone_by_every_policy(guide: Guide) -> No
 
 def test_each_policy_does_what_it_says(guide: Guide) -> None:
     (plain,) = guide.t2l.generate([JUNK])
-    found = {policy: guided(guide, [JUNK], policy)[0] for policy in ("warn", "none", "static", "nearest", "blend")}
+    found = {policy: guided(guide, [JUNK], policy)[0] for policy in ("warn", "none", "blend")}
     assert all(one.warning for one in found.values())
     assert found["none"].adapter is None
-    warn, static, nearest, blend = (found[name].adapter for name in ("warn", "static", "nearest", "blend"))
+    warn, blend = (found[name].adapter for name in ("warn", "blend"))
     assert warn is not None
-    assert static is not None
-    assert nearest is not None
     assert blend is not None
     assert warn.digest == plain.digest
-    torch.testing.assert_close(static.weights.b["q_proj"], random_weights(SPEC, seed=3).b["q_proj"], atol=1e-3, rtol=0)
-    neighbour = found["nearest"].confidence.nearest[0]
-    assert nearest.digest == guide.t2l.generate([neighbour.description])[0].digest
-    assert nearest.provenance["fallback"]["task"] == neighbour.task
-    assert nearest.provenance["fallback"]["asked"] == JUNK
     strength = blend_strength(guide.calibration.scale.share_of_best(found["blend"].confidence.value))
     assert strength < 1
     torch.testing.assert_close(blend.weights.b["q_proj"], strength * plain.weights.b["q_proj"])
@@ -446,43 +418,13 @@ def test_the_blend_fades_by_the_expected_gain() -> None:
     assert useless.share_of_best(1.0) == 0.0  # where nothing promises a gain, the base is kept
 
 
-class Shelf:
-    """Trained adapters of some training tasks."""
-
-    def __init__(self, adapters: dict[str, Adapter]) -> None:
-        self.adapters = adapters
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.adapters
-
-    def adapter(self, name: str) -> Adapter:
-        return self.adapters[name]
-
-
-def test_the_nearest_task_s_trained_adapter_is_taken_where_there_is_one(guide: Guide) -> None:
-    neighbour = guide.assess([JUNK])[0].nearest[0]
-    trained = Adapter(SPEC, random_weights(SPEC, seed=5), {"library": neighbour.task})
-    (found,) = guided(guide, [JUNK], "nearest", library=Shelf({neighbour.task: trained}))
-    assert found.adapter is not None
-    assert found.adapter.digest == trained.digest
-    assert found.adapter.provenance["fallback"]["source"] == "library"
-    assert found.action == f"nearest task, {neighbour.task}, by its trained adapter"
-    (other,) = guided(guide, [JUNK], "nearest", library=Shelf({}))
-    assert other.adapter is not None
-    assert other.adapter.provenance["fallback"]["source"] == "description"
-    assert other.action.endswith("by its description")
-
-
-def test_policies_are_refused_before_any_work(guide: Guide) -> None:
-    with pytest.raises(T2LError, match="nearest"):
-        check_policy(guide, "nearst", 0.5)
+def test_policies_are_refused_before_any_work() -> None:
+    with pytest.raises(T2LError, match="Did you mean 'blend'"):
+        check_policy("blen", 0.5)
     with pytest.raises(T2LError, match="threshold"):
-        check_policy(guide, "warn", 1.5)
+        check_policy("warn", 1.5)
     with pytest.raises(T2LError, match="threshold"):
-        check_policy(guide, "warn", math.nan)
-    calibration = Calibration(**{**vars(guide.calibration), "static": None})
-    with pytest.raises(CheckpointError, match="--static"):
-        check_policy(Guide(guide.t2l, calibration), "static", 0.5)
+        check_policy("warn", math.nan)
 
 
 def test_a_description_that_cannot_be_encoded_is_an_error_here_too(guide: Guide) -> None:
@@ -490,7 +432,7 @@ def test_a_description_that_cannot_be_encoded_is_an_error_here_too(guide: Guide)
         guided(guide, ["  "])
 
 
-# --- explanations and ensembles ---------------------------------------------------------------------------------------
+# --- explanations ---------------------------------------------------------------------------------------------------
 
 
 def test_an_explanation_offers_a_training_task_s_words(guide: Guide) -> None:
@@ -505,18 +447,8 @@ def test_an_explanation_offers_a_training_task_s_words(guide: Guide) -> None:
     json.dumps(found.to_dict())
 
 
-def test_an_ensemble_is_the_mean_of_the_embeddings(guide: Guide) -> None:
-    text = "Give the last word."
-    encoder = guide.t2l.encoder
-    mean_E = encoder.encode([text, *paraphrases(text)]).mean(dim=0)
-    (row_E,) = ensemble_embeddings(guide.t2l, [text])
-    torch.testing.assert_close(row_E / row_E.norm(), mean_E / mean_E.norm())
-    assert float(row_E.norm()) == pytest.approx(math.sqrt(encoder.dim), rel=1e-4)
-    (adapter,) = ensemble(guide.t2l, [text])
-    assert adapter.provenance["ensemble"] == paraphrases(text)
-    assert adapter.provenance["description"] == text
-    (spread,) = rewording_spread(guide.t2l, [text])
-    assert 0 < spread < 1
+def test_other_words_turn_what_is_read_a_little(guide: Guide) -> None:
+    assert 0 < rewording_spread(guide.t2l, "Give the last word.") < 1
 
 
 # --- wording ----------------------------------------------------------------------------------------------------------

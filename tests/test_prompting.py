@@ -18,7 +18,6 @@ from t2l.data.prompts import Frame
 from t2l.data.store import DataStore
 from t2l.encoders import OneHotEncoder
 from t2l.errors import BaseModelError, T2LError
-from t2l.guidance.choosing import answer_samples
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
@@ -26,6 +25,7 @@ from t2l.prompting import Prompting
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.prompts import chat_tokens
 from t2l.serving.sampling import Sampling
+from t2l.training.refinement import answer_samples
 
 TURNS = (
     "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2l.errors import T2LError
-from t2l.features import TaskEncoder
+from t2l.features import TaskEncoder, unset_embedding
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 
 HEAD_CHANNELS = 64
@@ -99,7 +99,7 @@ class SiteAttention(TaskEncoder):
             self.own = _OwnLayers(state_dim, site_layer_S, model_dim)
             self.shared_states = [round(part * (states - 1) / (SHARED_STATES - 1)) for part in range(SHARED_STATES)]
         self.enter = nn.Linear(token_dim if state_dim is None else SHARED_STATES * state_dim, model_dim)
-        self.position = nn.Embedding(max_tokens, model_dim)
+        self.position = unset_embedding(max_tokens, model_dim)
         self.layers = nn.ModuleList([_ReaderLayer(model_dim) for _ in range(READER_LAYERS)])
         self.norm = nn.LayerNorm(model_dim)
         self.to_kv = nn.Linear(model_dim, 2 * model_dim)
@@ -123,17 +123,21 @@ class SiteAttention(TaskEncoder):
         self.mean_W.copy_(state_KW.float().mean(dim=0))
         self.std_W.copy_(state_KW.float().std(dim=0).clamp_min(1e-6))
 
-    def forward(self, embedding_NE: Tensor) -> Tensor:
+    def standardised(self, embedding_NE: Tensor) -> tuple[Tensor, Tensor]:
+        """Token states (N, T, W) of variance about 1, and which tokens (N, T) are real."""
         state_NTW = embedding_NE.unflatten(-1, (-1, self.token_dim))
         real_NT = (state_NTW != 0).any(dim=-1)
+        return ((state_NTW - self.mean_W) / self.std_W).clamp(-_LARGEST, _LARGEST), real_NT
+
+    def forward(self, embedding_NE: Tensor) -> Tensor:
+        state_NTW, real_NT = self.standardised(embedding_NE)
         if state_NTW.shape[1] > self.max_tokens:
             raise T2LError(f"A description of {state_NTW.shape[1]} tokens; {self.max_tokens} can be read.")
         if self.training:  # words left out at random; the first stays, so that none is left empty
             kept_NT = torch.rand(real_NT.shape, device=real_NT.device) >= TOKEN_DROPOUT
             kept_NT[:, 0] = True
             real_NT = real_NT & kept_NT
-        state_NTW = ((state_NTW - self.mean_W) / self.std_W).clamp(-_LARGEST, _LARGEST)
-        x_NTD = self.enter(self._shared(state_NTW))
+        x_NTD = self.enter(self.shared(state_NTW))
         x_NTD = x_NTD + _POSITION_SCALE * self.position.weight[: x_NTD.shape[1]]
         x_NTD = F.dropout(x_NTD, DROPOUT, self.training)
         mask_N11T = real_NT[:, None, None, :]
@@ -149,7 +153,7 @@ class SiteAttention(TaskEncoder):
             content_NSD = content_NSD + self.own(state_NTW, mask_N11T, self.query_SD)
         return content_NSD.flatten(1)
 
-    def _shared(self, state_NTW: Tensor) -> Tensor:
+    def shared(self, state_NTW: Tensor) -> Tensor:
         """The part of a token's state that all sites read."""
         if self.own is None:
             return state_NTW
@@ -256,7 +260,7 @@ class _OwnLayers(nn.Module):
         order = [site for sites in self.sites.values() for site in sites]
         self.place_S = sorted(range(len(order)), key=order.__getitem__)  # of each site among those, layer after layer
         self.enter = nn.Linear(state_dim, model_dim)
-        self.layer = nn.Embedding(1 + max(site_layer_S), model_dim)
+        self.layer = unset_embedding(1 + max(site_layer_S), model_dim)
         self.norm = nn.LayerNorm(model_dim)
         self.to_kv = nn.Linear(model_dim, 2 * model_dim)
         self.key_norm = nn.LayerNorm(HEAD_CHANNELS)

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, Checkpoint, Device, Dtype, Force, FormOption, checked_device
+from t2l.commands.options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    Dtype,
+    Force,
+    FormOption,
+    StoredAs,
+    StoredForm,
+    checked_device,
+)
 from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import AdapterError, T2LError
 
@@ -56,13 +66,11 @@ def combine(
         int | None, typer.Option("--rank", min=1, help="Of the result, with svd; by default the largest of the parts.")
     ] = None,
     checkpoint: Checkpoint = None,
-    dtype: Annotated[Dtype, typer.Option(help="How the adapter's tensors are stored.")] = Dtype.float32,
-    form: Annotated[
-        FormOption, typer.Option(help="portable: right in every runtime. rslora: the scaling is left to the runtime.")
-    ] = FormOption.portable,
-    device: Device = "cpu",
     force: Force = False,
     as_json: AsJson = False,
+    dtype: StoredAs = Dtype.float32,
+    form: StoredForm = FormOption.portable,
+    device: Device = "cpu",
 ) -> None:
     """Add, average, subtract or blend adapters; every part is an adapter folder or a description."""
     from t2l.commands.generate import check_place

@@ -184,11 +184,12 @@ def _training_tasks(t2l: TextToLora | None) -> int | None:
 def _map(t2l: TextToLora, tasks: Sequence[Wording], wordings: int, notes: Notes) -> dict[str, Any]:
     """Where the matched descriptions lie, for the report's map of tasks.
 
-    ``features`` are the hypernetwork's, ``distance`` is that of the embedding from the nearest training task, in
-    standard deviations, where a calibration knows the training tasks.
+    ``features`` are the hypernetwork's, ``distance`` is theirs from the nearest training task, in standard
+    deviations, where a calibration knows the training tasks.
     """
     import torch
 
+    from t2l.guidance.familiarity import vectors
     from t2l.guidance.guide import Guide, is_calibrated
 
     named = [(task, text) for task in tasks for text in task.matched[:wordings]]
@@ -196,19 +197,17 @@ def _map(t2l: TextToLora, tasks: Sequence[Wording], wordings: int, notes: Notes)
         return {}
     try:
         with notes.of_warnings(), torch.inference_mode():
-            embedding_NE = t2l.encoder.encode([text for _, text in named])
-            task_NK = t2l.hypernetwork.encode(embedding_NE)
+            _, feature_NW = vectors(t2l, t2l.encoder.encode([text for _, text in named]))
     except DescriptionError as problem:  # an encoder that knows certain texts alone
         notes.add(f"No map of the tasks: {problem.message}")
         return {}
     distance = None
     if is_calibrated(t2l):
-        known = Guide.of(t2l).calibration.known
-        distance = known.embedding.distances(embedding_NE.cpu()).amin(dim=1).tolist()
+        distance = Guide.of(t2l).calibration.known.features.distances(feature_NW).amin(dim=1).tolist()
     return {
         "tasks": [task.task for task, _ in named],
         "families": [min(task.tags, default=task.task) for task, _ in named],
-        "features": [[round(value, 5) for value in row] for row in task_NK.flatten(1).tolist()],
+        "features": [[round(value, 5) for value in row] for row in feature_NW.tolist()],
         **({"distance": [round(value, 5) for value in distance]} if distance else {}),
     }
 

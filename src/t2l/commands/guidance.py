@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, Checkpoint, Device, checked_device
+from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.data.sources import as_text
 from t2l.errors import T2LError, did_you_mean
+from t2l.records import Record, parse_records
+from t2l.storage import read_input
 
 if TYPE_CHECKING:
-    from t2l.guidance.calibrate import Score, ValidationTask
+    from t2l.guidance.calibrate import GuidedTask, Score
     from t2l.guidance.guide import Explanation
-    from t2l.lora import LoraWeights
     from t2l.model import TextToLora
 
 _SHOWN = 4  # nearest tasks
-_ANSWER_TOKENS = 64
+_ANSWER_TOKENS = 32
+_FIELDS = ("task", "descriptions", "label", "examples")
 _FORM = '{"task": "sort", "descriptions": ["Sort the words."], "examples": [{"input": "b a", "output": "a b"}]}'
 
 
@@ -56,136 +58,106 @@ def calibrate(
         typer.Option(
             "--tasks",
             metavar="FILE",
-            help="JSON Lines, a task each: task and descriptions; those with examples are the validation tasks.",
+            help="JSON Lines, a task each: task and descriptions, and a label to show instead of a description; those "
+            "with examples are the validation tasks.",
         ),
     ],
     checkpoint: Checkpoint = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the checkpoint's own."),
-    ] = None,
-    static: Annotated[
-        Path | None,
-        typer.Option("--static", metavar="ADAPTER", help="A multi-task adapter, kept for the policy 'static'."),
-    ] = None,
+    base: BaseModel = None,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Measure on validation tasks when descriptions can be trusted, and keep it beside the checkpoint."""
     from t2l.bases import load_base
-    from t2l.encoders import CachedEncoder
     from t2l.guidance.calibrate import calibrate as fit
     from t2l.model import TextToLora
 
-    training, validation = read_tasks(tasks)
+    known = read_tasks(tasks)
     t2l = TextToLora.from_pretrained(checkpoint, device=checked_device(device))
-    t2l.encoder = CachedEncoder(t2l.encoder)
     assert t2l.folder is not None
     name = t2l.spec.base_name(base)
-    fallback = None if static is None else _static(static, t2l)
     loaded = load_base(name, device=checked_device(device)).with_system(t2l.system)
     t2l.spec.check_base(loaded.model)
-    facts = {"tasks": str(tasks)}
-    score = _scorer(t2l, loaded)
-    found = fit(t2l, training, validation, score, static=fallback, facts=facts, report=messages().print)
+    found = fit(t2l, known, _scorer(t2l, loaded), facts={"measure": "ROUGE-L"}, report=messages().print)
     found.save(t2l.folder)
-    if as_json:
-        print_json({"folder": str(t2l.folder), **found.facts, "score": found.scale.score, "gain": found.scale.gain})
-        return
     facts = found.facts
+    if as_json:
+        print_json({"folder": str(t2l.folder), **facts, "score": found.scale.score, "gain": found.scale.gain})
+        return
     say(f"Calibrated: {t2l.folder}", "bold green", console=results())
     say(
         f"{facts['training_tasks']} training tasks are known. Adapters of {facts['descriptions']} descriptions of "
-        f"{len(facts['validation_tasks'])} validation tasks add {100 * facts['mean_gain']:+.1f} points, those of "
-        f"{facts['controls']} vague, senseless or foreign ones {100 * facts['mean_gain_of_controls']:+.1f}.",
+        f"{facts['validation_tasks']} validation tasks add {100 * facts['mean_gain']:+.1f} ROUGE-L points to the base, "
+        f"those of {facts['controls']} vague, senseless or foreign texts {100 * facts['mean_gain_of_controls']:+.1f}.",
         console=results(),
     )
 
 
-def read_tasks(path: Path) -> tuple[dict[str, list[str]], list[ValidationTask]]:
-    """Training tasks with their descriptions, and validation tasks, from JSON Lines.
-
-    Every training task keeps as many descriptions as the one with the fewest.
+def read_tasks(path: Path) -> list[GuidedTask]:
+    """Training tasks with their descriptions, and validation tasks, from records of any form.
 
     Raises:
-        T2LError: the file cannot be read, or a line is not a task; the message says which.
+        T2LError: the file cannot be read, or a record is not a task; the message says which.
     """
-    from t2l.guidance.calibrate import ValidationTask
-
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as problem:
+        text = read_input(path, T2LError).decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
         raise T2LError(f"The tasks in '{path}' cannot be read: {problem}.") from problem
-    training: dict[str, list[str]] = {}
-    validation: list[ValidationTask] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, texts, examples = _task(line, f"Line {number} of {path}")
-        if name in training or any(task.name == name for task in validation):
-            raise T2LError(f"Line {number} of {path}: the task '{name}' is there already.")
-        if examples:
-            validation.append(ValidationTask(name, tuple(texts), tuple(examples)))
-        else:
-            training[name] = texts
-    fewest = min((len(texts) for texts in training.values()), default=0)
-    return {name: texts[:fewest] for name, texts in training.items()}, validation
+    form = f"Each is a task such as {_FORM}"
+    tasks: dict[str, GuidedTask] = {}
+    for record in parse_records(text, str(path), _FIELDS, form, T2LError) or ():
+        task = _task(record, form)
+        if task.name in tasks:
+            raise T2LError(f"{record.place}: the task '{task.name}' is there already.")
+        tasks[task.name] = task
+    return list(tasks.values())
 
 
-def _task(line: str, place: str) -> tuple[str, list[str], list[tuple[str, str]]]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as problem:
-        raise T2LError(f"{place} is not JSON: {problem}.", f"Each line is a task such as {_FORM}") from problem
+def _task(given: Record, form: str) -> GuidedTask:
+    from t2l.guidance.calibrate import GuidedTask
+
+    record, place = given.value, given.place
     if not isinstance(record, dict):
-        raise T2LError(f"{place} is not a JSON object.", f"Each line is a task such as {_FORM}")
-    unknown = next((key for key in record if key not in ("task", "descriptions", "examples")), None)
+        raise T2LError(f"{place} is not a JSON object.", form)
+    unknown = next((key for key in record if key not in _FIELDS), None)
     if unknown is not None:
-        near = did_you_mean(str(unknown), ("task", "descriptions", "examples"))
-        raise T2LError(f"{place}: there is no field '{unknown}'.", near)
-    name, texts, examples = record.get("task"), record.get("descriptions"), record.get("examples", [])
+        raise T2LError(f"{place}: there is no field '{unknown}'.", did_you_mean(str(unknown), _FIELDS))
+    name, texts, label, examples = (record.get(field) for field in _FIELDS)
     if not isinstance(name, str) or not name:
-        raise T2LError(f"{place} has no 'task'.", f"Each line is a task such as {_FORM}")
+        raise T2LError(f"{place} has no 'task'.", form)
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise T2LError(f"{place}: 'descriptions' is not a list of texts.", f"Each line is a task such as {_FORM}")
+        raise T2LError(f"{place}: 'descriptions' is not a list of texts.", form)
+    if label is not None and (not isinstance(label, str) or not label):
+        raise T2LError(f"{place}: 'label' is {json.dumps(label)[:40]}, not text.", form)
     pairs = []
-    for example in examples if isinstance(examples, list) else [None]:
+    for example in (examples if isinstance(examples, list) else [None]) if examples is not None else []:
         pair = example if isinstance(example, dict) else {}
-        asked, said = as_text(pair.get("input")), as_text(pair.get("output"))
-        if asked is None or said is None:
-            raise T2LError(f"{place}: an example lacks an 'input' or an 'output'.", f"Such as {_FORM}")
-        pairs.append((asked, said))
-    return name, texts, pairs
+        outputs = pair.get("output")
+        asked, right = (
+            as_text(pair.get("input")),
+            tuple(map(as_text, outputs if isinstance(outputs, list) else [outputs])),
+        )
+        if asked is None or not right or None in right:
+            raise T2LError(f"{place}: an example lacks an 'input' or an 'output'.", form)
+        pairs.append((asked, right))
+    return GuidedTask(name, tuple(texts), label, tuple(pairs))
 
 
 def _scorer(t2l: TextToLora, base: Any) -> Score:
-    """Exact match of greedy answers, but for the spaces around them."""
+    """ROUGE-L of greedy answers; inputs of like length share a batch."""
+    from t2l.evaluation.scores import RougeL
 
-    def score(weights: LoraWeights | None, asked: Any) -> list[bool]:
-        inputs = [example[0] for _, example in asked]
-        adapted = {} if weights is None else {"spec": t2l.spec, "weights": weights, "index": [row for row, _ in asked]}
-        answers = base.answer(inputs, max_new_tokens=_ANSWER_TOKENS, **adapted)
-        return [said.strip() == example[1].strip() for said, (_, example) in zip(answers, asked, strict=True)]
+    rouge = RougeL()
+
+    def score(weights: Any, asked: Any) -> list[float]:
+        order = sorted(range(len(asked)), key=lambda number: len(asked[number][1][0]))
+        rows = [asked[number] for number in order]
+        adapted = {} if weights is None else {"spec": t2l.spec, "weights": weights, "index": [row for row, _ in rows]}
+        answers = base.answer([text for _, (text, _) in rows], max_new_tokens=_ANSWER_TOKENS, **adapted)
+        scores = [rouge(answer, right) for answer, (_, (_, right)) in zip(answers, rows, strict=True)]
+        return [scores[place] for place in sorted(range(len(order)), key=order.__getitem__)]
 
     return score
-
-
-def _static(folder: Path, t2l: TextToLora) -> LoraWeights:
-    from t2l.adapter import Adapter
-    from t2l.library import INDEX_FILE, Library
-
-    if (folder / INDEX_FILE).is_file():  # of 't2l train library'
-        library = Library.open(folder)
-        if len(library) != 1:
-            raise T2LError(f"The library in '{folder}' holds {len(library)} adapters; one is a fallback.")
-        adapter = library.adapter(library.names[0])
-    else:
-        adapter = Adapter.load(folder)
-    if adapter.spec.groups != t2l.spec.groups or adapter.spec.rank != t2l.spec.rank:
-        raise T2LError(f"The adapter in '{folder}' adapts other modules or has another rank than the checkpoint.")
-    ratio = adapter.spec.scaling / t2l.spec.scaling
-    weights = adapter.weights
-    return type(weights)(dict(weights.a), {key: b_NLOR * ratio for key, b_NLOR in weights.b.items()})
 
 
 def _show(found: Explanation) -> None:
@@ -195,20 +167,16 @@ def _show(found: Explanation) -> None:
         say(found.note or "", "yellow", console=out)
     else:
         style = "green" if confidence.value >= 0.5 else "yellow" if confidence.value >= 0.2 else "red"
-        say(
-            f"Confidence {confidence.value:.2f}; the adapter is expected to add "
-            f"{100 * confidence.expected_gain:+.0f} points.",
-            f"bold {style}",
-            console=out,
-        )
-        say("Nearest training tasks:", "bold", console=out)
+        words = confidence.in_words()
+        say(f"{words[:1].upper()}{words[1:]}.", f"bold {style}", console=out)
+        say("Known, the nearest of this checkpoint's training tasks:", "bold", console=out)
         for neighbour in confidence.nearest[:_SHOWN]:
-            say(f"  {neighbour.similarity:.2f}  {neighbour.task}: {neighbour.description}", console=out)
+            say(f"  {neighbour.similarity:.2f}  {neighbour.description}", console=out)
     say("Wording:" if found.findings else "Wording: nothing vague or contradictory was found.", "bold", console=out)
     for finding in found.findings:
         about = f" ('{finding.text}')" if finding.text else ""
         say(f"  {finding.kind}{about}: {finding.advice}", console=out)
-    say(f"Said in other words, its encoding turns by {found.rewording:.3f} (0: not at all).", console=out)
+    say(f"Said in other words, what is read of it turns by {found.rewording:.3f} (0: not at all).", console=out)
     if found.rewrite is not None:
         say(f"Try: {found.rewrite[0]}", "bold", console=out)
         say(f"  as a training task says it; confidence {found.rewrite[1]:.2f}", console=out)

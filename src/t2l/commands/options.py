@@ -42,6 +42,8 @@ class SuiteName(str, Enum):
     sni = "sni"
 
 
+MORE = "Rarely needed"
+"""Heading of the help for what most users leave as it is."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Checkpoint = Annotated[
     str | None,
@@ -63,7 +65,18 @@ Strength = Annotated[
     float,
     typer.Option("--strength", help="Multiplies what the adapter changes: 0 is the base, 1 the adapter as generated."),
 ]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.", rich_help_panel=MORE)
+]
+StoredAs = Annotated[Dtype, typer.Option("--dtype", help="How the adapter's tensors are stored.", rich_help_panel=MORE)]
+StoredForm = Annotated[
+    FormOption,
+    typer.Option(
+        "--form",
+        help="portable: right in every runtime. rslora: the scaling is left to the runtime.",
+        rich_help_panel=MORE,
+    ),
+]
 
 
 def checked_strength(strength: float) -> float:

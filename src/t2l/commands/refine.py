@@ -1,4 +1,4 @@
-"""``t2l refine``: a generated adapter as a warm start, fine-tuned on a few examples.
+"""``t2l refine``: learning from a few examples: a generated adapter, made better with its hypernetwork's help.
 
 Level 6.
 """
@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2l.commands.generate import check_place
-from t2l.commands.options import AsJson, Device, Dtype, Force, FormOption, checked_device
+from t2l.commands.options import (
+    MORE,
+    AsJson,
+    BaseModel,
+    Checkpoint,
+    Device,
+    Dtype,
+    Force,
+    FormOption,
+    StoredAs,
+    StoredForm,
+    checked_device,
+)
 from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.errors import CheckpointError, T2LError
 from t2l.prompting import RECORDED, TEMPLATE
@@ -28,64 +40,53 @@ if TYPE_CHECKING:
 def refine(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The adapter's folder.")],
     examples: Annotated[
-        Path,
-        typer.Option("--examples", metavar="FILE", help="Inputs with outputs, as JSON Lines or CSV."),
+        Path, typer.Option("--examples", metavar="FILE", help="Inputs with outputs, as JSON Lines or CSV.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The refined adapter's folder.")],
-    base: Annotated[
-        str | None,
-        typer.Option("--base", "-b", metavar="FOLDER|HUB_ID", help="The base model; by default the adapter's own."),
-    ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint",
-            "-c",
-            metavar="FOLDER|HUB_ID",
-            help="The checkpoint that wrote the adapter, whose hypernetwork helps; the one that ships is found "
-            "without this.",
-        ),
-    ] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Fine-tune the adapter alone, without its hypernetwork.")
-    ] = False,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 60,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak, of AdamW, on the adapter.")] = 3e-3,
+    base: BaseModel = None,
+    checkpoint: Checkpoint = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="Fine-tune the adapter alone, without its hypernetwork.", rich_help_panel=MORE),
+    ] = False,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", help="Peak, of AdamW, on the adapter.", rich_help_panel=MORE)
+    ] = 3e-3,
     embedding_rate: Annotated[
         float,
         typer.Option(
             "--embedding-rate",
-            help="Peak, of Adam, on the description's embedding; relative to the root mean square of its entries.",
+            help="Peak, of Adam, on the description's embedding, relative to the RMS of its entries.",
+            rich_help_panel=MORE,
         ),
     ] = 0.05,
-    batch: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of which examples make a step.")] = 0,
-    dtype: Annotated[Dtype, typer.Option(help="How the adapter's tensors are stored.")] = Dtype.float32,
-    form: Annotated[FormOption, typer.Option(help="portable or rslora; see t2l generate.")] = FormOption.portable,
+    batch: Annotated[int, typer.Option(min=1, help="Examples in a step.", rich_help_panel=MORE)] = 8,
+    seed: Annotated[int, typer.Option(help="Of which examples make a step.", rich_help_panel=MORE)] = 0,
+    dtype: StoredAs = Dtype.float32,
+    form: StoredForm = FormOption.portable,
     device: Device = "cpu",
-    force: Force = False,
-    as_json: AsJson = False,
 ) -> None:
-    """Fine-tune an adapter on a few examples, from where the description has brought it.
+    """Make an adapter better from a few examples, starting where its description has brought it.
 
-    The description's embedding moves through the frozen hypernetwork beside the adapter itself. Where the checkpoint
-    that wrote the adapter is not at hand, the adapter is fine-tuned alone.
+    The description's embedding moves through the frozen hypernetwork beside the adapter. Where the checkpoint that
+    wrote the adapter is not at hand, the adapter is fine-tuned alone.
     """
     from t2l.adapter import Adapter
     from t2l.bases import load_base
     from t2l.commands.examples import read_examples
-    from t2l.guidance.choosing import answer_samples
     from t2l.training import refinement
 
     check_place(out, force)
     if plain and checkpoint is not None:
-        raise T2LError("--plain has no use for a --checkpoint.", "Leave one of them away.")
+        raise T2LError("--plain uses no hypernetwork, so no --checkpoint.", "Omit one of them.")
     if not (math.isfinite(embedding_rate) and embedding_rate > 0):
         raise T2LError(f"The embedding's learning rate is {embedding_rate}; it must be above 0.")
     config = refinement.RefineConfig(steps, learning_rate, batch, seed=seed)
     notes = Notes()
     given = read_examples(examples)
-    pairs = given.pairs()
     start = Adapter.load(adapter)
     name = start.spec.base_name(base)
     device = checked_device(device)
@@ -94,9 +95,9 @@ def refine(
     warm = start.rank_stabilised() if source is None else _scaled_as(start, source[0])
     loaded = load_base(name, device=device).with_system(start.system or TEMPLATE)
     warm.spec.check_base(loaded.model)
-    samples = answer_samples(loaded, pairs)
     begun = time.perf_counter()
-    with messages().status(f"Refining on {len(samples)} examples"):
+    with messages().status(f"Learning from {len(given.pairs)} examples"):
+        samples = refinement.answer_samples(loaded, given.pairs)
         found = refinement.refine(
             loaded.model, warm.spec, warm.weights, samples, config, source=source, embedding_rate=embedding_rate
         )
@@ -106,7 +107,7 @@ def refine(
         "method": "plain" if source is None else "hypernetwork",
         **lineage,
         "examples": given.digest,
-        "number_of_examples": len(pairs),
+        "number_of_examples": len(given.pairs),
         **found.record(config),
     }
     kept = {key: start.provenance[key] for key in ("description", *RECORDED) if key in start.provenance}

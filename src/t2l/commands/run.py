@@ -19,7 +19,6 @@ from t2l.errors import CheckpointError, T2LError
 from t2l.prompting import NONE, TEMPLATE
 
 if TYPE_CHECKING:
-    from t2l.adapter import Adapter
     from t2l.guidance.guide import Confidence
     from t2l.model import TextToLora
 
@@ -69,7 +68,7 @@ def run(
         start = time.perf_counter()
         (adapter,) = t2l.generate([description.strip()])
         adapter_s = time.perf_counter() - start
-        confidence = _confidence(t2l, description, adapter, notes)
+        confidence = _confidence(t2l, description, notes)
         adapter = adapter if strength == 1 else scale(adapter, strength)
         loaded = load_base(name, device=device).with_system(t2l.system)
         if loaded.note:
@@ -149,14 +148,14 @@ def _parts(data: bytes, name: str, lines: bool) -> list[str]:
     return [part.strip() for part in (text.splitlines() if lines else [text]) if part.strip()]
 
 
-def _confidence(t2l: TextToLora, description: str, adapter: Adapter, notes: Notes) -> Confidence | None:
+def _confidence(t2l: TextToLora, description: str, notes: Notes) -> Confidence | None:
     """How far the description is to be trusted; None where the checkpoint is not calibrated."""
     from t2l.guidance.guide import Guide, is_calibrated
 
     if not is_calibrated(t2l):
         return None
     try:
-        (confidence,) = Guide.of(t2l).assess([description.strip()], [adapter])
+        (confidence,) = Guide.of(t2l).assess([description.strip()])
     except CheckpointError as problem:
         notes.add(f"{problem.message} {problem.fix or ''}".strip())
         return None
@@ -169,9 +168,7 @@ def _show(report: dict[str, Any]) -> None:
     out, times = results(), report["milliseconds"]
     say(report["description"], "bold", console=out)
     if (confidence := report["confidence"]) is not None:
-        from t2l.guidance.guide import in_words
-
-        say(f"  {in_words(confidence['value'], confidence['expected_gain'])}", "dim", console=out)
+        say(f"  {confidence['in_words']}\n  {confidence['known']}", "dim", console=out)
     for row in report["answers"]:
         say(f"\n{row['input']}", "cyan", console=out)
         for label, key, style in _ROWS:

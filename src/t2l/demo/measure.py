@@ -79,11 +79,11 @@ class Session:
         adapters = self.t2l.generate(descriptions)
         return adapters, 1000 * (time.perf_counter() - start) / len(descriptions)
 
-    def confidence(self, descriptions: Sequence[str], adapters: Sequence[Adapter]) -> list[Confidence | None]:
+    def confidence(self, descriptions: Sequence[str]) -> list[Confidence | None]:
         """How far each description is to be trusted; None where that is not known."""
         if self.guide is None:
             return [None] * len(descriptions)
-        return list(self.guide.assess(descriptions, adapters))
+        return list(self.guide.assess(descriptions))
 
     def answers(self, description: str, adapter: Adapter, inputs: Sequence[str]) -> list[Compared]:
         """Three answers to each input.
@@ -98,7 +98,7 @@ class Session:
         """What comes of some tasks, whose inputs share batches."""
         descriptions = [task.description for task in tasks]
         adapters, milliseconds = self.generate(descriptions)
-        confidences = self.confidence(descriptions, adapters)
+        confidences = self.confidence(descriptions)
         asked = [(row, example.text) for row, task in enumerate(tasks) for example in task.examples]
         compared = iter(compare(self.base, adapters, descriptions, asked, max_new_tokens=MAX_NEW_TOKENS))
         answers = [tuple(next(compared) for _ in task.examples) for task in tasks]

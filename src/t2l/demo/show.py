@@ -16,7 +16,6 @@ from t2l.comparison import ROWS, Compared
 from t2l.demo.measure import Session, TaskOutcome, kept
 from t2l.demo.tasks import DemoTask, chosen, demo_tasks
 from t2l.errors import T2LError
-from t2l.guidance.calibration import THRESHOLD
 from t2l.guidance.guide import Confidence
 
 _LABEL = max(len(label) for label in ROWS.values()) + 2
@@ -63,7 +62,7 @@ def show_outcome(console: Console, outcome: TaskOutcome) -> None:
     """A task: its description, what is known of it, and three answers to each input."""
     console.print()
     console.print(Text(f"“{outcome.task.description}”", "bold"))
-    console.print(_line(f"  adapter in {outcome.milliseconds:.0f} ms{_trust(outcome.confidence)}", console, "dim"))
+    _show_made(console, outcome.milliseconds, outcome.confidence)
     right = {row: outcome.right(row) for row in ROWS}
     for number, (one, example) in enumerate(zip(outcome.compared, outcome.task.examples, strict=True)):
         console.print(_line(f"  {_flat(one.text)}", console, "cyan"))
@@ -115,11 +114,11 @@ def ask(console: Console, session: Session) -> None:
         while description := console.input("[cyan]task> [/]").strip():
             try:
                 (adapter,), milliseconds = session.generate([description])
-                (confidence,) = session.confidence([description], [adapter])
+                (confidence,) = session.confidence([description])
             except T2LError as problem:
                 console.print(Text(str(problem), "red"))
                 continue
-            console.print(_line(f"  adapter in {milliseconds:.0f} ms{_trust(confidence)}", console, "dim"))
+            _show_made(console, milliseconds, confidence)
             while text := console.input("[cyan]input> [/]").strip():
                 try:
                     (compared,) = session.answers(description, adapter, [text])
@@ -139,13 +138,12 @@ def show_next(console: Console) -> None:
         console.print(Text(f"    {command}", "cyan"), soft_wrap=True)
 
 
-def _trust(confidence: Confidence | None) -> str:
-    """The confidence in a description, with a plain word where it is low, and the nearest task that is known."""
-    if confidence is None:
-        return ""
-    low = " (low)" if confidence.value < THRESHOLD else ""
-    near = f" · nearest known task: {confidence.nearest[0].description}" if confidence.nearest else ""
-    return f" · confidence {confidence.value:.2f}{low}{near}"
+def _show_made(console: Console, milliseconds: float, confidence: Confidence | None) -> None:
+    """The time that an adapter took; where they are known, the confidence and the nearest training task."""
+    words = "" if confidence is None else f", {confidence.in_words()}"
+    console.print(_line(f"  adapter in {milliseconds:.0f} ms{words}", console, "dim"))
+    if confidence is not None:
+        console.print(_line(f"  {confidence.known()}", console, "dim"))
 
 
 def _show_unjudged(console: Console, compared: Compared) -> None:

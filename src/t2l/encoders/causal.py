@@ -2,7 +2,8 @@
 
 Axis letters: N texts, T tokens, W hidden size.
 
-Level 1. This file knows no pooling and no cache.
+Level 1. A Llama in a folder is read on the CPU without transformers (`t2l.encoders.llama`), whose import alone takes
+longer than anything else in making an adapter. This file knows no pooling and no cache.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from t2l.base_names import locate
 from t2l.base_structure import load_tokenizer
 from t2l.encoders.description import warn_unseen
 from t2l.encoders.encoder import model_identity
+from t2l.encoders.llama import LlamaReader
 from t2l.encoders.loading import loading, mend_buffers
 from t2l.errors import EncoderError
 from t2l.gguf_base import quiet
@@ -81,10 +83,9 @@ class CausalReader:
             warn: say which texts were not read to their end.
         """
         before, after = around
-        framed = [f"{before}{text}{after}" for text in texts]
-        end = list(self.tokenizer(after, add_special_tokens=False)["input_ids"]) if after else []
+        (end,) = self._ids([after], special=False) if after else ([],)
         found = []
-        for text, ids in zip(texts, self.tokenizer(framed, verbose=False)["input_ids"], strict=True):
+        for text, ids in zip(texts, self._ids([f"{before}{text}{after}" for text in texts]), strict=True):
             if warn and len(ids) > window:
                 warn_unseen(text, len(ids), window)
             found.append(list(ids) if len(ids) <= window else [*ids[: window - len(end)], *end])
@@ -92,7 +93,20 @@ class CausalReader:
 
     def readable(self, window: int) -> int:
         """How many of ``window`` tokens the model has positions for. Loads it."""
-        return min(window, getattr(self.model.config, "max_position_embeddings", None) or window)
+        return min(window, self._size("max_position_embeddings") or window)
+
+    def _ids(self, texts: list[str], *, special: bool = True) -> list[list[int]]:
+        if self._plain is not None:
+            return [found.ids for found in self._plain.tokenizer.encode_batch(texts, add_special_tokens=special)]
+        return self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+    def _size(self, name: str) -> int | None:
+        """A number of the model's config."""
+        return (
+            getattr(self.model.config.get_text_config(), name, None)
+            if self._plain is None
+            else self._plain.config.get(name)
+        )
 
     @torch.no_grad()
     def states(self, tokens: Sequence[list[int]], layers: Sequence[int] = ()) -> tuple[list[Tensor], Tensor]:
@@ -107,6 +121,9 @@ class CausalReader:
         length_N = torch.tensor([len(ids) for ids in tokens])
         tokens_NT = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in tokens], batch_first=True)
         mask_NT = torch.arange(tokens_NT.shape[1]) < length_N[:, None]
+        if self._plain is not None:
+            states = self._plain.states(tokens_NT, mask_NT)
+            return [states[layer] for layer in layers or (-1,)], mask_NT
         outcome = self.model(
             input_ids=tokens_NT.to(self.device),
             attention_mask=mask_NT.long().to(self.device),
@@ -115,6 +132,14 @@ class CausalReader:
         )
         chosen = [outcome.hidden_states[layer] for layer in layers] if layers else [outcome.last_hidden_state]
         return chosen, mask_NT.to(self.device)
+
+    @cached_property
+    def _plain(self) -> LlamaReader | None:
+        """What reads without transformers, where it can."""
+        if self.adapter is not None or torch.device(self.device).type != "cpu":
+            return None
+        with loading(self.name):
+            return LlamaReader.of(Path(locate(self.name, self.revision)), self.dtype)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -147,9 +172,9 @@ class CausalReader:
     @property
     def hidden_size(self) -> int:
         """W."""
-        return int(self.model.config.get_text_config().hidden_size)
+        return int(self._size("hidden_size") or 0)
 
     @property
     def depth(self) -> int:
         """How many layers the model has."""
-        return int(self.model.config.get_text_config().num_hidden_layers)
+        return int(self._size("num_hidden_layers") or 0)

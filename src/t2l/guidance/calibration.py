@@ -2,10 +2,10 @@
 
 Axis letters: N descriptions, F signals, B steps of the gain.
 
-Level 5. A logistic regression tells descriptions of tasks from those of training tasks that are left out and from
-vague, senseless and foreign ones; the gain that adapters brought, as a function of that score, is made monotone by
-isotonic regression. About forty numbers in all, and what is kept of the training tasks (`t2l.guidance.signals.Known`).
-Files: ``calibration.json`` and ``calibration.safetensors`` in the checkpoint's folder.
+Level 5. A logistic regression tells descriptions of tasks from vague, senseless and foreign texts; the gain that
+adapters brought, as a function of that score, is made monotone by isotonic regression. Some twenty numbers in all, and
+what is kept of the training tasks (`t2l.guidance.familiarity.Known`). Files: ``calibration.json`` and
+``calibration.safetensors`` in the checkpoint's folder.
 """
 
 from __future__ import annotations
@@ -21,21 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2l.errors import CheckpointError, T2LError
-from t2l.guidance.familiarity import TaskSpace
-from t2l.guidance.signals import SIGNALS, Known
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.guidance.familiarity import SIGNALS, Known, Span, TaskSpace, restored, stored
 from t2l.storage import new_file, read_json, read_tensors, tensors_digest, write_json, write_tensors
 
 JSON_FILE, TENSOR_FILE = "calibration.json", "calibration.safetensors"
 THRESHOLD = 0.5
-KIND, FORMAT = "t2l-calibration", 2
+KIND, FORMAT = "t2l-calibration", 3
 _PENALTY = 0.01  # on the weights of standardised signals
 _BIAS_PENALTY = 1e-6  # so that there is one solution
 _STEPS = 8  # of the gain, before neighbours that fall are joined
-KINDS = ("task", "left out", "control")
-"""A task that may be trusted; a training task that is held to be unknown; a text that names no such task."""
-_SHARES: dict[str, float] = dict(zip(KINDS, (0.5, 0.25, 0.25), strict=True))
-"""Of the weight in the confidence; the last two share half of it."""
 _SMALLEST_SPREAD = 1e-6
 
 
@@ -46,7 +40,7 @@ class Scale:
     Args:
         mean: of each signal.
         spread: standard deviation of each.
-        weight: of each signal, standardised.
+        weight: of each signal, standardised; none is above 0.
         bias: added.
         score: B scores, rising.
         gain: the expected gain at each, not falling; between them it is interpolated.
@@ -59,20 +53,13 @@ class Scale:
     score: tuple[float, ...]
     gain: tuple[float, ...]
 
-    @property
-    def without_weight(self) -> set[str]:
-        """The signals that the confidence does not hang on."""
-        return {name for name, weight in zip(SIGNALS, self.weight, strict=True) if weight == 0}
-
     def confidence(self, signal_NF: Tensor) -> Tensor:
         """(N,) between 0 and 1: is this the description of a task of the kind that the checkpoint was trained on."""
-        weight_F = torch.tensor(self.weight).double()
-        standard_NF = (signal_NF.double() - torch.tensor(self.mean).double()) / torch.tensor(self.spread).double()
-        standard_NF = torch.where(weight_F == 0, 0.0, standard_NF)  # such a signal need not have been measured
-        return torch.sigmoid(standard_NF @ weight_F + self.bias)
+        mean_F, spread_F, weight_F = (torch.tensor(part).double() for part in (self.mean, self.spread, self.weight))
+        return torch.sigmoid((signal_NF.double() - mean_F) / spread_F @ weight_F + self.bias)
 
     def expected_gain(self, confidence: float) -> float:
-        """Points of exact match (a share, -1 to 1) that the adapter adds to the base, by this confidence."""
+        """How much better (-1 to 1) an answer with the adapter is expected to be than the base's."""
         if confidence <= self.score[0]:
             return self.gain[0]
         for low, high, below, above in zip(self.score, self.score[1:], self.gain, self.gain[1:], strict=False):
@@ -85,41 +72,29 @@ class Scale:
         return self.expected_gain(confidence) / self.gain[-1] if self.gain[-1] > 0 else 0.0
 
 
-def fit_scale(signal_NF: Tensor, kinds: Sequence[str], gain: Sequence[float]) -> Scale:
+def fit_scale(signal_NF: Tensor, is_task: Sequence[bool], gain: Sequence[float]) -> Scale:
     """The small model of N descriptions with known gains.
 
-    A signal may speak in its own direction alone (see `SIGNALS`): a distance never raises the confidence. For the
-    confidence, tasks weigh as much as all that is not to be trusted; for the expected gain, each kind weighs the same.
+    No signal may raise the confidence (see `SIGNALS`). Tasks together weigh as much as all that names none.
 
     Args:
-        signal_NF: NaN where a signal has no say in a row.
-        kinds: which of `KINDS` each describes.
-        gain: what its adapter added to the base, as a share.
+        is_task: whether each describes a task that may be trusted.
+        gain: what its adapter added to the base.
 
     Raises:
         T2LError: there are no tasks, or nothing else.
     """
-    label_N = torch.tensor([kind == "task" for kind in kinds], dtype=torch.float64)
+    label_N = torch.tensor(is_task, dtype=torch.float64)
     if not 0 < float(label_N.sum()) < len(label_N):
         raise T2LError("A calibration needs descriptions of both kinds: of tasks, and such that name none.")
+    share_N = torch.where(label_N > 0, 0.5 / label_N.sum(), 0.5 / (1 - label_N).sum())
     signal_NF = signal_NF.double()
-    said_NF = ~signal_NF.isnan()
-    count_F = said_NF.sum(dim=0)
-    mean_F = signal_NF.nansum(dim=0) / count_F
-    spread_F = ((signal_NF - mean_F).square().nansum(dim=0) / (count_F - 1).clamp_min(1)).sqrt()
-    spread_F = spread_F.clamp_min(_SMALLEST_SPREAD)
-    # where nothing is known of a signal, it is taken to look as it does for tasks: it cannot help to tell those apart
-    usual_F = torch.where(said_NF & (label_N[:, None] > 0), signal_NF, torch.nan).nanmean(dim=0)
-    signal_NF = torch.where(said_NF, signal_NF, usual_F)
-    share_N = _weights_of(kinds, _SHARES)
-    for trusted in (0, 1):
-        share_N[label_N == trusted] *= 0.5 / share_N[label_N == trusted].sum()
-    sign_F = torch.tensor([*SIGNALS.values()]).double()
-    weight_F, bias = _signed_logistic((signal_NF - mean_F) / spread_F, label_N, share_N, sign_F)
-    scale = Scale(_numbers(mean_F), _numbers(spread_F), _numbers(weight_F), bias, (0.0,), (0.0,))
-    equal_N = _weights_of(kinds, dict.fromkeys(_SHARES, 1.0)).tolist()
-    score, steps = _isotonic(scale.confidence(signal_NF).tolist(), gain, equal_N)
-    return Scale(scale.mean, scale.spread, scale.weight, scale.bias, score, steps)
+    mean_F = signal_NF.mean(dim=0)
+    spread_F = signal_NF.std(dim=0).clamp_min(_SMALLEST_SPREAD)
+    weight_F, bias = _falling_logistic((signal_NF - mean_F) / spread_F, label_N, share_N)
+    plain = Scale(_numbers(mean_F), _numbers(spread_F), _numbers(weight_F), bias, (0.0,), (0.0,))
+    score, steps = _isotonic(plain.confidence(signal_NF).tolist(), gain, share_N.tolist())
+    return Scale(plain.mean, plain.spread, plain.weight, plain.bias, score, steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +106,6 @@ class Calibration:
         encoder: identity of the encoder.
         known: the training tasks.
         scale: the small model.
-        static: a multi-task adapter (N = 1) to fall back on, where there is one.
         facts: plain JSON values: on what it was fitted.
     """
 
@@ -139,7 +113,6 @@ class Calibration:
     encoder: str
     known: Known
     scale: Scale
-    static: LoraWeights | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
@@ -148,11 +121,7 @@ class Calibration:
         Raises:
             OutputError: the folder cannot be written.
         """
-        tensors = {**self.known.embedding.tensors("embedding"), **self.known.encoding.tensors("encoding")}
-        for prefix, weights in (("mean", self.known.mean), ("static", self.static)):
-            if weights is not None:
-                tensors |= {f"{prefix}.a.{key}": value[0].half() for key, value in weights.a.items()}
-                tensors |= {f"{prefix}.b.{key}": value[0].half() for key, value in weights.b.items()}
+        tensors = {**stored(self.known.span, "span"), **stored(self.known.features, "features")}
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         with new_file(folder / TENSOR_FILE, force=True) as path:
             write_tensors(path, tensors)
@@ -170,7 +139,7 @@ class Calibration:
         write_json(folder / JSON_FILE, value)
 
     @classmethod
-    def load(cls, folder: Path, *, checkpoint: str, encoder: str, spec: LoraSpec) -> Calibration:
+    def load(cls, folder: Path, *, checkpoint: str, encoder: str) -> Calibration:
         """The calibration of the checkpoint in ``folder``.
 
         Raises:
@@ -188,31 +157,25 @@ class Calibration:
         try:
             names, texts = zip(*((str(name), str(text)) for name, text in value["tasks"]), strict=True)
             scale = _scale(value["scale"])
-            embedding = TaskSpace.from_tensors(tensors, "embedding")
-            encoding = TaskSpace.from_tensors(tensors, "encoding")
-            mean = _weights(tensors, "mean", spec)
-            static = _weights(tensors, "static", spec) if any(name.startswith("static.") for name in tensors) else None
-            if not len(names) == len(embedding.place_MJ) == len(encoding.place_MJ):
+            span = restored(Span, tensors, "span")
+            features = restored(TaskSpace, tensors, "features")
+            if len(names) != len(features.place_MJ):
                 raise CheckpointError("there are not as many tasks as places")
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             reason = problem.message if isinstance(problem, T2LError) else f"{type(problem).__name__}: {problem}"
             raise CheckpointError(f"The calibration in '{folder}' cannot be used: {reason}", again) from problem
-        return cls(
-            checkpoint, encoder, Known(names, texts, embedding, encoding, mean), scale, static, dict(value["facts"])
-        )
+        return cls(checkpoint, encoder, Known(names, texts, span, features), scale, dict(value["facts"]))
 
 
-def _signed_logistic(standard_NF: Tensor, label_N: Tensor, share_N: Tensor, sign_F: Tensor) -> tuple[Tensor, float]:
-    """As `_logistic`, without the signals whose weight would have the wrong sign, left out one by one, worst first."""
-    kept = torch.ones(len(sign_F), dtype=torch.bool)
+def _falling_logistic(standard_NF: Tensor, label_N: Tensor, share_N: Tensor) -> tuple[Tensor, float]:
+    """As `_logistic`, without the signals whose weight would be above 0, left out one by one, worst first."""
+    kept_F = torch.ones(standard_NF.shape[1], dtype=torch.bool)
     while True:
-        some_F, bias = _logistic(standard_NF[:, kept], label_N, share_N)
-        weight_F = torch.zeros(len(sign_F), dtype=torch.float64)
-        weight_F[kept] = some_F
-        wrong_F = -weight_F * sign_F
-        if float(wrong_F.max()) <= 0:
+        weight_F = torch.zeros(len(kept_F), dtype=torch.float64)
+        weight_F[kept_F], bias = _logistic(standard_NF[:, kept_F], label_N, share_N)
+        if float(weight_F.max()) <= 0:
             return weight_F, bias
-        kept[int(wrong_F.argmax())] = False
+        kept_F[int(weight_F.argmax())] = False
 
 
 def _logistic(standard_NF: Tensor, label_N: Tensor, share_N: Tensor) -> tuple[Tensor, float]:
@@ -263,20 +226,6 @@ def _isotonic(
         tuple(round(scores / total, 6) for scores, _, total in blocks),
         tuple(round(gains / total, 6) for _, gains, total in blocks),
     )
-
-
-def _weights_of(kinds: Sequence[str], shares: Mapping[str, float]) -> Tensor:
-    """(N,): each kind's share, spread over its rows."""
-    return torch.tensor([shares[kind] / kinds.count(kind) for kind in kinds], dtype=torch.float64)
-
-
-def _weights(tensors: Mapping[str, Tensor], prefix: str, spec: LoraSpec) -> LoraWeights:
-    weights = LoraWeights(
-        {group.key: tensors[f"{prefix}.a.{group.key}"].float().unsqueeze(0) for group in spec.groups},
-        {group.key: tensors[f"{prefix}.b.{group.key}"].float().unsqueeze(0) for group in spec.groups},
-    )
-    weights.check(spec)
-    return weights
 
 
 def _scale(value: Mapping[str, Any]) -> Scale:

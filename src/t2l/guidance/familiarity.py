@@ -1,92 +1,107 @@
-"""How near a point is to what a hypernetwork was trained on: a space of training tasks, by embedding or by encoding.
+"""How near a description is to what a hypernetwork was trained on, without any task data: the signals of a confidence.
 
-Axis letters: N points, M training tasks, D descriptions a task, W width of the space, K axes that are kept, J of them
-along which tasks lie.
+Axis letters: N descriptions, M training tasks, D descriptions a task, W width of the space, K axes that are kept, J of
+them along which tasks lie, E embedding width, F signals.
 
-Level 5. The training descriptions' leading principal axes and what is left over (probabilistic PCA: Tipping and Bishop,
-JRSS B 1999); on these axes tasks are Gaussians with one common covariance, that of descriptions around their own task
-(linear discriminant analysis: Lee et al., arXiv 1807.03888). What differs between two wordings of a task, such as the
-frame of the sentence, then counts little, and what differs between tasks counts much. This file knows vectors only.
+Level 5. All of it needs the encoder, the hypernetwork and what a calibration keeps of the training tasks; no base.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2l.encoders.encoder import one_vector
 from t2l.errors import CheckpointError
+from t2l.model import TextToLora
+from t2l.site_attention import SiteAttention
 
+SIGNALS: tuple[str, ...] = ("novelty", "task_distance")
+"""None of them may raise the confidence.
+
+``novelty``: how far the embedding is off the span of the training descriptions; 1 is usual.
+``task_distance``: to the nearest training task, between task features as the hypernetwork encodes descriptions, over
+that of a usual description to its own task.
+"""
 _RIDGE = 0.1  # of the mean variance of a task's descriptions, added to each direction: small ones are mostly noise
 _LEAST = 0.01  # of the mean variance of all descriptions, added as well: a task may have one description alone
-_PARTS = ("mean_W", "axis_WK", "turn_KK", "rest", "place_MJ")
 _SMALL = ("axis_WK", "place_MJ")  # stored as whole numbers with a scale for each column
 _LEVELS = 127
+Stored = TypeVar("Stored", "Span", "TaskSpace")
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """The training descriptions' leading principal axes and the residual (probabilistic PCA: Tipping and Bishop, 1999).
+
+    Args:
+        mean_W: of all training descriptions.
+        axis_WK: orthonormal principal axes.
+        residual: root mean square of what lies off the axes, a scalar.
+    """
+
+    mean_W: Tensor
+    axis_WK: Tensor
+    residual: Tensor
+
+    @classmethod
+    def of(cls, rows_NW: Tensor, axes: int) -> Span:
+        """From vectors of training descriptions, with at most ``axes`` axes; rounded as it is stored."""
+        mean_W, axis_WK, variance_W = _principal(rows_NW, axes)
+        centred_NW = rows_NW.float() - mean_W
+        off_N = (centred_NW.square().sum(dim=1) - (centred_NW @ axis_WK).square().sum(dim=1)).clamp_min(0)
+        return cls(mean_W, axis_WK, (off_N.mean() + 1e-6 * variance_W.sum() + 1e-12).sqrt().float())
+
+    def novelty(self, point_NW: Tensor) -> Tensor:
+        """(N,): how far off the axes, relative to the training descriptions' own; 1 is usual."""
+        off_NW = point_NW.float() - self.mean_W
+        along_N = (off_NW @ self.axis_WK).square().sum(dim=1)
+        return (off_NW.square().sum(dim=1) - along_N).clamp_min(0).sqrt() / self.residual
 
 
 @dataclass(frozen=True, eq=False)
 class TaskSpace:
-    """Where the training tasks lie.
+    """Where the training tasks lie: Gaussians with one common covariance, that of descriptions around their own task.
+
+    What differs between two wordings of a task, such as the frame of the sentence, then counts little, and what differs
+    between tasks counts much (linear discriminant analysis: Lee et al., arXiv 1807.03888).
 
     Args:
         mean_W: of all training descriptions.
         axis_WK: orthonormal principal axes.
         turn_KK: from the axes to discriminants, along which descriptions of one task have variance 1; those along
             which tasks differ most come first.
-        rest: root mean square of what lies off the axes, a scalar.
         place_MJ: each task's mean, along the first J discriminants.
     """
 
     mean_W: Tensor
     axis_WK: Tensor
     turn_KK: Tensor
-    rest: Tensor
     place_MJ: Tensor
 
     @classmethod
     def of(cls, rows_MDW: Tensor, axes: int, places: int) -> TaskSpace:
-        """From D vectors of each of M tasks, with at most ``axes`` axes, and tasks along at most ``places`` of them.
-
-        The space is the one that `tensors` and `from_tensors` give back, rounded as it is stored.
-        """
-        flat = rows_MDW.flatten(0, 1).float()
-        mean_W = flat.mean(dim=0)
-        centred = flat - mean_W
-        variance, axis_WW = torch.linalg.eigh((centred.T @ centred / len(centred)).double())
-        variance, axis_WW = variance.flip(0).clamp_min(0), axis_WW.flip(1)
-        kept = min(axes, len(variance), max(1, len(flat) - 1))
-        axis_WK = _rounded(axis_WW[:, :kept].float())  # before anything is measured along the axes
-        along_MDK = (centred @ axis_WK).double().unflatten(0, rows_MDW.shape[:2])
-        off_N = (centred.square().sum(dim=1) - along_MDK.flatten(0, 1).square().sum(dim=1)).clamp_min(0)
-        rest = (off_N.mean() + 1e-6 * variance.sum() + 1e-12).sqrt()
-        turn_KK = _discriminants(along_MDK, variance.mean())
-        place_MJ = along_MDK.mean(dim=1) @ turn_KK[:, :places]
-        parts = dict(zip(_PARTS, (mean_W, axis_WK, turn_KK, rest, place_MJ), strict=True))
-        return cls.from_tensors(_stored({name: part.float() for name, part in parts.items()}, ""), "")
+        """From D vectors of each of M tasks, with at most ``axes`` axes, and tasks along at most ``places`` of them."""
+        mean_W, axis_WK, variance_W = _principal(rows_MDW.flatten(0, 1), axes)
+        along_MDK = ((rows_MDW.float() - mean_W) @ axis_WK).double()
+        turn_KK = _discriminants(along_MDK, variance_W.mean())
+        place_MJ = _rounded((along_MDK.mean(dim=1) @ turn_KK[:, :places]).float())
+        return cls(mean_W, axis_WK, turn_KK.float(), place_MJ)
 
     @cached_property
     def back_KK(self) -> Tensor:
         """From the discriminants to the axes."""
         return torch.linalg.pinv(self.turn_KK)
 
-    @cached_property
-    def spread(self) -> Tensor:
-        """Standard deviation along one direction of W: of a task's descriptions on the axes, of all off them."""
-        return ((self.back_KK.square().sum() + self.rest.square()) / len(self.mean_W)).sqrt()
-
     def places(self, point_NW: Tensor) -> Tensor:
         """(N, K): along the discriminants."""
         return (point_NW.float() - self.mean_W) @ self.axis_WK @ self.turn_KK
-
-    def strangeness(self, point_NW: Tensor) -> Tensor:
-        """(N,): how far off the axes, relative to the training descriptions' own; 1 is usual."""
-        off_NW = point_NW.float() - self.mean_W
-        along_N = (off_NW @ self.axis_WK).square().sum(dim=1)
-        return (off_NW.square().sum(dim=1) - along_N).clamp_min(0).sqrt() / self.rest
 
     def distances(self, point_NW: Tensor) -> Tensor:
         """(N, M): Mahalanobis distance to each task, over that of a usual description to its own task: sqrt(K)."""
@@ -103,74 +118,97 @@ class TaskSpace:
         own_NK = F.normalize(self.places(point_NW)[:, :kept] @ back_JK, dim=-1)
         return own_NK @ F.normalize(self.place_MJ @ back_JK, dim=-1).T
 
-    def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """Its tensors by name, to be stored: axes and places in eight bits, the others in float32."""
-        return _stored({name: getattr(self, name) for name in _PARTS}, prefix)
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], prefix: str) -> TaskSpace:
-        """The space that `tensors` gave.
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is kept of the training tasks.
 
-        Raises:
-            CheckpointError: a tensor is missing or does not fit the others.
-        """
-        problem = CheckpointError(f"The calibration's tensors '{prefix}' do not fit together.", "Calibrate again.")
-        parts: dict[str, Tensor] = {}
-        try:
-            for name in _PARTS:
-                part = tensors[f"{prefix}.{name}"].float()
-                if name in _SMALL:
-                    scale = tensors[f"{prefix}.{name}.scale"].float()
-                    if part.ndim != 2 or scale.shape != part.shape[1:]:
-                        raise problem
-                    part = part * scale
-                parts[name] = part
-        except KeyError as missing:
-            raise CheckpointError(f"The calibration lacks the tensor {missing}.", "Calibrate again.") from missing
-        kept, width = parts["turn_KK"].shape[0], parts["mean_W"].numel()
-        fits = parts["axis_WK"].shape == (width, kept) and parts["turn_KK"].shape == (kept, kept)
-        fits = fits and parts["place_MJ"].shape[1] <= kept and parts["rest"].numel() == 1
-        if not fits or not all(bool(torch.isfinite(part).all()) for part in parts.values()):
-            raise problem
-        parts["rest"] = parts["rest"].reshape(())
-        return cls(**parts)
-
-
-def apart(place_MJ: Tensor, share: float) -> Tensor:
-    """(M,): the cluster of each task that stands apart, -1 for the many others; about ``share`` of the tasks do.
-
-    Tasks are joined nearest first (single linkage) until the largest cluster holds all but that share; tasks outside of
-    it are like few others or none. At least one task always stands apart, and one never does.
+    Args:
+        names: of the M tasks.
+        descriptions: one of each, or a label.
+        span: of their descriptions' embeddings.
+        features: where they lie as task features.
     """
-    count = len(place_MJ)
-    cluster_M = torch.arange(count)
-    found_M = torch.where(cluster_M == 0, -1, cluster_M)
-    for _, one, other in sorted(_spanning_tree(place_MJ)):
-        cluster_M = torch.where(cluster_M == cluster_M[other], cluster_M[one], cluster_M)
-        largest_M = cluster_M == torch.bincount(cluster_M).argmax()
-        if bool(largest_M.all()):
-            break
-        found_M = torch.where(largest_M, -1, cluster_M)
-        if int(largest_M.sum()) >= (1 - share) * count:
-            break
-    return found_M
+
+    names: tuple[str, ...]
+    descriptions: tuple[str, ...]
+    span: Span
+    features: TaskSpace
+
+    def measure(self, vector_NW: Tensor, feature_NW: Tensor) -> Tensor:
+        """All `SIGNALS` of N descriptions (N, F), float32, from `vectors` of them."""
+        distance_N = self.features.distances(feature_NW).amin(dim=1)
+        return torch.stack([self.span.novelty(vector_NW), distance_N], dim=1)
 
 
-def _spanning_tree(place_MJ: Tensor) -> list[tuple[float, int, int]]:
-    """Length and ends of the edges of the shortest tree that joins all tasks (Prim)."""
-    distance_MM = torch.cdist(place_MJ, place_MJ)
-    length_M, parent_M = distance_MM[0].clone(), torch.zeros(len(place_MJ), dtype=torch.long)
-    waiting_M = torch.ones(len(place_MJ), dtype=torch.bool)
-    waiting_M[0] = False
-    edges = []
-    while bool(waiting_M.any()):
-        new = int(torch.where(waiting_M, length_M, torch.inf).argmin())
-        edges.append((float(length_M[new]), int(parent_M[new]), new))
-        waiting_M[new] = False
-        nearer_M = distance_MM[new] < length_M
-        length_M = torch.where(nearer_M, distance_MM[new], length_M)
-        parent_M[nearer_M] = new
-    return edges
+@torch.inference_mode()
+def vectors(t2l: TextToLora, embedding_NE: Tensor) -> tuple[Tensor, Tensor]:
+    """Two vectors a text (N, W), for `Known.measure`: the embedding, and what the hypernetwork makes of it.
+
+    Of token states the mean over tokens counts, standardised where the hypernetwork does so; of the features of variant
+    T the mean over its sites.
+    """
+    reader = t2l.hypernetwork.task_encoder
+    feature_NK = t2l.hypernetwork.encode(embedding_NE).float().cpu()
+    if isinstance(reader, SiteAttention):
+        state_NTW, real_NT = reader.standardised(embedding_NE.to(reader.mean_W.device, reader.mean_W.dtype))
+        share_NT = real_NT / real_NT.sum(dim=1, keepdim=True).clamp_min(1)
+        vector_NW = (reader.shared(state_NTW) * share_NT[..., None]).sum(dim=1)
+        return vector_NW.float().cpu(), feature_NK.unflatten(1, (reader.sites, -1)).mean(dim=1)
+    return one_vector(embedding_NE, t2l.encoder.token_dim), feature_NK
+
+
+def stored(space: Span | TaskSpace, prefix: str) -> dict[str, Tensor]:
+    """Its tensors by name, as they are written."""
+    found: dict[str, Tensor] = {}
+    for field in fields(space):
+        part, name = getattr(space, field.name), f"{prefix}.{field.name}"
+        if field.name in _SMALL:
+            whole, scale = _whole(part)
+            found |= {name: whole.to(torch.int8), f"{name}.scale": scale}
+        else:
+            found[name] = part
+    return found
+
+
+def restored(kind: type[Stored], tensors: Mapping[str, Tensor], prefix: str) -> Stored:
+    """What `stored` gave.
+
+    Raises:
+        CheckpointError: a tensor is missing or does not fit the others.
+    """
+    problem = CheckpointError(f"The calibration's tensors '{prefix}' do not fit together.", "Calibrate again.")
+    parts: dict[str, Tensor] = {}
+    try:
+        for field in fields(kind):
+            part = tensors[f"{prefix}.{field.name}"].float()
+            if field.name in _SMALL:
+                scale = tensors[f"{prefix}.{field.name}.scale"].float()
+                if part.ndim != 2 or scale.shape != part.shape[1:]:
+                    raise problem
+                part = part * scale
+            parts[field.name] = part
+    except KeyError as missing:
+        raise CheckpointError(f"The calibration lacks the tensor {missing}.", "Calibrate again.") from missing
+    width, kept = parts["axis_WK"].shape
+    fits = parts["mean_W"].shape == (width,) and all(bool(torch.isfinite(part).all()) for part in parts.values())
+    if "residual" in parts:
+        fits = fits and parts["residual"].shape == ()
+    else:
+        places = parts["place_MJ"]
+        fits = fits and parts["turn_KK"].shape == (kept, kept) and places.ndim == 2 and places.shape[1] <= kept
+    if not fits:
+        raise problem
+    return kind(**parts)
+
+
+def _principal(rows_NW: Tensor, axes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, leading axes (as they are stored) and the variances along all axes."""
+    mean_W = rows_NW.float().mean(dim=0)
+    centred_NW = rows_NW.float() - mean_W
+    variance_W, axis_WW = torch.linalg.eigh((centred_NW.T @ centred_NW / len(centred_NW)).double())
+    kept = min(axes, len(variance_W), max(1, len(rows_NW) - 1))
+    return mean_W, _rounded(axis_WW.flip(1)[:, :kept].float()), variance_W.clamp_min(0)
 
 
 def _discriminants(along_MDK: Tensor, variance: Tensor) -> Tensor:
@@ -185,14 +223,6 @@ def _discriminants(along_MDK: Tensor, variance: Tensor) -> Tensor:
     white = flat @ whiten_KK
     _, order_KK = torch.linalg.eigh(white.T @ white / len(white))
     return whiten_KK @ order_KK.flip(1)
-
-
-def _stored(parts: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    found = dict(parts)
-    for name in _SMALL:
-        whole, scale = _whole(parts[name])
-        found |= {name: whole.to(torch.int8), f"{name}.scale": scale}
-    return {f"{prefix}.{name}": part for name, part in found.items()}
 
 
 def _whole(part: Tensor) -> tuple[Tensor, Tensor]:

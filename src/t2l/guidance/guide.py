@@ -1,6 +1,6 @@
-"""`Guide`: confidence and expected gain of a description under a calibrated checkpoint, with the reasons.
+"""Confidence and expected gain of a description under a calibrated checkpoint, and what a person is told about one.
 
-Axis letters: N descriptions, E embedding width, M training tasks.
+Axis letters: N descriptions, M training tasks, W width of one vector a text, F signals.
 
 Level 5. The command line, the server and everything else ask here; see `t2l.guidance.fallback` for what is done about
 a description that is not to be trusted.
@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
 
-from t2l.adapter import Adapter
 from t2l.errors import CheckpointError
 from t2l.guidance.calibration import JSON_FILE, THRESHOLD, Calibration
-from t2l.guidance.signals import COSTLY, SIGNALS, measure, rewording_spread
-from t2l.guidance.wording import WordingFinding, content_words, findings
-from t2l.lora import LoraWeights
+from t2l.guidance.familiarity import SIGNALS, vectors
+from t2l.guidance.wording import WordingFinding, content_words, findings, paraphrases
 from t2l.model import TextToLora
 
 _CANDIDATES = 8  # nearest tasks among whose phrasings a rewrite is sought
@@ -33,8 +31,8 @@ class Neighbour:
 
     Args:
         task: its name.
-        description: one of its training descriptions.
-        similarity: cosine similarity of the encodings, along the training tasks' axes; at most 1.
+        description: one of its training descriptions, or a label.
+        similarity: cosine similarity of the task features, along the training tasks' axes; at most 1.
     """
 
     task: str
@@ -48,8 +46,8 @@ class Confidence:
 
     Args:
         value: between 0 and 1: does it describe a task of the kind that the checkpoint was trained on.
-        expected_gain: share of answers, -1 to 1, by which the adapter is expected to beat the base.
-        signals: what both come from; see `t2l.guidance.signals.SIGNALS`. Of the costly ones those with a weight alone.
+        expected_gain: by how much, -1 to 1, an answer is expected to be better than that of the base alone.
+        signals: what both come from; see `t2l.guidance.familiarity.SIGNALS`.
         nearest: the nearest training tasks.
     """
 
@@ -63,8 +61,21 @@ class Confidence:
         if self.value >= threshold:
             return None
         return (
-            f"Low confidence ({self.value:.2f}) in the description '{description.strip()[:40]}': its adapter is "
-            f"expected to add {100 * self.expected_gain:+.0f} points. t2l explain says why."
+            f"Low confidence ({self.value:.2f}) in the description '{description.strip()[:40]}': its adapter may be no "
+            "help. t2l explain says why."
+        )
+
+    def in_words(self, threshold: float = THRESHOLD) -> str:
+        """In a line, with a plain word where it is low, and what the gain is measured against."""
+        if self.value < threshold:
+            return f"confidence {self.value:.2f}: low, the adapter may be no help"
+        return f"confidence {self.value:.2f}, expected gain {100 * self.expected_gain:+.0f} points over the base alone"
+
+    def known(self) -> str:
+        """The nearest training task in a line, and how near it is."""
+        nearest = self.nearest[0]
+        return (
+            f"Known: {nearest.description} (the nearest of this checkpoint's training tasks, {nearest.similarity:.2f})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +83,8 @@ class Confidence:
         nearest = [vars(neighbour) for neighbour in self.nearest]
         rounded = {name: round(value, 4) for name, value in self.signals.items()}
         value, gain = round(self.value, 4), round(self.expected_gain, 4)
-        return {"value": value, "expected_gain": gain, "signals": rounded, "nearest": nearest}
+        words = {"in_words": self.in_words(), "known": self.known()}
+        return {"value": value, "expected_gain": gain, **words, "signals": rounded, "nearest": nearest}
 
 
 @dataclass(frozen=True)
@@ -135,47 +147,28 @@ class Guide:
             raise CheckpointError("This checkpoint has not been calibrated.", f"Calibrate it: {calibrate_command(t2l)}")
         assert t2l.folder is not None
         identity = t2l.encoder.identity
-        return cls(t2l, Calibration.load(t2l.folder, checkpoint=t2l.digest, encoder=identity, spec=t2l.spec))
+        return cls(t2l, Calibration.load(t2l.folder, checkpoint=t2l.digest, encoder=identity))
 
-    def assess(
-        self, descriptions: Sequence[str], adapters: Sequence[Adapter] | None = None, *, whole: bool = False
-    ) -> list[Confidence]:
+    @torch.inference_mode()
+    def assess(self, descriptions: Sequence[str]) -> list[Confidence]:
         """The confidence in each description.
-
-        Args:
-            adapters: theirs, where they have been made already.
-            whole: measure those signals as well that run the hypernetwork again and have no weight in the confidence.
 
         Raises:
             DescriptionError: a description that cannot be encoded.
         """
-        if not descriptions:
-            return []
-        embedding_NE = self.t2l.encoder.encode(descriptions)
-        weights = None if adapters is None else LoraWeights.cat([adapter.weights for adapter in adapters])
-        return self.assess_embeddings(embedding_NE, weights, whole=whole)
-
-    @torch.inference_mode()
-    def assess_embeddings(
-        self, embedding_NE: Tensor, weights: LoraWeights | None = None, *, whole: bool = False
-    ) -> list[Confidence]:
-        """As `assess`, for N description embeddings."""
         known, scale = self.calibration.known, self.calibration.scale
-        made: LoraWeights = self.t2l.hypernetwork(embedding_NE) if weights is None else weights
-        task_NK = self.t2l.hypernetwork.encode(embedding_NE).float().cpu()
-        without = set() if whole else scale.without_weight
-        signal_NF = measure(self.t2l, known, embedding_NE, task_NK, made, without=without)
-        value_N = scale.confidence(signal_NF).tolist()
-        similarity_NM = known.encoding.similarities(task_NK)
         found = []
-        for value, signal_F, similarity_M in zip(value_N, signal_NF.tolist(), similarity_NM, strict=True):
+        for description in descriptions:  # one at a time, so that an assessment does not depend on its company
+            vector_1W, feature_1W = vectors(self.t2l, self.t2l.encoder.encode([description]))
+            signal_1F = known.measure(vector_1W, feature_1W)
+            (value,) = scale.confidence(signal_1F).tolist()
+            similarity_M = known.features.similarities(feature_1W)[0]
             top = similarity_M.topk(min(_CANDIDATES, len(similarity_M)))
             nearest = tuple(
                 Neighbour(known.names[index], known.descriptions[index], round(similarity, 4))
                 for similarity, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
             )
-            measured = zip(SIGNALS, signal_F, strict=True)
-            signals = {name: value for name, value in measured if not (name in COSTLY and name in without)}
+            signals: dict[str, float] = dict(zip(SIGNALS, signal_1F[0].tolist(), strict=True))
             found.append(Confidence(value, scale.expected_gain(value), signals, nearest))
         return found
 
@@ -185,8 +178,8 @@ class Guide:
         Raises:
             DescriptionError: it cannot be encoded.
         """
-        (confidence,) = self.assess([description], whole=True)
-        (spread,) = rewording_spread(self.t2l, [description])
+        (confidence,) = self.assess([description])
+        spread = rewording_spread(self.t2l, description)
         rewrite = self.rewrite(description, confidence)
         return Explanation(description, confidence, tuple(findings(description)), spread, rewrite)
 
@@ -206,17 +199,17 @@ class Guide:
         return None if text is None or better is None else (text, better.value)
 
 
-def in_words(confidence: float, expected_gain: float) -> str:
-    """A confidence in a line, with a plain word where it is low and what the gain is measured on."""
-    if confidence >= THRESHOLD:
-        gain = f"{100 * expected_gain:+.0f} right answers in 100, against the base alone"
-        return f"confidence {confidence:.2f}; expected: {gain}"
-    return f"confidence {confidence:.2f}: low, the adapter may be no help (t2l explain says why)"
+@torch.inference_mode()
+def rewording_spread(t2l: TextToLora, description: str) -> float:
+    """How much a description's task features turn when it is said in other words: mean 1 - cosine similarity."""
+    texts = (description, *paraphrases(description))
+    feature_NW = torch.cat([vectors(t2l, t2l.encoder.encode([text]))[1] for text in texts])
+    return float((1 - F.cosine_similarity(feature_NW[1:], feature_NW[:1])).mean())
 
 
 def explain_uncalibrated(t2l: TextToLora, description: str) -> Explanation:
     """What can be said of a description where the checkpoint has no calibration: its wording, and how stable it is."""
-    (spread,) = rewording_spread(t2l, [description])
+    spread = rewording_spread(t2l, description)
     note = f"The checkpoint has not been calibrated, so there is no confidence. Calibrate it: {calibrate_command(t2l)}"
     return Explanation(description, None, tuple(findings(description)), spread, None, note)
 

@@ -1,9 +1,9 @@
-"""From a few examples: which of several adapters fits them, a better description embedding, and a warm start.
+"""Learning from a few examples: a generated adapter and its description's embedding move together, a warm start.
 
 Axis letters: N adapters, S samples, E embedding width, L layers, R rank, I in-features, O out-features.
 
-Level 4. Base and hypernetwork are frozen. Like the rest of training it knows token ids and labels; it knows no texts
-and no files. N adapters are tuned side by side in shared passes, and each goes the way that it would go alone.
+Level 4. Base and hypernetwork are frozen. It knows token ids and labels, no files. N adapters are tuned side by side in
+shared passes, and each goes the way that it would go alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from t2l.adapter_table import AdapterTable
+from t2l.bases import Base
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
@@ -28,16 +29,15 @@ from t2l.training.rows import LabelledTokens, clip_rows, collate, row_losses, ro
 _CLIP = 1.0
 EMBEDDING_RATE = 0.05
 """Peak learning rate of an embedding that moves beside its adapter, relative to the RMS of its entries."""
-EMBEDDING_ALONE_RATE = 0.02
-"""The same for an embedding that moves alone."""
 WARM_RATE = 3e-3
 """Peak learning rate of an adapter that was generated."""
+_IGNORED = -100  # label of what is not predicted, as in torch
 _HELD_OUT = 5  # one sample in so many tells which step was best, where there are at least twice as many
 
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """Settings of both kinds of refinement.
+    """Settings of a refinement.
 
     Args:
         steps: optimiser steps.
@@ -104,43 +104,34 @@ class BestStep:
             self.loss, self.step, self.weights = loss, step, weights.to("cpu").map(torch.clone)
 
 
+def answer_samples(base: Base, pairs: Sequence[tuple[str, str]]) -> list[LabelledTokens]:
+    """Token ids of each prompt with its answer and the end of it, and labels on the answer alone.
+
+    Raises:
+        T2LError: the base's tokenizer has no end, or an example is longer than its window.
+    """
+    end = base.tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise T2LError(f"The tokenizer of '{base.name}' has no token that ends an answer, so it cannot be trained on.")
+    window = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    samples: list[LabelledTokens] = []
+    for question, answer in pairs:
+        special = not base.has_chat_template
+        asked = list(base.tokenizer(base.prompt(question), add_special_tokens=special)["input_ids"])
+        response = [*base.tokenizer(answer, add_special_tokens=False)["input_ids"], end]
+        if window is not None and len(asked) + len(response) > window:
+            raise T2LError(
+                f"The example {question[:40]!r} has {len(asked) + len(response)} tokens; "
+                f"'{base.name}' has room for {window}."
+            )
+        samples.append((asked + response, [_IGNORED] * len(asked) + response))
+    return samples
+
+
 def fit_losses(base: Any, spec: LoraSpec, weights: LoraWeights, samples: Sequence[LabelledTokens]) -> Tensor:
     """The loss of each of N adapters on the same samples, (N,): the lower, the better it fits them."""
     pairs = [(row, sample) for row in range(weights.num_samples) for sample in samples]
     return row_losses(base, spec, weights, collate(pairs))
-
-
-def refine_embeddings(
-    base: Any,
-    hypernetwork: HyperNetwork,
-    embedding_NE: Tensor,
-    samples: Sequence[Sequence[LabelledTokens]],
-    config: RefineConfig,
-    *,
-    watch: Callable[[int, Tensor], None] = lambda step, embedding_NE: None,
-) -> Tensor:
-    """N description embeddings moved so that their adapters fit their own samples better, (N, E).
-
-    The steps go through the frozen hypernetwork and base. Each embedding keeps its length.
-
-    Args:
-        samples: those of each of the N.
-        config: its learning rate is relative to the root mean square of an embedding's entries.
-        watch: called with (steps done, embeddings).
-
-    Raises:
-        T2LError: not samples for each embedding, or a loss that is not finite.
-    """
-    _check(samples, len(embedding_NE))
-    moved = _MovedEmbeddings(embedding_NE)
-    watch(0, moved.point_NE.detach())
-    with _frozen(hypernetwork):
-        for step in range(config.steps):
-            moved.optimizer.zero_grad(set_to_none=True)
-            _backward(base, hypernetwork.spec, hypernetwork(moved.point_NE), samples, config, step)
-            moved.step(config.rate(step))
-            watch(step + 1, moved.point_NE.detach())
-    return moved.point_NE.detach().clone()
 
 
 def tune_adapters(

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from t2l.errors import T2LError
-from t2l.guidance.guide import in_words
 from t2l.inspection import NormTable
 from t2l.serving.maker import Made
 from t2l.serving.stream import Completion
@@ -121,10 +120,10 @@ def made(one: Made, tips: Sequence[str], rewrite: tuple[str, float] | None) -> s
         parts.append(hint(UNCALIBRATED))
     else:
         share = min(max(told.value, 0.0), 1.0)
-        words = in_words(told.value, told.expected_gain)
+        words = told.in_words()
         words = f"<span>{escaped(words[:1].upper() + words[1:])}</span>"
         parts.append(f'<div class="wb-row">{words}{_bar(share)}<span class="wb-num">{share:.0%}</span></div>')
-        parts.append("<h4>Nearest known tasks</h4>")
+        parts.append("<h4>Known: the nearest of this checkpoint's training tasks</h4>")
         for near in told.nearest[:_MOST_NEAR]:
             number = f'<span class="wb-num">{near.similarity:.2f}</span>'
             words = f'<span class="wb-text">{escaped(near.description)}</span>'

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 from t2l.adapter import Adapter
 from t2l.errors import T2LError
-from t2l.guidance.choosing import answer_samples
 from t2l.lora import LoraWeights
 from t2l.prompting import recorded
 from t2l.serving.engine import Engine
-from t2l.training.refinement import EMBEDDING_RATE, WARM_RATE, RefineConfig, refine
+from t2l.training.refinement import EMBEDDING_RATE, WARM_RATE, RefineConfig, answer_samples, refine
 
 MOST_EXAMPLES = 200
 MOST_STEPS = 100
