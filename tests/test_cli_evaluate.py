@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from benchmark_data import write_benchmarks, write_task
 from helpers import fill, random_weights, save_tiny_llama, tiny_config
@@ -458,6 +459,20 @@ def test_ctrl_c_leaves_a_run_that_goes_on(place: SimpleNamespace, monkeypatch: p
     assert files_below(Path("run")) == ["settings.json"]
     done(*words)
     assert read_run(Path("run"))["items"]
+
+
+def test_the_first_part_of_the_help_fits_on_a_screen() -> None:
+    from t2l.cli import app
+
+    shown = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).invoke(app, ["evaluate", "--help"]).stdout
+    first, _, more = shown.partition("More: ")
+    assert (
+        max(map(len, first.splitlines())) <= 80
+        and len(first.splitlines()) <= 45
+        and "--suite" in first
+        and "--score-only" in more
+        and "--seed" in more
+    )
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
