@@ -39,4 +39,4 @@ def nearest_tasks(names: Sequence[str], embedding_ME: Tensor, condition_NE: Tens
             "Use the same encoder for both.",
         )
     known_ME, unit_NE = (F.normalize(rows.float().cpu(), dim=-1) for rows in (embedding_ME, condition_NE))
-    return [names[index] for index in (unit_NE @ known_ME.T).argmax(dim=1).tolist()]
+    return [str(names[int(index)]) for index in (unit_NE @ known_ME.T).argmax(dim=1)]
