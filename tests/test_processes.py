@@ -86,7 +86,7 @@ def stopped(given: Path, verb: str, moments: int) -> dict[str, Any]:
 def test_ctrl_c_at_twenty_random_moments(given: Path, verb: str) -> None:
     report = stopped(given, verb, 20)
     statuses = [one["status"] for one in report["trials"]]
-    assert statuses.count(130) >= 10, statuses
+    assert statuses.count(130) >= 5, statuses
     check(given, verb, report)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from live_server import live
 from t2l.adapter import Adapter
+from t2l.data.prompts import prompt_text
 from t2l.errors import T2LError
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.sampling import Sampling
@@ -98,8 +99,9 @@ class Visit:
 
 def expected(engine: Engine, description: str, text: str) -> list[str]:
     (made,) = engine.make([description]).result(60)
-    options = Sampling(max_tokens=64)
-    return [engine.chat(text, options).text, engine.chat(text, options, adapter=made.adapter).text]
+    options, told = Sampling(max_tokens=64), prompt_text(text, description, included=True)
+    alone = [engine.chat(words, options).text for words in (text, told)]
+    return [*alone, engine.chat(text, options, adapter=made.adapter).text]
 
 
 def test_a_description_is_read_while_it_is_typed_and_all_stays_here(
@@ -117,8 +119,9 @@ def test_a_description_is_read_while_it_is_typed_and_all_stays_here(
     visit.field("Input").press("Enter")
     visit.until(expected(engine, "Translate the English word into Spanish.", "house"))
     assert visit.page.locator("#norms .wb-cell").all_inner_texts() != before
-    visit.page.get_by_role("button", name="Plural", exact=True).click()
-    visit.until(expected(engine, "Give the plural of the noun.", "child"))
+    second = examples_for(engine)[1]
+    visit.page.get_by_role("button", name=second.title, exact=True).click()
+    visit.until(expected(engine, second.description, second.text))
     visit.leave()
 
 
@@ -127,8 +130,8 @@ def test_a_strength_of_zero_is_the_base_and_the_download_is_the_adapter(
 ) -> None:
     visit = Visit(chromium, address)
     first = examples_for(engine)[0]
-    base, adapted = expected(engine, first.description, first.text)
-    visit.until([base, adapted])
+    base, told, adapted = expected(engine, first.description, first.text)
+    visit.until([base, told, adapted])
     with visit.page.expect_download() as told:
         visit.page.get_by_role("link", name="Download the adapter").locator("visible=true").click()
     zipfile.ZipFile(told.value.path()).extractall(tmp_path)
@@ -140,7 +143,7 @@ def test_a_strength_of_zero_is_the_base_and_the_download_is_the_adapter(
         slider.press("ArrowLeft")
     slider.blur()
     visit.page.get_by_role("button", name="Answer", exact=True).click()
-    visit.until([base, base])
+    visit.until([base, told, base])
     visit.page.get_by_text("Use it from code").click()
     assert "task_description" in visit.page.locator(".cm-content").first.inner_text()
     visit.leave()
@@ -162,16 +165,34 @@ def test_several_people_do_not_meet(chromium: Any, address: str, engine: Engine)
 
 
 def test_what_is_written_stays_text(chromium: Any, address: str) -> None:
+    """Through the address, every field, a table, and the name and the text of a file."""
     from urllib.parse import urlencode
 
     visit = Visit(chromium, address, "?" + urlencode({"description": NASTY, "input": NASTY}))
     assert visit.field("Task description").input_value() == NASTY
+    visit.page.get_by_role("tab", name="Compare").click()
+    for place in ("compare-a", "compare-b", "compare-input"):
+        visit.page.locator(f"#{place} textarea, #{place} input").first.fill(NASTY)
+    visit.page.locator("#compare-run").click()
+    visit.page.get_by_text("cosine of the two weight changes").wait_for()
     visit.page.get_by_role("tab", name="Batch").click()
-    visit.page.locator("#batch-inputs textarea").fill(f"input,expected\n{NASTY},{NASTY}\n")
+    table = f'input,expected,"{NASTY.replace(chr(34), chr(34) * 2)}"\n{NASTY},{NASTY},{NASTY}\n'
+    visit.page.locator("input[type=file]").first.set_input_files(
+        {"name": NASTY.replace("/", "_") + ".csv", "mimeType": "text/csv", "buffer": table.encode()}
+    )
+    visit.page.wait_for_function("() => document.querySelector('#batch-inputs textarea').value.includes('onerror')")
     visit.page.get_by_role("button", name="Answer all").click()
-    cell = visit.page.locator("table.wb-batch td").first
-    cell.wait_for()
-    assert cell.inner_text() == NASTY
+    visit.page.get_by_role("link", name="Download as CSV").wait_for()
+    assert visit.page.locator("table.wb-batch td").first.inner_text() == NASTY
+    assert NASTY in visit.page.locator("table.wb-batch th").all_inner_texts()
+    visit.page.locator("input[type=file]").first.set_input_files(
+        {"name": NASTY.replace("/", "_"), "mimeType": "text/csv", "buffer": b"\xff" + NASTY.encode()}
+    )
+    visit.page.get_by_text("not UTF-8").wait_for()
+    visit.page.get_by_role("tab", name="Examples").click()
+    visit.page.locator("#learn-examples textarea").fill(f"input,expected\n{NASTY},\n")
+    visit.page.locator("#learn-run").click()
+    visit.page.locator("#learned [role=alert]").wait_for()
     assert visit.page.evaluate("window.broken") is None
     assert visit.page.locator("img[src='x']").count() == 0
     visit.leave()
@@ -191,6 +212,7 @@ def test_two_descriptions_are_compared(chromium: Any, address: str) -> None:
 def test_a_table_goes_in_and_out(chromium: Any, address: str, engine: Engine) -> None:
     visit = Visit(chromium, address)
     visit.page.get_by_role("tab", name="Batch").click()
+    visit.field("Task description").fill("Add 3 to the number.")
     rows = "input;expected;note\r\n14;17;a\r\n39;42;b\r\n"
     visit.page.locator("input[type=file]").first.set_input_files(
         {"name": "mine.csv", "mimeType": "text/csv", "buffer": rows.encode("utf-8-sig")}
@@ -202,8 +224,8 @@ def test_a_table_goes_in_and_out(chromium: Any, address: str, engine: Engine) ->
     read = list(csv.DictReader(io.StringIO(Path(told.value.path()).read_text("utf-8-sig"))))
     assert [row["note"] for row in read] == ["a", "b"]
     for row in read:
-        assert [row["base"], row["adapted"]] == expected(engine, "Add 3 to the number.", row["input"])
-    assert visit.page.locator("td.wb-right, td.wb-wrong").count() == 4
+        assert [row["base"], row["prompted"], row["adapted"]] == expected(engine, "Add 3 to the number.", row["input"])
+    assert visit.page.locator("td.wb-right, td.wb-wrong").count() == 6
     visit.leave()
 
 
@@ -220,9 +242,10 @@ def test_it_works_by_keyboard_alone(chromium: Any, address: str, engine: Engine)
         reached.append(told)
     names = [text for _, _, text, _, _ in reached]
     places = [place for _, _, _, place, _ in reached]
-    assert {"Answer", "Plural", "Too vague"} <= set(names)
+    titles = {example.title for example in examples_for(engine)}
+    assert {"Answer", *titles} <= set(names)
     assert any("live-description" in place for place in places) and any("live-input" in place for place in places)
-    assert all(seen for tag, _, text, _, seen in reached if tag == "BUTTON" and text in ("Answer", "Plural"))
+    assert all(seen for tag, _, text, _, seen in reached if tag == "BUTTON" and text in ("Answer", *titles))
     visit.leave()
 
 
