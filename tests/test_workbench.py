@@ -376,7 +376,12 @@ def test_what_guidance_says_is_shown(work: Workbench) -> None:
     tips = [finding.advice for finding in findings("Do the task.")]
     shown = cards.made(sure, tips, ("Do it so.", 0.95))
     assert re.findall(r'wb-near" title="(\w+)"', shown) == ["t0", "t1", "t2", "t3"]
-    assert "88%" in shown and cards.in_words(0.875, 0.5)[1:] in shown and "0.90" in shown and "Mind this." in shown
+    assert (
+        "88%" in shown
+        and Confidence(0.875, 0.5, {}, near).in_words()[1:] in shown
+        and "0.90" in shown
+        and "Mind this." in shown
+    )
     assert tips and all(cards.escaped(tip) in shown for tip in tips) and cards.UNCALIBRATED not in shown
     assert "Do it so. (confidence 95%)" in shown
     unsure = cards.made(replace(sure, confidence=Confidence(0.1, -0.1, {}, near)), [], None)
