@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,11 +21,11 @@ from t2l.library import INDEX_FILE, Library
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.recipes.reader import Recipe, recipe_from
 from t2l.training import rows as rows_module
+from t2l.training.batches import Tokens
 from t2l.training.rows import (
     STATE_FILE,
-    LabelledTokens,
     RowTask,
-    collate,
+    collate_rows,
     row_losses,
     row_settings,
     rows_backward,
@@ -65,16 +66,16 @@ def same(one: LoraWeights, other: LoraWeights, **tolerance: float) -> bool:
     return all(torch.allclose(x, y, **({"rtol": 0, "atol": 0} | tolerance)) for x, y in pairs)
 
 
-def sample(generator: torch.Generator, shift: int) -> LabelledTokens:
+def sample(generator: torch.Generator, shift: int) -> Tokens:
     """A prompt of differing length; the answer is its first token, shifted."""
     length = int(torch.randint(2, 6, (), generator=generator))
     prompt = torch.randint(2, 30, (length,), generator=generator).tolist()
     answer = [2 + (prompt[0] + shift) % 30, 39]
-    return [1, *prompt, *answer], [-100] * (length + 1) + answer
+    return np.array([1, *prompt, *answer]), length + 1
 
 
 def task(number: int) -> RowTask:
-    def draw(step: int) -> list[LabelledTokens]:
+    def draw(step: int) -> list[Tokens]:
         generator = torch.Generator().manual_seed(1000 * number + step)
         return [sample(generator, number) for _ in range(3)]
 
@@ -238,18 +239,18 @@ def test_row_losses_add_up_to_the_sft_loss_and_so_do_their_gradients(base: Any, 
     for tensor in table.b.values():
         torch.nn.init.normal_(tensor, generator=torch.Generator().manual_seed(0))
     weights, loss = table.table(), recipe_of({"weight_penalty": 0.0, "label_smoothing": 0.1}).loss
-    whole = learn_step(base, table, torch.eye(3), collate(samples), loss)
+    whole = learn_step(base, table, torch.eye(3), collate_rows(samples), loss)
     expected = [parameter.grad.clone() for parameter in table.parameters() if parameter.grad is not None]
     table.zero_grad()
-    total = rows_backward(base, spec, weights, collate(samples, 20), loss)
+    total = rows_backward(base, spec, weights, collate_rows(samples, 20), loss)
     assert total / 3 == pytest.approx(float(whole), rel=1e-5)
     for parameter, goal in zip(table.parameters(), expected, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad / 3, goal, rtol=1e-4, atol=1e-6)
-    loss_N = row_losses(base, spec, weights, collate(samples, 20))
-    plain = learn_step(base, table, torch.eye(3), collate(samples), replace(loss, label_smoothing=0.0))
+    loss_N = row_losses(base, spec, weights, collate_rows(samples, 20))
+    plain = learn_step(base, table, torch.eye(3), collate_rows(samples), replace(loss, label_smoothing=0.0))
     torch.testing.assert_close(loss_N.mean(), plain)
-    alone = row_losses(base, spec, weights.select(1), collate([(0, s) for row, s in samples if row == 1]))
+    alone = row_losses(base, spec, weights.select(1), collate_rows([(0, s) for row, s in samples if row == 1]))
     torch.testing.assert_close(loss_N[1:2], alone)
 
 
@@ -283,9 +284,9 @@ def test_one_row_is_trained_as_plain_adamw_would(base: Any, spec: LoraSpec, tmp_
     for step in range(4):
         optimizer.param_groups[0]["lr"] = config.library.learning_rate * min(1.0, (step + 1) / 2)
         losses = []
-        for ids, labels in oracle.draw(step):
-            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
-            losses.append(F.cross_entropy(logits, torch.tensor(labels[1:])))
+        for ids, prompt in oracle.draw(step):
+            logits = model(input_ids=torch.tensor(ids[None])).logits[0, prompt - 1 : -1]
+            losses.append(F.cross_entropy(logits, torch.tensor(ids[prompt:])))
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.loop.clip)
@@ -324,14 +325,14 @@ def test_what_is_in_the_library_is_not_trained_again(base: Any, spec: LoraSpec, 
 
 def test_a_row_stops_by_its_own_validation_and_keeps_its_best(base: Any, spec: LoraSpec, tmp_path: Path) -> None:
     learns = task(1)
-    hopeless = RowTask("hopeless", task(2).draw, [([1, 5, 39], [-100, -100, 3])])  # training makes 3 unlikely
+    hopeless = RowTask("hopeless", task(2).draw, [(np.array([1, 5, 3]), 2)])  # training makes 3 unlikely
     config = recipe_of(check_every=1, patience=2, steps=30, warmup=0.0, decay=0.0)
     library = train(base, spec, tmp_path, [learns, hopeless], config, report=silent)
     record = library.record("hopeless")
     assert record["stopped"] == "patience" and record["steps"] == record["best_step"] + 2 < 30
     assert library.record("shift-1")["steps"] > record["steps"]
     for each in (learns, hopeless):
-        batches = collate([(0, s) for s in each.validation])
+        batches = collate_rows([(0, s) for s in each.validation])
         now = row_losses(base, spec, library.weights([each.name]), batches).item()
         assert now == pytest.approx(library.record(each.name)["validation_loss"], abs=1e-5)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,14 +25,14 @@ from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.recipes.sections import LossSection
-from t2l.training.rows import LabelledTokens, clip_rows, collate, row_losses, rows_backward
+from t2l.training.batches import Tokens
+from t2l.training.rows import clip_rows, collate_rows, row_losses, rows_backward
 
 _CLIP = 1.0
 EMBEDDING_RATE = 0.05
 """Peak learning rate of an embedding that moves beside its adapter, relative to the RMS of its entries."""
 WARM_RATE = 3e-3
 """Peak learning rate of an adapter that was generated."""
-_IGNORED = -100  # label of what is not predicted, as in torch
 _HELD_OUT = 5  # one sample in so many tells which step was best, where there are at least twice as many
 
 
@@ -84,9 +85,7 @@ class BestStep:
         looks: how often, about.
     """
 
-    def __init__(
-        self, base: Any, spec: LoraSpec, samples: Sequence[LabelledTokens], steps: int, looks: int = 20
-    ) -> None:
+    def __init__(self, base: Any, spec: LoraSpec, samples: Sequence[Tokens], steps: int, looks: int = 20) -> None:
         self._base, self._spec, self._samples = base, spec, samples
         self._steps, self._every = steps, max(1, steps // looks)
         self.before = self.loss = math.inf
@@ -104,8 +103,8 @@ class BestStep:
             self.loss, self.step, self.weights = loss, step, weights.to("cpu").map(torch.clone)
 
 
-def answer_samples(base: Base, pairs: Sequence[tuple[str, str]]) -> list[LabelledTokens]:
-    """Token ids of each prompt with its answer and the end of it, and labels on the answer alone.
+def answer_samples(base: Base, pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
+    """Token ids of each prompt with its answer and the end of it, and how many of them are the prompt.
 
     Raises:
         T2LError: the base's tokenizer has no end, or an example is longer than its window.
@@ -114,7 +113,7 @@ def answer_samples(base: Base, pairs: Sequence[tuple[str, str]]) -> list[Labelle
     if not isinstance(end, int):
         raise T2LError(f"The tokenizer of '{base.name}' has no token that ends an answer, so it cannot be trained on.")
     window = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
-    samples: list[LabelledTokens] = []
+    samples: list[Tokens] = []
     for question, answer in pairs:
         special = not base.has_chat_template
         asked = list(base.tokenizer(base.prompt(question), add_special_tokens=special)["input_ids"])
@@ -124,21 +123,21 @@ def answer_samples(base: Base, pairs: Sequence[tuple[str, str]]) -> list[Labelle
                 f"The example {question[:40]!r} has {len(asked) + len(response)} tokens; "
                 f"'{base.name}' has room for {window}."
             )
-        samples.append((asked + response, [_IGNORED] * len(asked) + response))
+        samples.append((np.array(asked + response), len(asked)))
     return samples
 
 
-def fit_losses(base: Any, spec: LoraSpec, weights: LoraWeights, samples: Sequence[LabelledTokens]) -> Tensor:
+def fit_losses(base: Any, spec: LoraSpec, weights: LoraWeights, samples: Sequence[Tokens]) -> Tensor:
     """The loss of each of N adapters on the same samples, (N,): the lower, the better it fits them."""
     pairs = [(row, sample) for row in range(weights.num_samples) for sample in samples]
-    return row_losses(base, spec, weights, collate(pairs))
+    return row_losses(base, spec, weights, collate_rows(pairs))
 
 
 def tune_adapters(
     base: Any,
     spec: LoraSpec,
     start: LoraWeights,
-    samples: Sequence[Sequence[LabelledTokens]],
+    samples: Sequence[Sequence[Tokens]],
     config: RefineConfig,
     *,
     watch: Watch = lambda step, weights: None,
@@ -174,7 +173,7 @@ def tune_with_hypernetwork(
     hypernetwork: HyperNetwork,
     embedding_NE: Tensor,
     start: LoraWeights,
-    samples: Sequence[Sequence[LabelledTokens]],
+    samples: Sequence[Sequence[Tokens]],
     config: RefineConfig,
     *,
     embedding_rate: float = EMBEDDING_RATE,
@@ -257,7 +256,7 @@ def refine(
     base: Any,
     spec: LoraSpec,
     start: LoraWeights,
-    samples: Sequence[LabelledTokens],
+    samples: Sequence[Tokens],
     config: RefineConfig,
     *,
     source: tuple[HyperNetwork, Tensor] | None = None,
@@ -352,7 +351,7 @@ def _backward(
     base: Any,
     spec: LoraSpec,
     weights: LoraWeights,
-    samples: Sequence[Sequence[LabelledTokens]],
+    samples: Sequence[Sequence[Tokens]],
     config: RefineConfig,
     step: int,
 ) -> None:
@@ -365,11 +364,11 @@ def _backward(
     for row, own in enumerate(samples):
         count = min(config.batch, len(own))
         pairs += [(row, sample) for sample in Random(f"{config.seed}/{step}").sample(list(own), count)]
-    loss = rows_backward(base, spec, weights, collate(pairs), LossSection(label_smoothing=0.0))
+    loss = rows_backward(base, spec, weights, collate_rows(pairs), LossSection(label_smoothing=0.0))
     if not math.isfinite(loss):
         raise T2LError(f"The loss is not finite in step {step + 1}.", "Lower the learning rate.")
 
 
-def _check(samples: Sequence[Sequence[LabelledTokens]], rows: int) -> None:
+def _check(samples: Sequence[Sequence[Tokens]], rows: int) -> None:
     if len(samples) != rows or not all(samples):
         raise T2LError(f"There are samples for {sum(map(bool, samples))} of {rows}; each needs at least one.")

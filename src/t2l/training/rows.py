@@ -31,7 +31,7 @@ from t2l.lora import LoraSpec, LoraWeights
 from t2l.recipes.reader import Recipe
 from t2l.recipes.sections import LossSection
 from t2l.storage import read_pickled
-from t2l.training.batches import IGNORED, Batch, cut_by_tokens
+from t2l.training.batches import Batch, Tokens, collate, cut_by_tokens
 from t2l.training.loop import stop_requests
 from t2l.training.sft import (
     LOGITS_AT_ONCE,
@@ -44,15 +44,12 @@ from t2l.training.sft import (
 )
 from t2l.training.source import rate_factor
 
-LabelledTokens = tuple[Sequence[int], Sequence[int]]
-"""Token ids of a prompt with its answer, and the labels: -100 where nothing is predicted."""
 Report = Callable[[int, int, float], None]
 """Called after each step with (steps done, steps in all, mean loss of the rows)."""
 STATE_FILE = ".training.pt"
 PASS_TOKENS = 8192
 """Tokens that go through the base together, padding included."""
 _OVERHEAD = 64  # what starting a pass costs, in tokens
-_PAD = 0  # any id: under causal attention, what comes after the end changes nothing before it
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,8 @@ class RowTask:
     """
 
     name: str
-    draw: Callable[[int], Sequence[LabelledTokens]]
-    validation: Sequence[LabelledTokens]
+    draw: Callable[[int], Sequence[Tokens]]
+    validation: Sequence[Tokens]
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -144,7 +141,7 @@ def train_rows(
     return library
 
 
-def collate(samples: Sequence[tuple[int, LabelledTokens]], tokens: int = PASS_TOKENS) -> list[Batch]:
+def collate_rows(samples: Sequence[tuple[int, Tokens]], tokens: int = PASS_TOKENS) -> list[Batch]:
     """(row, sample) pairs in right-padded batches of samples of similar length, by row within.
 
     Args:
@@ -153,13 +150,7 @@ def collate(samples: Sequence[tuple[int, LabelledTokens]], tokens: int = PASS_TO
     batches = []
     for places in cut_by_tokens([len(ids) for _, (ids, _) in samples], tokens, _OVERHEAD):
         part = sorted((samples[place] for place in places), key=lambda pair: pair[0])
-        width = max(len(ids) for _, (ids, _) in part)
-        ids_ST = torch.full((len(part), width), _PAD)
-        labels_ST = torch.full((len(part), width), IGNORED)
-        for place, (_, (ids, labels)) in enumerate(part):
-            ids_ST[place, : len(ids)] = torch.as_tensor(ids)
-            labels_ST[place, : len(labels)] = torch.as_tensor(labels)
-        batches.append(Batch(ids_ST, labels_ST, torch.tensor([row for row, _ in part])))
+        batches.append(collate([sample for _, sample in part], [row for row, _ in part]))
     return batches
 
 
@@ -283,7 +274,7 @@ class _Rows:
     def _backward(self) -> float:
         """Gradients of the sum of the active rows' losses; gives their mean."""
         drawn = [(row, sample) for row in self.active for sample in self.tasks[row].draw(self.steps)]
-        batches = collate(drawn, self.recipe.library.pass_tokens)
+        batches = collate_rows(drawn, self.recipe.library.pass_tokens)
         loss = self.recipe.loss
         total = rows_backward(self.base, self.spec, self.table.table(), batches, loss, self.recipe.lora.dropout)
         if loss.weight_penalty:
@@ -299,7 +290,9 @@ class _Rows:
         training = self.base.training
         self.base.eval()
         weights = self.table.rows(torch.tensor(rows))
-        losses = row_losses(self.base, self.spec, weights, collate(samples, self.recipe.library.pass_tokens)).tolist()
+        losses = row_losses(
+            self.base, self.spec, weights, collate_rows(samples, self.recipe.library.pass_tokens)
+        ).tolist()
         self.base.train(training)
         table = self.table.table()
         for row, loss in zip(rows, losses, strict=True):

@@ -22,9 +22,9 @@ from t2l.lora import LoraSpec
 from t2l.prompting import TEMPLATE
 from t2l.recipes.reader import Recipe
 from t2l.storage import tensors_digest
-from t2l.training.batches import IGNORED, cut
+from t2l.training.batches import Tokens, cut
 from t2l.training.frozen_base import load_frozen_base
-from t2l.training.rows import LabelledTokens, Report, RowTask, row_settings, train_rows
+from t2l.training.rows import Report, RowTask, row_settings, train_rows
 from t2l.training.source import build_spec
 
 _COPIES = 6  # of a table of adapters in float32: itself, its gradient, Adam's two moments, the best so far, rows in use
@@ -171,18 +171,17 @@ def row_task(store: DataStore, task: TaskEntry, recipe: Recipe, vocabulary: int)
     held, free = order[:count], order[count:]
     held = held if count else order[: section.validation]
 
-    def read(index: int) -> LabelledTokens:
+    def read(index: int) -> Tokens:
         sample = store.sample(place, index)
-        cut_ids, prompt = cut(sample.input_ids, sample.prompt_length, recipe.data.max_length)
-        ids = cut_ids.tolist()
-        if max(ids) >= vocabulary:
+        ids, prompt = cut(sample.input_ids, sample.prompt_length, recipe.data.max_length)
+        if ids.max() >= vocabulary:
             raise BaseModelError(
-                f"'{task.name}' has token {max(ids)}; the base knows {vocabulary}.",
+                f"'{task.name}' has token {ids.max()}; the base knows {vocabulary}.",
                 f"The store was tokenised for {store.manifest.get('base')!r}; prepare it for this base.",
             )
-        return ids, [IGNORED] * prompt + ids[prompt:]
+        return ids, prompt
 
-    def draw(step: int) -> list[LabelledTokens]:
+    def draw(step: int) -> list[Tokens]:
         numbers = range(step * section.samples, (step + 1) * section.samples)
         return [read(int(index)) for index in _endless(free, numbers, lambda turn: _key(seed, task.name, turn))]
 
