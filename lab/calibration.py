@@ -27,6 +27,7 @@ from lab.world.tasks import tasks_of
 from lab.world.wording import descriptions
 from t2l.demo.measure import RECORD_FILE
 from t2l.errors import T2LError
+from t2l.guidance.calibrate import read
 from t2l.guidance.guide import Guide
 from t2l.model import TextToLora
 
@@ -81,22 +82,27 @@ def check(checkpoint: str, run: Path | None, folder: Path | None) -> list[str]:
     measured = {"demo": {task["description"]: _demo_gain(task) for task in demo}}
     if run is not None and folder is not None:
         measured["exam"] = _run_gains(run, folder)
-    trusted = {name: guide.assess(list(gains)) for name, gains in measured.items()}
-    lines = []
-    for name, found in trusted.items():
-        gain = list(measured[name].values())
-        rank, _ = spearmanr([one.expected_gain for one in found], gain)
+    scale = guide.calibration.scale
+
+    def confidences(texts: Sequence[str]) -> list[float]:
+        return scale.confidence(guide.calibration.known.measure(*read(guide.t2l, texts))).tolist()
+
+    lines, good = [], []
+    for name, gains in measured.items():
+        gain, found = list(gains.values()), confidences(list(gains))
+        good += found
+        expected = [scale.expected_gain(value) for value in found]
+        rank, _ = spearmanr(expected, gain)
         low, high = (
-            [g for g, one in zip(gain, found, strict=True) if (one.value < 0.5) == sign] for sign in (True, False)
+            [g for g, value in zip(gain, found, strict=True) if (value < 0.5) == sign] for sign in (True, False)
         )
         lines.append(
-            f"{name}: {len(gain)} tasks, mean confidence {_mean([one.value for one in found]):.2f}; measured gain "
-            f"{_mean(high):+.3f}, of the {len(low)} below 0.5 {_mean(low):+.3f}; expected "
-            f"{_mean([one.expected_gain for one in found]):+.3f}; rank correlation of the two {rank:.2f}"
+            f"{name}: {len(gain)} tasks, mean confidence {_mean(found):.2f}; gain of the {len(high)} above 0.5 "
+            f"{_mean(high):+.3f}, of the {len(low)} below {_mean(low):+.3f}; expected {_mean(expected):+.3f}; "
+            f"rank correlation {rank:.2f}"
         )
-    good = [confidence.value for found in trusted.values() for confidence in found]
     for kind, texts in _controls().items():
-        bad = [confidence.value for confidence in guide.assess(texts)]
+        bad = confidences(texts)
         area = roc_auc_score([1] * len(good) + [0] * len(bad), [*good, *bad])
         below = sum(value < 0.5 for value in bad)
         lines.append(f"{kind}: {below} of {len(bad)} below 0.5, mean {_mean(bad):.2f}, AUROC against tasks {area:.3f}")

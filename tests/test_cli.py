@@ -556,7 +556,7 @@ def test_run_takes_its_description_from_a_pipe(checkpoint: Path) -> None:
 def test_run_says_how_far_a_description_is_to_be_trusted() -> None:
     words = ["run", "--max-new-tokens", "4", "--input", "red green"]
     shown = done(*words, "Give the last word in capital letters.").stdout
-    assert re.search(r"confidence 0\.\d\d; expected: \+\d+ right answers in 100", shown)
+    assert re.search(r"confidence 0\.\d\d, expected gain \+\d+ ROUGE-L points over the base alone", shown)
     assert re.search(r"confidence 0\.\d\d: low", done(*words, "Zxq!! vbn ??").stdout)
 
 

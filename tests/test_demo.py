@@ -231,7 +231,7 @@ def test_confidence_is_shown_with_a_plain_word_where_it_is_low(session: Session)
         console = Terminal(width=100)
         near = (Neighbour("t", "sorting words", 0.8),)
         show.show_outcome(console, TaskOutcome(outcome.task, 12.3, outcome.compared, Confidence(value, 0.1, {}, near)))
-        told = ": low, the adapter may be no help" if low else ", expected gain +10 points over the base alone"
+        told = ": low, the adapter may be no help" if low else ", expected gain +10 ROUGE-L points over the base alone"
         assert f"confidence {value:.2f}{told}" in console.text
         assert "Known: sorting words (the nearest of this checkpoint's training tasks, 0.80)" in console.text
 

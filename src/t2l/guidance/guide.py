@@ -69,7 +69,8 @@ class Confidence:
         """In a line, with a plain word where it is low, and what the gain is measured against."""
         if self.value < threshold:
             return f"confidence {self.value:.2f}: low, the adapter may be no help"
-        return f"confidence {self.value:.2f}, expected gain {100 * self.expected_gain:+.0f} points over the base alone"
+        gain = f"{100 * self.expected_gain:+.0f} ROUGE-L points over the base alone"
+        return f"confidence {self.value:.2f}, expected gain {gain}"
 
     def known(self) -> str:
         """The nearest training task in a line, and how near it is."""
