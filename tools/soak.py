@@ -187,7 +187,7 @@ def refusable(number: int) -> dict[str, Any]:
         {"url": "/v1/completions", "json": {"prompt": ["x"] * 5000}},
         {"url": "/v1/adapters", "json": {"descriptions": ["y" * 7000] * 64}},
         {"url": "/v1/adapters/combine", "json": {"parts": ["a"] * 64, "weights": [1e308] * 64}},
-        {"url": "/v1/adapters", "json": {"description": "\ud800"}},
+        {"url": "/v1/adapters", "content": b'{"description": "\\ud800"}', "headers": JSON},
         {"url": chat, "json": ask, "headers": {"host": "evil.example"}},
         {"url": chat, "json": ask, "headers": {"origin": "http://evil.example"}},
         {"url": "/../../etc/passwd", "json": {}},
@@ -246,6 +246,8 @@ async def soak(options: argparse.Namespace, process: subprocess.Popen[str], addr
         )
         ended = time.monotonic()
         for task in bad:
+            if task.done():  # they go on until they are stopped
+                found.problem("lost", f"a bad neighbour gave up: {task.exception()!r}")
             task.cancel()
         idle = False
         for _ in range(100):
