@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from command import document, done, refused, t2l
-from helpers import MICRO_CHECKPOINT, fill
+from helpers import LAB, MICRO_CHECKPOINT, fill
+from lab.everyday import everyday_tasks
+from lab.tasks import PREFIX
 from lab.world.base import build_tokenizer
 from lab.world.tasks import find_task, tasks_of
 from lab.world.wording import descriptions
@@ -22,7 +25,7 @@ from t2l.guidance.calibrate import CONTROLS, control_texts
 from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration
 from t2l.guidance.guide import Guide
 from t2l.hypernet import HyperNetwork
-from t2l.model import TextToLora
+from t2l.model import TextToLora, shipped_checkpoint
 
 GOOD = "Give the last word of the line in capital letters."
 JUNK = "qwe rtz 88 ;; blorp unf"
@@ -54,6 +57,21 @@ def test_the_shipped_calibration_is_of_the_shipped_checkpoint_and_small() -> Non
     assert guide.calibration.known.names == tuple(task.name for task in tasks_of("train"))
     assert guide.calibration.facts["validation_tasks"] == len(tasks_of("validation"))
     assert sum((folder / name).stat().st_size for name in (JSON_FILE, TENSOR_FILE)) < 1_000_000
+
+
+def test_the_real_checkpoint_ships_with_a_calibration_of_its_own_and_with_labels_of_ours() -> None:
+    folder = shipped_checkpoint("smollm2-135m")
+    t2l = TextToLora.from_pretrained(folder)
+    identity = json.loads((folder / "config.json").read_text())["encoder_identity"]
+    kept = Calibration.load(folder, checkpoint=t2l.digest, encoder=identity)
+    assert sum((folder / name).stat().st_size for name in (JSON_FILE, TENSOR_FILE)) < 600_000
+    labels = yaml.safe_load((LAB / "known_tasks.yaml").read_text(encoding="utf-8"))
+    shown = dict(zip(kept.known.names, kept.known.descriptions, strict=True))
+    assert {name: text for name, text in shown.items() if name.startswith("task")} == {
+        f"task{number}": label for number, label in labels.items()
+    }
+    ours = {PREFIX + task.name: (*task.descriptions, task.definition) for task in everyday_tasks(0)}
+    assert all(text in ours[name] for name, text in shown.items() if not name.startswith("task"))
 
 
 def test_explain_says_what_it_trusts_and_why() -> None:

@@ -30,6 +30,7 @@ from t2l.encoders import (
     MiniLmEncoder,
     OneHotEncoder,
     SentenceTransformerEncoder,
+    TokenStatesEncoder,
     default_cache_folder,
     encoder_from_config,
     encoder_kinds,
@@ -37,6 +38,7 @@ from t2l.encoders import (
     registry,
 )
 from t2l.encoders.encoder import folder_digest
+from t2l.encoders.llama import LlamaReader
 from t2l.encoders.minilm import _model_folder
 from t2l.errors import DescriptionError, DescriptionWarning, EncoderError
 
@@ -701,3 +703,34 @@ def test_nan_embeddings_go_no_further() -> None:
 
     with pytest.raises(EncoderError, match="counting gives NaN"):
         Broken().encode(["x"])
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_a_llama_is_read_without_transformers_to_the_same_bits(dtype: str, tmp_path: Path) -> None:
+    import transformers
+
+    base = save_base(tmp_path, "llama", "right")
+    encoder = TokenStatesEncoder(str(tmp_path), [0, 1, base.config.num_hidden_layers], dtype=dtype)
+    assert encoder.reader._plain is not None
+    model = transformers.AutoModel.from_pretrained(tmp_path, dtype=dtype).eval()
+    tokens = encoder.step_tokens(prepare(TEXTS))
+    assert tokens == [encoder.reader.tokenizer(text)["input_ids"] for text in prepare(TEXTS)]
+    assert len({len(ids) for ids in tokens}) > 1
+    for some in (tokens, tokens[:1]):
+        found, real_NT = encoder.reader.states(some, encoder.layers)
+        padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in some], batch_first=True)
+        with torch.no_grad():
+            wanted = model(padded, attention_mask=real_NT.long(), output_hidden_states=True).hidden_states
+        for layer, state_NTW in zip(encoder.layers, found, strict=True):
+            assert torch.equal(state_NTW[real_NT], wanted[layer][real_NT])
+
+
+@pytest.mark.parametrize(
+    "change", [{"attention_bias": True}, {"rope_parameters": {"rope_type": "yarn"}}, {"model_type": "x"}]
+)
+def test_another_model_is_left_to_transformers(change: dict[str, Any], tmp_path: Path) -> None:
+    save_base(tmp_path, "llama", "right")
+    assert LlamaReader.of(tmp_path, "auto") is not None
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    assert LlamaReader.of(tmp_path, "auto") is None

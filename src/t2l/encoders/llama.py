@@ -19,6 +19,7 @@ from t2l.errors import EncoderError
 from t2l.storage import read_json, read_tensors
 
 _EXPECTED = {"model_type": "llama", "attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
+_FAST = ("PreTrainedTokenizerFast", "TokenizersBackend")  # what transformers 4 and 5 call tokenizer.json as it is
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -56,7 +57,7 @@ class LlamaReader:
             return None
         config, words = (read_json(folder / name, EncoderError) for name in files[:2])
         rope, wanted = config.get("rope_parameters"), config.get("dtype") if dtype == "auto" else dtype
-        fits = words.get("tokenizer_class") == "PreTrainedTokenizerFast" and wanted in _DTYPES
+        fits = words.get("tokenizer_class") in _FAST and wanted in _DTYPES
         fits = fits and isinstance(rope, dict) and rope.get("rope_type") == "default" and "rope_theta" in rope
         fits = fits and isinstance(config.get("head_dim"), int)
         fits = fits and all(config.get(name) == value for name, value in _EXPECTED.items())
