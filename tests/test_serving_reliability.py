@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -21,6 +22,10 @@ import pytest
 
 from helpers import tiny_pair
 from live_server import live, refused, user
+from t2l.encoders import CachedEncoder, EmbeddingCache, MiniLmEncoder
+from t2l.hypernet import HyperNetwork
+from t2l.lora import LoraSpec
+from t2l.model import TextToLora
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.http import HttpOptions
 from t2l.serving.sampling import Sampling
@@ -269,3 +274,33 @@ def test_a_short_soak_finds_nothing() -> None:
     report = json.loads(ended.stdout)
     assert report["answers"] >= 24 and report["wrong"] == report["lost"] == 0, report
     assert report["different_answers"] > 8 and report["idle_afterwards"], report
+
+
+@pytest.mark.slow
+def test_very_many_descriptions_take_up_no_more_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``T2L_MANY`` of them, 100,000 for the whole thing: memory, store and cache end at their bounds."""
+    many, mb = int(os.environ.get("T2L_MANY", "1000")), 1 << 20
+    base, _ = tiny_pair(NAMES)
+    spec = LoraSpec.from_base(base.model.config, rank=2)
+    network = HyperNetwork(spec, 384, trunk_dim=8, head_dim=8, head_init="linear")
+    cache = EmbeddingCache(tmp_path / "cache", most=mb)
+    t2l = TextToLora(CachedEncoder(MiniLmEncoder(), cache), network)
+    limits = Limits(slots=2, context=64, adapter_memory=mb, store_disk=2 * mb)
+
+    def resident() -> float:
+        return int(re.findall(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
+
+    with live(Engine(base, t2l, limits, store=tmp_path / "store")) as address:
+        after_half = 0.0
+        with httpx.Client(base_url=address, timeout=600) as client:
+            for first in range(0, many, 50):
+                texts = [f"Add {number} to the number and say it in words." for number in range(first, first + 50)]
+                assert client.post("/v1/adapters", json={"descriptions": texts}).status_code == 201
+                if first <= many / 2:
+                    after_half = resident()
+            kept = client.get("/v1/adapters").json()["total"]
+            last = client.post("/v1/adapters", json={"descriptions": texts[-1:]}).json()["data"][0]
+    files = [path.stat().st_blocks * 512 for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert 0 < kept < many and last["cached"] and sum(files) <= 2 * mb
+    assert (tmp_path / "cache" / "embeddings.sqlite").stat().st_size < 2 * mb
+    assert resident() - after_half < 30
