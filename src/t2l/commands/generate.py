@@ -39,21 +39,31 @@ if TYPE_CHECKING:
     from t2l.model import TextToLora
 
 DEFAULT_FOLDER = Path("adapters")
+_File = Annotated[
+    str | None,
+    typer.Option(
+        "--file",
+        "-f",
+        metavar="FILE|-",
+        help="Descriptions: one a line, or JSON or CSV with description and optional name; - reads stdin.",
+    ),
+]
+_Fallback = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY",
+        help="For a description that is not to be trusted. warn: generate all the same. none: no adapter. "
+        "blend: less strength, by the expected gain.",
+        rich_help_panel=MORE,
+    ),
+]
 
 
 def generate(
     descriptions: Annotated[
         list[str] | None, typer.Argument(metavar="DESCRIPTION", help="What each adapter should do, in plain words.")
     ] = None,
-    file: Annotated[
-        str | None,
-        typer.Option(
-            "--file",
-            "-f",
-            metavar="FILE|-",
-            help="Descriptions: one a line, or JSON or CSV with description and optional name; - reads stdin.",
-        ),
-    ] = None,
+    file: _File = None,
     checkpoint: Checkpoint = None,
     out: Annotated[
         Path | None,
@@ -67,15 +77,7 @@ def generate(
     force: Force = False,
     as_json: AsJson = False,
     strength: Strength = 1.0,
-    fallback: Annotated[
-        str,
-        typer.Option(
-            metavar="POLICY",
-            help="For a description that is not to be trusted. warn: generate all the same. none: no adapter. "
-            "blend: less strength, by the expected gain.",
-            rich_help_panel=MORE,
-        ),
-    ] = "warn",
+    fallback: _Fallback = "warn",
     threshold: Annotated[
         float,
         typer.Option(help="Confidence, 0 to 1, below which a description is not trusted.", rich_help_panel=MORE),

@@ -36,6 +36,18 @@ if TYPE_CHECKING:
     from t2l.adapter import Adapter
     from t2l.hypernet import HyperNetwork
 
+_LearningRate = Annotated[
+    float, typer.Option("--learning-rate", help="Peak, of AdamW, on the adapter.", rich_help_panel=MORE)
+]
+_EmbeddingRate = Annotated[
+    float,
+    typer.Option(
+        "--embedding-rate",
+        help="Peak, of Adam, on the description's embedding, relative to the RMS of its entries.",
+        rich_help_panel=MORE,
+    ),
+]
+
 
 def refine(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The adapter's folder.")],
@@ -52,17 +64,8 @@ def refine(
         bool,
         typer.Option("--plain", help="Fine-tune the adapter alone, without its hypernetwork.", rich_help_panel=MORE),
     ] = False,
-    learning_rate: Annotated[
-        float, typer.Option("--learning-rate", help="Peak, of AdamW, on the adapter.", rich_help_panel=MORE)
-    ] = 3e-3,
-    embedding_rate: Annotated[
-        float,
-        typer.Option(
-            "--embedding-rate",
-            help="Peak, of Adam, on the description's embedding, relative to the RMS of its entries.",
-            rich_help_panel=MORE,
-        ),
-    ] = 0.05,
+    learning_rate: _LearningRate = 3e-3,
+    embedding_rate: _EmbeddingRate = 0.05,
     batch: Annotated[int, typer.Option(min=1, help="Examples in a step.", rich_help_panel=MORE)] = 8,
     seed: Annotated[int, typer.Option(help="Of which examples make a step.", rich_help_panel=MORE)] = 0,
     dtype: StoredAs = Dtype.float32,
