@@ -193,7 +193,7 @@ async def _choose(engine: Engine, model: str, description: str | None, request: 
         await asyncio.to_thread(_named, engine, model)
         raise RequestError(
             "The request names an adapter and brings a task description as well.",
-            f"Leave one of them away; with a task description, model is '{engine.name}'.",
+            f"Omit one of them; with a task description, model is '{engine.name}'.",
             field="task_description",
         )
     (made,) = await while_there(request, make(engine, [description]))

@@ -181,11 +181,6 @@ class Steps:
             if step.fn is not None
         }
 
-    @property
-    def numbers(self) -> list[int]:
-        """Of all steps that compute anything."""
-        return list(self._fields)
-
     def checked(self, body: bytes) -> bytes:
         """The body for Gradio: the number of a step, its fields, the session and what set it off.
 
