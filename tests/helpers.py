@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from t2l.lora import LoraSpec, LoraWeights
 
 LAB = Path(__file__).resolve().parents[1] / "lab"
+if str(LAB.parent) not in sys.path:  # in a process that a test starts
+    sys.path.append(str(LAB.parent))
 MICRO_BASE = "t2l-embedded-base"
 """A real base of 3 million parameters, found below ``$T2L_BASES`` (see conftest.py)."""
 MICRO_CHECKPOINT = LAB / "assets" / "checkpoint"
