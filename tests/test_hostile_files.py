@@ -131,7 +131,7 @@ def test_what_a_user_names_is_read_up_to_a_size(verb: str, tmp_path: Path, monke
     words = {
         "generate": ["generate", "--file", "/dev/zero", *out],
         "run": ["run", "Sort the words.", "--file", "/dev/zero"],
-        "examples": ["generate", "Sort the words.", "--examples", "/dev/zero", *out],
+        "examples": ["refine", str(tmp_path / "adapter"), "--examples", "/dev/zero", *out],
     }[verb]
     result = CliRunner(env={"COLUMNS": "300"}).invoke(cli.app, words)
     assert result.exit_code == 2 and "'/dev/zero' has more than 10,000 bytes" in result.stderr

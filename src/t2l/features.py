@@ -112,8 +112,8 @@ class LearnedPositions(PositionEncoder):
     def __init__(self, num_layers: int, num_groups: int, width: int) -> None:
         super().__init__()
         self.out_features = 2 * width
-        self.depth = nn.Sequential(unset_embedding(num_layers, width), nn.LayerNorm(width))
-        self.module = nn.Sequential(unset_embedding(num_groups, width), nn.LayerNorm(width))
+        self.depth = nn.Sequential(new_embedding(num_layers, width), nn.LayerNorm(width))
+        self.module = nn.Sequential(new_embedding(num_groups, width), nn.LayerNorm(width))
 
     def forward(self, depth_P: Tensor, module_P: Tensor) -> Tensor:
         return torch.cat([self.depth(depth_P), self.module(module_P)], dim=-1)
@@ -138,9 +138,12 @@ def build_position_encoder(kind: TaskEncoderKind, num_layers: int, num_groups: i
     return LearnedPositions(num_layers, num_groups, width)
 
 
-def unset_embedding(count: int, width: int) -> nn.Embedding:
-    """An embedding without initial values: to draw them on the meta device, torch imports its compiler for seconds."""
-    return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+def new_embedding(count: int, width: int) -> nn.Embedding:
+    """An embedding; on the meta device it draws no values, for which torch would import its compiler for seconds."""
+    embedding = nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+    if not embedding.weight.is_meta:
+        embedding.reset_parameters()
+    return embedding
 
 
 def _mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:

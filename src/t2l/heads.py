@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2l.errors import T2LError, did_you_mean
-from t2l.features import unset_embedding
+from t2l.features import new_embedding
 from t2l.lora import LoraSpec, ModuleGroup
 
 Variant = Literal["L", "M", "S", "R", "T"]
@@ -225,7 +225,7 @@ class LearnedRankPositions(nn.Module):
 
     def __init__(self, rank: int, width: int) -> None:
         super().__init__()
-        self.embedding = unset_embedding(rank, width)
+        self.embedding = new_embedding(rank, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self) -> Tensor:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2l.errors import T2LError
-from t2l.features import TaskEncoder, unset_embedding
+from t2l.features import TaskEncoder, new_embedding
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 
 HEAD_CHANNELS = 64
@@ -99,7 +99,7 @@ class SiteAttention(TaskEncoder):
             self.own = _OwnLayers(state_dim, site_layer_S, model_dim)
             self.shared_states = [round(part * (states - 1) / (SHARED_STATES - 1)) for part in range(SHARED_STATES)]
         self.enter = nn.Linear(token_dim if state_dim is None else SHARED_STATES * state_dim, model_dim)
-        self.position = unset_embedding(max_tokens, model_dim)
+        self.position = new_embedding(max_tokens, model_dim)
         self.layers = nn.ModuleList([_ReaderLayer(model_dim) for _ in range(READER_LAYERS)])
         self.norm = nn.LayerNorm(model_dim)
         self.to_kv = nn.Linear(model_dim, 2 * model_dim)
@@ -260,7 +260,7 @@ class _OwnLayers(nn.Module):
         order = [site for sites in self.sites.values() for site in sites]
         self.place_S = sorted(range(len(order)), key=order.__getitem__)  # of each site among those, layer after layer
         self.enter = nn.Linear(state_dim, model_dim)
-        self.layer = unset_embedding(1 + max(site_layer_S), model_dim)
+        self.layer = new_embedding(1 + max(site_layer_S), model_dim)
         self.norm = nn.LayerNorm(model_dim)
         self.to_kv = nn.Linear(model_dim, 2 * model_dim)
         self.key_norm = nn.LayerNorm(HEAD_CHANNELS)

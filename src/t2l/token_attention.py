@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2l.errors import T2LError
-from t2l.features import TaskEncoder, unset_embedding
+from t2l.features import TaskEncoder, new_embedding
 
 _HEADS = 4
 _QUERIES = 6
@@ -49,9 +49,9 @@ class TokenTaskEncoder(TaskEncoder):
         self.token_dim = token_dim
         self.norm = nn.LayerNorm(token_dim)
         self.enter = nn.Linear(token_dim, model_dim)
-        self.position = unset_embedding(embedding_dim // token_dim, model_dim)
+        self.position = new_embedding(embedding_dim // token_dim, model_dim)
         self.layers = nn.ModuleList([_Layer(model_dim) for _ in range(_LAYERS)])
-        self.query = unset_embedding(_QUERIES, model_dim)
+        self.query = new_embedding(_QUERIES, model_dim)
         self.pool = _Attention(model_dim)
         self.leave = nn.Linear(_QUERIES * model_dim, out_features)
         self.out_norm = nn.LayerNorm(out_features)

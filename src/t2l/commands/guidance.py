@@ -13,15 +13,13 @@ import typer
 
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.terminal import Notes, messages, print_json, results, say
-from t2l.data.sources import as_text
 from t2l.errors import T2LError, did_you_mean
-from t2l.records import Record, parse_records
-from t2l.storage import read_input
 
 if TYPE_CHECKING:
     from t2l.guidance.calibrate import GuidedTask, Score
     from t2l.guidance.guide import Explanation
     from t2l.model import TextToLora
+    from t2l.records import Record
 
 _SHOWN = 4  # nearest tasks
 _ANSWER_TOKENS = 32
@@ -99,6 +97,9 @@ def read_tasks(path: Path) -> list[GuidedTask]:
     Raises:
         T2LError: the file cannot be read, or a record is not a task; the message says which.
     """
+    from t2l.records import parse_records
+    from t2l.storage import read_input
+
     try:
         text = read_input(path, T2LError).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -114,6 +115,7 @@ def read_tasks(path: Path) -> list[GuidedTask]:
 
 
 def _task(given: Record, form: str) -> GuidedTask:
+    from t2l.data.sources import as_text
     from t2l.guidance.calibrate import GuidedTask
 
     record, place = given.value, given.place

@@ -38,6 +38,8 @@ def workbench(
 ) -> None:
     """Try descriptions in the browser: base and adapter side by side, heat maps, batches, adapters to download."""
     try:
+        import gradio  # noqa: F401  asked for here, as the page itself may have been imported before
+
         from t2l.serving.connections import server
         from t2l.serving.http import HttpOptions, create_app
         from t2l.workbench.app import PATH, add_workbench
