@@ -228,12 +228,12 @@ def test_a_wrong_answer_says_what_was_wanted(session: Session) -> None:
 def test_confidence_is_shown_with_a_plain_word_where_it_is_low(session: Session) -> None:
     (outcome,) = session.try_tasks(chosen(0, 1))
     for value, low in ((0.9, False), (0.2, True)):
-        console = Terminal(width=100)
+        console = Terminal()  # of 80 columns, where both lines are whole
         near = (Neighbour("t", "sorting words", 0.8),)
         show.show_outcome(console, TaskOutcome(outcome.task, 12.3, outcome.compared, Confidence(value, 0.1, {}, near)))
         told = ": low, the adapter may be no help" if low else ", expected gain +10 ROUGE-L points over the base alone"
         assert f"confidence {value:.2f}{told}" in console.text
-        assert "Known: sorting words (the nearest of this checkpoint's training tasks, 0.80)" in console.text
+        assert "nearest training task (0.80): sorting words" in console.text
 
 
 def test_counts_of_all_tasks_are_shown_where_they_were_measured(session: Session) -> None:

@@ -140,10 +140,10 @@ def show_next(console: Console) -> None:
 
 def _show_made(console: Console, milliseconds: float, confidence: Confidence | None) -> None:
     """The time that an adapter took; where they are known, the confidence and the nearest training task."""
-    words = "" if confidence is None else f", {confidence.in_words()}"
-    console.print(_line(f"  adapter in {milliseconds:.0f} ms{words}", console, "dim"))
+    nearest = "" if confidence is None else f", {confidence.known()}"
+    console.print(_line(f"  adapter in {milliseconds:.0f} ms{nearest}", console, "dim"))
     if confidence is not None:
-        console.print(_line(f"  {confidence.known()}", console, "dim"))
+        console.print(_line(f"  {confidence.in_words()}", console, "dim"))
 
 
 def _show_unjudged(console: Console, compared: Compared) -> None:

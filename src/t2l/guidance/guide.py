@@ -75,9 +75,7 @@ class Confidence:
     def known(self) -> str:
         """The nearest training task in a line, and how near it is."""
         nearest = self.nearest[0]
-        return (
-            f"Known: {nearest.description} (the nearest of this checkpoint's training tasks, {nearest.similarity:.2f})"
-        )
+        return f"nearest training task ({nearest.similarity:.2f}): {nearest.description}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
