@@ -140,6 +140,26 @@ def test_ctrl_c_before_there_is_a_verb(after_s: float, tmp_path: Path) -> None:
     assert "Stopped." in done.stderr and not (tmp_path / "made").exists()
 
 
+def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
+    """Python drops what is raised there, and a verb that goes on has not been stopped."""
+    program = (
+        "import signal, sys, time, types\n"
+        "class Dying:\n"
+        "    def __del__(self):\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "def run():\n"
+        "    Dying()\n"
+        "    time.sleep(30)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.modules['t2l.cli'] = types.SimpleNamespace(main=run)\n"
+        "from t2l.__main__ import main\n"
+        "main()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 130 and done.stderr.split() == ["Stopped.", "Nothing", "was", "left", "half-written."]
+
+
 EIGHT = """
 import json, os, sys
 sys.path.insert(0, TESTS)

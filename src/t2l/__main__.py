@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import sys
+from _thread import interrupt_main
+from threading import Timer
+from typing import Any
+
+_MOMENT_S = 0.01
 
 
 def main() -> None:
     """The entry point."""
+    sys.unraisablehook = _unraisable
     try:
         from t2l.cli import main as run
 
@@ -14,6 +20,16 @@ def main() -> None:
     except KeyboardInterrupt:  # before there is a verb, or after its end
         sys.stderr.write("\nStopped. Nothing was left half-written.\n")
         raise SystemExit(130) from None
+
+
+def _unraisable(found: Any) -> None:
+    """Ctrl-C in a destructor or a callback, where Python can only tell of it and go on, comes a moment later again."""
+    if found.exc_type is KeyboardInterrupt:
+        again = Timer(_MOMENT_S, interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(found)
 
 
 if __name__ == "__main__":
