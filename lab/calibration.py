@@ -33,6 +33,7 @@ from t2l.model import TextToLora
 
 KNOWN_WORDINGS, WORDINGS, EXAMPLES = 3, 2, 3
 LONGEST_INPUT = 800  # characters, of an example
+ADDRESSES = ("TODO", "JOB", "Spec:", "Hi", "OK,", "Pls", "Could you", "Help me", "Do exactly this", "Behave as follows")
 VALIDATION = ("validation_everyday", "validation_real")
 
 
@@ -131,9 +132,13 @@ def _controls() -> dict[str, list[str]]:
 
 
 def _label(texts: Sequence[str]) -> str:
-    """The plainest of a task's descriptions: a short sentence, else the shortest."""
-    plain = [text for text in texts if 3 <= len(text.split()) <= 9 and text.endswith(".") and text[0].isupper()]
-    return min(plain or texts, key=len)
+    """The plainest of a task's descriptions: the shortest sentence of three to nine words, else the shortest text.
+
+    One that begins with a form of address ("TODO:", "Could you") is taken only where there is no other.
+    """
+    direct = [text for text in texts if not text.startswith(ADDRESSES)] or list(texts)
+    plain = [text for text in direct if 3 <= len(text.split()) <= 9 and text.endswith(".") and text[0].isupper()]
+    return min(plain or direct, key=len)
 
 
 def _drawn(texts: Sequence[str], name: str, count: int) -> list[str]:
