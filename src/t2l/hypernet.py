@@ -149,6 +149,8 @@ class HyperNetwork(LoraSource):
         token_dim: width of one token's state, where the task encoder reads tokens.
         state_dim: width of one layer's part of it, where variant T reads the states of every layer and each site also
             those of its own.
+        point_dim: the base's width, where each site of variant T also points at words of the description, whose input
+            embeddings (with which a token's state begins) go into the weights as they are.
         output_gain: the output affine holds a gain; see `OutputAffine`.
         output_shift: the output affine holds a shift.
         seed: of the initial parameters; the global random generator is neither read nor advanced.
@@ -179,6 +181,7 @@ class HyperNetwork(LoraSource):
         task_encoder: TaskEncoderKind = "linear",
         token_dim: int | None = None,
         state_dim: int | None = None,
+        point_dim: int | None = None,
         output_gain: bool = False,
         output_shift: bool = False,
         seed: int = 0,
@@ -192,7 +195,7 @@ class HyperNetwork(LoraSource):
         self.variant: Variant = variant
         self._sizes = {"trunk_dim": trunk_dim, "head_dim": head_dim, "dropout": dropout}
         self._task_encoder_kind: TaskEncoderKind = task_encoder
-        self._token_dim, self._state_dim = token_dim, state_dim
+        self._token_dim, self._state_dim, self.point_dim = token_dim, state_dim, point_dim
         self._learned_rank_positions = learned_rank_positions
         self._head_bias = head_bias
 
@@ -208,9 +211,9 @@ class HyperNetwork(LoraSource):
                         "Use an encoder of tokens (kind 'token-states'), or variant L, M or S.",
                     )
                 self.task_encoder: TaskEncoder = SiteAttention(
-                    token_dim, site_layers(spec), trunk_dim, embedding_dim // token_dim, state_dim
+                    token_dim, site_layers(spec), trunk_dim, embedding_dim // token_dim, state_dim, point_dim
                 )
-                self.head = SiteHead(spec, trunk_dim, head_dim)
+                self.head = SiteHead(spec, trunk_dim, head_dim, point_dim)
             else:
                 self.task_encoder = build_task_encoder(task_encoder, embedding_dim, trunk_dim // 2, token_dim)
                 self.position_encoder = build_position_encoder(
@@ -310,6 +313,7 @@ class HyperNetwork(LoraSource):
             "task_encoder": self._task_encoder_kind,
             **({"token_dim": self._token_dim} if self._token_dim is not None else {}),
             **({"state_dim": self._state_dim} if self._state_dim is not None else {}),
+            **({"point_dim": self.point_dim} if self.point_dim is not None else {}),
             "output_gain": self.output_affine.has_gain,
             "output_shift": self.output_affine.has_shift,
         }

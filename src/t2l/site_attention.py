@@ -3,7 +3,8 @@
 Axis letters: N samples, T tokens, W width of one token's state, E = T * W condition width, D model width, H attention
 heads, C channels of a head, S sites (a layer of a module group, a rank), L layers of a group, R rank, I in-features,
 O out-features, Z bottleneck of a layer's own map, K = S * D width of the task features; where the states of every
-layer are read, J states a token (a model's layers and its input embedding) of V numbers each, W = J * V.
+layer are read, J states a token (a model's layers and its input embedding) of V numbers each, W = J * V; where sites
+point at words, V numbers of a word's input embedding, and K = S * (D + V).
 
 Level 1. One pooled vector tells what kind of task a description is about and not which words to answer with; here each
 rank-one piece of an adapter chooses the words that it is made from, so a label that only the description names can
@@ -31,6 +32,8 @@ SHARED_STATES = 4  # of those of every layer, which all sites read
 DROPOUT = 0.1
 TOKEN_DROPOUT = 0.1
 GAIN = 4.0  # output maps are scaled by GAIN / fan-in, so that one learning rate serves every width
+_POINTER_SPREAD = 0.4  # of a pointer's query, so that at the start it points at several words
+_POINTED = 8.0  # times the gates of pointed words, so that they leave zero as fast as the maps do
 _GENERATED_A = 0.4  # spread of the generated part of A at the start, in units of the static A's bound
 _POSITION_SCALE = 0.1
 _LARGEST = 8.0  # of a standardised state: a text's first token has some that are hundreds of times as large
@@ -51,7 +54,7 @@ def writes_to_residual(group: ModuleGroup) -> bool:
 
 
 class SiteAttention(TaskEncoder):
-    """What each site attends to in a description: task features (N, S * D).
+    """What each site attends to in a description: task features (N, S * D), or (N, S * (D + V)) with pointers.
 
     Args:
         token_dim: W.
@@ -60,9 +63,10 @@ class SiteAttention(TaskEncoder):
         max_tokens: longest description, in tokens.
         state_dim: V, where a token's state is that of every layer: each site then also reads the state that its own
             layer sees, and all read those of `SHARED_STATES` layers. Otherwise all sites read the whole state.
+        point_dim: V of the input embedding with which a token's state begins, where each site also points at words.
 
     Raises:
-        T2LError: model_dim is no multiple, or a state is not that of every layer.
+        T2LError: model_dim is no multiple, a state is not that of every layer, or it has no room for an embedding.
     """
 
     mean_W: Tensor
@@ -75,13 +79,14 @@ class SiteAttention(TaskEncoder):
         model_dim: int = 384,
         max_tokens: int = 512,
         state_dim: int | None = None,
+        point_dim: int | None = None,
     ) -> None:
         super().__init__()
         sites = len(site_layer_S)
         if model_dim < HEAD_CHANNELS or model_dim % HEAD_CHANNELS:
             raise T2LError(f"trunk_dim is {model_dim}; variant T needs a multiple of {HEAD_CHANNELS}.")
         self.token_dim, self.sites, self.model_dim = token_dim, sites, model_dim
-        self.out_features = sites * model_dim
+        self.out_features = sites * (model_dim + (point_dim or 0))
         self.max_tokens = max_tokens
         self.heads = model_dim // HEAD_CHANNELS
         self.register_buffer("mean_W", torch.zeros(token_dim))
@@ -98,6 +103,9 @@ class SiteAttention(TaskEncoder):
                 )
             self.own = _OwnLayers(state_dim, site_layer_S, model_dim)
             self.shared_states = [round(part * (states - 1) / (SHARED_STATES - 1)) for part in range(SHARED_STATES)]
+        if point_dim is not None and not 0 < point_dim <= token_dim:
+            raise T2LError(f"point_dim is {point_dim}; a token's state has {token_dim} numbers.")
+        self.pointers = None if point_dim is None else _Pointers(point_dim, sites, model_dim)
         self.enter = nn.Linear(token_dim if state_dim is None else SHARED_STATES * state_dim, model_dim)
         self.position = new_embedding(max_tokens, model_dim)
         self.layers = nn.ModuleList([_ReaderLayer(model_dim) for _ in range(READER_LAYERS)])
@@ -110,6 +118,9 @@ class SiteAttention(TaskEncoder):
     def start(self, generator: torch.Generator) -> None:
         """Initial parameters beside those of the linear layers and embeddings; nothing is standardised yet."""
         self.query_SD.normal_(generator=generator)
+        if self.pointers is not None:
+            self.pointers.query_SD.normal_(0.0, _POINTER_SPREAD, generator=generator)
+            self.pointers.nothing_S.zero_()
         self.mean_W.zero_()
         self.std_W.fill_(1.0)
 
@@ -151,6 +162,10 @@ class SiteAttention(TaskEncoder):
         content_NSD = content_NHSC.transpose(1, 2).flatten(2)
         if self.own is not None:
             content_NSD = content_NSD + self.own(state_NTW, mask_N11T, self.query_SD)
+        if self.pointers is not None:
+            key_NTD = k_NHTC.transpose(1, 2).flatten(2)
+            word_NTV = (embedding_NE.unflatten(-1, (-1, self.token_dim)) - self.mean_W)[..., : self.pointers.width]
+            content_NSD = torch.cat([content_NSD, self.pointers(key_NTD, word_NTV, real_NT)], dim=-1)
         return content_NSD.flatten(1)
 
     def shared(self, state_NTW: Tensor) -> Tensor:
@@ -171,10 +186,22 @@ class SiteHead(nn.Module):
     Args:
         model_dim: D.
         bottleneck: Z.
+        point_dim: V, where what lives in the residual stream also gets the words that a site points at, under gates
+            that begin at zero.
+
+    Raises:
+        T2LError: V is not the width of the residual stream.
     """
 
-    def __init__(self, spec: LoraSpec, model_dim: int, bottleneck: int) -> None:
+    def __init__(self, spec: LoraSpec, model_dim: int, bottleneck: int, point_dim: int | None = None) -> None:
         super().__init__()
+        widths = {group.out_features if writes_to_residual(group) else group.in_features for group in spec.groups}
+        if point_dim is not None and widths != {point_dim}:
+            raise T2LError(
+                f"The words that sites point at have {point_dim} numbers, the base's residual stream "
+                f"{', '.join(map(str, sorted(widths)))}.",
+                "Read the description with the states of the base itself (encoder.model).",
+            )
         self.spec, self.model_dim, self.bottleneck = spec, model_dim, bottleneck
         sites = len(site_layers(spec))
         self.gain_SD = nn.Parameter(torch.ones(sites, model_dim))
@@ -185,18 +212,23 @@ class SiteHead(nn.Module):
         self.norm = nn.LayerNorm(model_dim)
         self.gate_SD = nn.Parameter(torch.ones(sites, model_dim))
         self.maps = nn.ModuleDict(
-            {group.key: _GroupMaps(group, spec.rank, model_dim, bottleneck) for group in spec.groups}
+            {group.key: _GroupMaps(group, spec.rank, model_dim, bottleneck, point_dim is not None) for group in spec.groups}
         )
 
     def forward(self, task_NK: Tensor) -> LoraWeights:
-        """LoRA weights from task features (N, S * D)."""
-        content_NSD = task_NK.unflatten(-1, (-1, self.model_dim)) * self.gain_SD + self.shift_SD
+        """LoRA weights from task features."""
+        task_NSK = task_NK.unflatten(-1, (len(self.gain_SD), -1))
+        content_NSD = task_NSK[..., : self.model_dim] * self.gain_SD + self.shift_SD
         state_NSD = content_NSD + self.mlp(content_NSD)
         state_NSD = self.norm(F.dropout(state_NSD, DROPOUT, self.training)) * self.gate_SD
         sizes = [len(group.layers) * self.spec.rank for group in self.spec.groups]
         a, b = {}, {}
-        for group, part_NSD in zip(self.spec.groups, state_NSD.split(sizes, dim=1), strict=True):
-            a[group.key], b[group.key] = self.maps[group.key](part_NSD.unflatten(1, (-1, self.spec.rank)))
+        parts = zip(state_NSD.split(sizes, dim=1), task_NSK[..., self.model_dim :].split(sizes, dim=1), strict=True)
+        for group, (part_NSD, word_NSV) in zip(self.spec.groups, parts, strict=True):
+            by_layer = (1, (-1, self.spec.rank))
+            a[group.key], b[group.key] = self.maps[group.key](
+                part_NSD.unflatten(*by_layer), word_NSV.unflatten(*by_layer)
+            )
         return LoraWeights(a, b)
 
     @torch.no_grad()
@@ -212,7 +244,7 @@ class SiteHead(nn.Module):
 class _GroupMaps(nn.Module):
     """A and B of one module group from the states of its sites."""
 
-    def __init__(self, group: ModuleGroup, rank: int, model_dim: int, bottleneck: int) -> None:
+    def __init__(self, group: ModuleGroup, rank: int, model_dim: int, bottleneck: int, pointing: bool) -> None:
         super().__init__()
         depth = len(group.layers)
         self.writes = writes_to_residual(group)
@@ -223,10 +255,14 @@ class _GroupMaps(nn.Module):
         self.own_LZF = nn.Parameter(torch.zeros(depth, bottleneck, self.inner_features))
         self.static_a_LRI = nn.Parameter(torch.zeros(depth, rank, group.in_features))
         self.static_b_LRO = nn.Parameter(torch.zeros(depth, rank, group.out_features))
+        self.point_LR = nn.Parameter(torch.zeros(depth, rank)) if pointing else None
+        self.point_F = nn.Parameter(torch.zeros(self.shared_features)) if pointing else None
         self.in_features = group.in_features
 
-    def forward(self, state_NLRD: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, state_NLRD: Tensor, word_NLRV: Tensor) -> tuple[Tensor, Tensor]:
         shared_NLRF = self.shared(state_NLRD) * (GAIN / self.shared.in_features)
+        if self.point_LR is not None and self.point_F is not None:
+            shared_NLRF = shared_NLRF + word_NLRV * (1 + self.point_F) * (_POINTED * self.point_LR[..., None])
         squeezed_NLRZ = self.squeeze(state_NLRD)
         own_NLRF = squeezed_NLRZ @ self.own_LZF.to(squeezed_NLRZ.dtype) * (GAIN / self.squeeze.out_features)
         a_NLRI, b_NLRO = (own_NLRF, shared_NLRF) if self.writes else (shared_NLRF, own_NLRF)
@@ -237,6 +273,9 @@ class _GroupMaps(nn.Module):
         bound = 1 / math.sqrt(self.in_features)
         self.static_a_LRI.uniform_(-bound, bound, generator=generator)
         self.static_b_LRO.zero_()
+        for gate in (self.point_LR, self.point_F):
+            if gate is not None:
+                gate.zero_()
         generated, written = (self.own_LZF, self.shared.weight) if self.writes else (self.shared.weight, self.own_LZF)
         fan_in = self.squeeze.out_features if self.writes else self.shared.in_features
         generated.normal_(0.0, _GENERATED_A * bound * math.sqrt(fan_in) / GAIN, generator=generator)
@@ -279,6 +318,34 @@ class _OwnLayers(nn.Module):
             content_NHSC = F.scaled_dot_product_attention(q_NHSC, k_NHTC, v_NHTC, attn_mask=mask_N11T)
             parts.append(content_NHSC.transpose(1, 2).flatten(2))
         return torch.cat(parts, dim=1)[:, self.place_S]
+
+
+class _Pointers(nn.Module):
+    """The words that each site points at: a mean of their input embeddings, each of length 1.
+
+    The way that a word of the description takes into the residual stream as it is, through no learned map, so that a
+    label which no training task had can be written (a base ties or nearly ties what it reads to what it writes). A
+    site can point at nothing.
+
+    Args:
+        width: V.
+        sites: S.
+        model_dim: D.
+    """
+
+    def __init__(self, width: int, sites: int, model_dim: int) -> None:
+        super().__init__()
+        self.width = width
+        self.query_SD = nn.Parameter(torch.zeros(sites, model_dim))
+        self.nothing_S = nn.Parameter(torch.zeros(sites))
+
+    def forward(self, key_NTD: Tensor, word_NTV: Tensor, real_NT: Tensor) -> Tensor:
+        """Embeddings (N, S, V)."""
+        score_NST = self.query_SD.to(key_NTD.dtype) @ key_NTD.mT / math.sqrt(HEAD_CHANNELS)
+        score_NST = score_NST.masked_fill(~real_NT[:, None], -math.inf)
+        nothing_NS1 = self.nothing_S.to(score_NST.dtype)[:, None].expand(len(score_NST), -1, 1)
+        share_NST = torch.cat([score_NST, nothing_NS1], dim=-1).softmax(dim=-1)[..., :-1]
+        return share_NST @ F.normalize(word_NTV.float(), dim=-1).to(share_NST.dtype)
 
 
 class _ReaderLayer(nn.Module):

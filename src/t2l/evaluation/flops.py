@@ -276,6 +276,8 @@ def _site_flops(encoder: Any, head: SiteHead, tokens: int) -> float:
         layers = encoder.own.layer.num_embeddings
         read += 2 * tokens * layers * (_linears(encoder.own.enter) + _linears(encoder.own.to_kv))
         attended += 4 * width * tokens * sites
+    if encoder.pointers is not None:
+        attended += 2 * (width + encoder.pointers.width) * tokens * sites
     written = 2 * sites * _linears(head.mlp)
     for group in head.spec.groups:
         maps: Any = head.maps[group.key]

@@ -61,6 +61,8 @@ class HypernetworkSection:
         standardize: train on embeddings with mean 0 and variance 1; the map is folded into the finished checkpoint.
         own_layers: variant T: each site also attends to the states that its own layer has of the description;
             encoder.layers must name all of them, from 0 to the number of layers.
+        pointers: variant T: each site also points at words of the description, whose input embeddings go into the
+            weights as they are; encoder.model must be the base and encoder.layers begin with 0.
         start: a checkpoint folder whose hypernetwork training begins from (a reconstruction-trained one, say).
     """
 
@@ -70,6 +72,7 @@ class HypernetworkSection:
     dropout: float = 0.05
     standardize: bool = True
     own_layers: bool = False
+    pointers: bool = False
     start: str | None = None
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.encoders import DescriptionEncoder
-from t2l.errors import CheckpointError, T2LError
+from t2l.errors import CheckpointError, RecipeError, T2LError
 from t2l.hypernet import HIDDEN_MATRICES, HyperNetwork
 from t2l.lora import LoraSource, LoraSpec
 from t2l.model import TextToLora
@@ -49,7 +49,7 @@ def build_source(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder) ->
 
     Raises:
         CheckpointError: ``hypernetwork.start`` is of other shapes.
-        RecipeError: it is to be standardised and its encoder gives token states.
+        RecipeError: it is to be standardised and its encoder gives token states, or pointers have nothing to point at.
     """
     settings = recipe.hypernetwork
     if settings.start is not None:
@@ -59,8 +59,24 @@ def build_source(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder) ->
                 f"The checkpoint '{settings.start}' is for other modules, another rank or another encoder than this "
                 "recipe."
             )
+        if settings.pointers and found.point_dim is None:  # the rest as it is; pointers begin at gates of zero
+            grown = HyperNetwork.from_config({**found.to_config(), "point_dim": _point_dim(recipe, encoder)})
+            grown.load_state_dict(found.state_dict(), strict=False)
+            return grown
         return found
     return fresh_hypernetwork(recipe, spec, encoder)
+
+
+def _point_dim(recipe: Recipe, encoder: DescriptionEncoder) -> int:
+    """The width of the input embedding with which the encoder's token states begin."""
+    layers = recipe.encoder.layers
+    if encoder.token_dim is None or not layers or layers[0] != 0:
+        raise RecipeError(
+            "hypernetwork.pointers points at words by their input embeddings, and these token states do not begin "
+            f"with them (encoder.kind: {recipe.encoder.kind}, encoder.layers: {list(layers)}).",
+            "Use encoder.kind=token-states with encoder.layers that begin with 0.",
+        )
+    return encoder.token_dim // len(layers)
 
 
 def fresh_hypernetwork(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder, **head: Any) -> HyperNetwork:
@@ -81,6 +97,7 @@ def fresh_hypernetwork(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncod
         task_encoder="linear" if encoder.token_dim is None else "tokens",
         token_dim=encoder.token_dim,
         state_dim=(encoder.token_dim or 0) // (spec.num_layers + 1) if wanted.own_layers else None,
+        point_dim=_point_dim(recipe, encoder) if wanted.pointers else None,
         seed=recipe.loop.seed,
         **head,
     )
