@@ -69,11 +69,11 @@ def build_source(recipe: Recipe, spec: LoraSpec, encoder: DescriptionEncoder) ->
 
 def _point_dim(recipe: Recipe, encoder: DescriptionEncoder) -> int:
     """The width of the input embedding with which the encoder's token states begin."""
-    layers = recipe.encoder.layers
+    layers = recipe.encoder.get("layers")
     if encoder.token_dim is None or not layers or layers[0] != 0:
         raise RecipeError(
             "hypernetwork.pointers points at words by their input embeddings, and these token states do not begin "
-            f"with them (encoder.kind: {recipe.encoder.kind}, encoder.layers: {list(layers)}).",
+            f"with them (encoder.kind: {recipe.encoder.get('kind')}, encoder.layers: {layers}).",
             "Use encoder.kind=token-states with encoder.layers that begin with 0.",
         )
     return encoder.token_dim // len(layers)
