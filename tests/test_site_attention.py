@@ -13,14 +13,16 @@ from peft import PeftModel
 from helpers import counted, random_weights, tiny_base
 from t2l.adapter import Adapter
 from t2l.encoders import TokenStatesEncoder, encoder_from_config, prepare
-from t2l.errors import CheckpointError, DescriptionError, EncoderError, T2LError
+from t2l.errors import CheckpointError, DescriptionError, EncoderError, RecipeError, T2LError
 from t2l.evaluation.flops import hypernetwork_flops
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
+from t2l.recipes.reader import load_recipe
 from t2l.site_attention import SiteAttention, site_layers, writes_to_residual
+from t2l.training.source import build_source, build_spec
 from test_encoders import TEXTS, save_base
-from test_hypernet import uneven_spec
+from test_hypernet import group, uneven_spec
 
 WIDTH, WINDOW = 6, 9  # W, longest text
 
@@ -131,6 +133,59 @@ def test_which_side_of_a_module_is_the_residual_stream() -> None:
     assert {group.key for group in spec.groups if writes_to_residual(group)} == {"o_proj", "down_proj"}
 
 
+# ------------------------------------------------------------------------------------------ pointers at words
+
+POINTED = LoraSpec((group("q_proj", (0, 1), 4, 6), group("o_proj", (0, 2), 5, 4)), num_layers=3, rank=2)
+
+
+def test_pointers_begin_at_the_same_adapters_and_padding_changes_nothing() -> None:
+    plain, pointing = moved(build(POINTED)), build(POINTED, point_dim=4)
+    missing = pointing.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert len(missing) == 6 and all("point" in name for name in missing)
+    weights, expected = pointing(texts([5, 9])), plain(texts([5, 9]))
+    assert all(torch.equal(weights.b[key], expected.b[key]) for key in weights.b)
+    assert all(torch.equal(weights.a[key], expected.a[key]) for key in weights.a)
+    sum(part.sum() for part in weights.b.values()).backward()  # type: ignore[union-attr]
+    gate = pointing.head.maps["o_proj"].point_LR  # type: ignore[index,union-attr]
+    assert gate.grad is not None and bool(gate.grad.any())  # type: ignore[union-attr]
+    together, alone = moved(pointing)(texts([3, 9])), pointing(texts([3, 9])[:1, : 3 * WIDTH])
+    for key in alone.b:
+        torch.testing.assert_close(together.b[key][:1], alone.b[key], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.a[key][:1], alone.a[key], atol=1e-5, rtol=1e-4)
+
+
+def test_a_word_that_is_pointed_at_stands_in_the_weights_as_it_is() -> None:
+    hypernetwork = build(POINTED, point_dim=4)
+    before = hypernetwork(texts([4]))
+    pointers = hypernetwork.task_encoder.pointers
+    with torch.no_grad():
+        pointers.nothing_S.fill_(-1e4)  # type: ignore[union-attr,operator]
+        pointers.query_SD.zero_()  # type: ignore[union-attr,operator]
+        hypernetwork.head.maps["o_proj"].point_LR[1, 0] = 0.25  # type: ignore[index,union-attr]
+    after = hypernetwork(texts([4]))
+    words_TV = texts([4]).unflatten(1, (-1, WIDTH))[0, :, :4]
+    expected_V = 8 * 0.25 * torch.nn.functional.normalize(words_TV, dim=-1).mean(dim=0)  # every word alike
+    torch.testing.assert_close(after.b["o_proj"][0, 1, :, 0] - before.b["o_proj"][0, 1, :, 0], expected_V)
+    with torch.no_grad():
+        pointers.nothing_S.fill_(1e4)  # type: ignore[union-attr,operator]
+    nothing = hypernetwork(texts([4]))
+    assert all(torch.equal(nothing.b[key], before.b[key]) for key in before.b)
+
+
+def test_pointers_are_kept_with_the_structure_and_need_the_base_s_width() -> None:
+    hypernetwork = moved(build(POINTED, point_dim=4))
+    config = json.loads(json.dumps(hypernetwork.to_config()))
+    again = HyperNetwork.from_tensors(config, hypernetwork.state_dict(), source="memory").eval()
+    assert all(torch.equal(again(texts([5])).b[key], hypernetwork(texts([5])).b[key]) for key in ("q_proj", "o_proj"))
+    with pytest.raises(T2LError, match="5 numbers, the base's residual stream 4"):
+        build(POINTED, point_dim=5)
+    with pytest.raises(T2LError, match="point_dim is 7; a token's state has 6"):
+        build(POINTED, point_dim=7)
+    attention = 4 * 64 * WINDOW * (2 * WINDOW + len(site_layers(POINTED)))
+    expected = counted(lambda: hypernetwork(texts([WINDOW]))) + attention
+    assert hypernetwork_flops(hypernetwork, WINDOW) == pytest.approx(expected, rel=1e-6)
+
+
 # ------------------------------------------------------------------------------------------ the encoder of tokens
 
 
@@ -180,6 +235,28 @@ def test_layers_that_the_model_lacks_are_refused(tmp_path: Path) -> None:
         TokenStatesEncoder(str(tmp_path), [99]).encode(["Sort."])
     with pytest.raises(EncoderError, match="from 0"):
         TokenStatesEncoder(str(tmp_path), [])
+
+
+def test_training_with_pointers_begins_from_a_checkpoint_without(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", "llama", "left")
+    changes = [
+        f"base.model={tmp_path / 'base'}", f"encoder.model={tmp_path / 'base'}", "encoder.layers=[0, 1]",
+        f"encoder.token_dim={2 * base.config.hidden_size}", "hypernetwork.trunk_dim=64", "lora.rank=2",
+    ]  # fmt: skip
+    encoder = TokenStatesEncoder(str(tmp_path / "base"), [0, 1], window=32)
+    recipe = load_recipe("smollm2-135m-gpu", changes)
+    plain = build_source(recipe, build_spec(recipe), encoder)
+    TextToLora(encoder, moved(plain)).save_pretrained(tmp_path / "checkpoint")
+    changes += [f"hypernetwork.start={tmp_path / 'checkpoint'}", "hypernetwork.pointers=true"]
+    recipe = load_recipe("smollm2-135m-gpu", changes)
+    pointing = build_source(recipe, build_spec(recipe), encoder).eval()
+    assert pointing.point_dim == base.config.hidden_size
+    condition_NE, start = encoder.encode(TEXTS), TextToLora.from_pretrained(tmp_path / "checkpoint").hypernetwork
+    weights, expected = pointing(condition_NE), start(condition_NE)
+    assert all(torch.equal(weights.b[key], expected.b[key]) for key in expected.b)
+    recipe = load_recipe("smollm2-135m-gpu", [*changes, "encoder.layers=[1]", "hypernetwork.start=null"])
+    with pytest.raises(RecipeError, match="do not begin with them"):
+        build_source(recipe, build_spec(recipe), encoder)
 
 
 @STATES

@@ -212,7 +212,10 @@ class SiteHead(nn.Module):
         self.norm = nn.LayerNorm(model_dim)
         self.gate_SD = nn.Parameter(torch.ones(sites, model_dim))
         self.maps = nn.ModuleDict(
-            {group.key: _GroupMaps(group, spec.rank, model_dim, bottleneck, point_dim is not None) for group in spec.groups}
+            {
+                group.key: _GroupMaps(group, spec.rank, model_dim, bottleneck, point_dim is not None)
+                for group in spec.groups
+            }
         )
 
     def forward(self, task_NK: Tensor) -> LoraWeights:
