@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
+MODULES = ("results", "results_sni", "descriptions")
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleT
     runs.mkdir()
     monkeypatch.setattr(module, "RUNS", runs)
     yield module
-    for name in ("results", "results_sni"):
+    for name in MODULES:
         sys.modules.pop(name, None)
 
 
@@ -31,10 +32,10 @@ def test_the_stored_page_is_what_the_stored_runs_give() -> None:
     sys.path.insert(0, str(TOOLS))
     try:
         module = importlib.import_module("results")
-        assert module.PAGE.read_text() == module.page()
+        assert {path: path.read_text() for path in module.pages()} == module.pages()
     finally:
         sys.path.remove(str(TOOLS))
-        for name in ("results", "results_sni"):
+        for name in MODULES:
             sys.modules.pop(name, None)
 
 
@@ -74,3 +75,54 @@ def test_the_gates_section_has_every_row_with_its_paired_difference(results: Mod
         and "Not measured: junk." in text
         and "4f5f90a" in text
     )
+
+
+def test_answers_to_behaviours_are_judged_by_their_rules(results: ModuleType) -> None:
+    keeps = results.descriptions.keeps
+    judged = [
+        ("Turquoise.", {"same": "turquoise"}, True), ("turquoise blue", {"same": "turquoise"}, False),
+        ("OH NO!", {"upper": True}, True), ("Oh no", {"upper": True}, False), ("42", {"upper": True}, False),
+        ("blue", {"words": 1}, True), ("dark blue", {"words": 1}, False),
+        ("Arr, no.", {"holds any": ["arr"]}, True), ("Array", {"holds any": ["arr"]}, False),
+        ("Nobody knows", {"lacks": "no"}, True), ("No, never", {"lacks": "no"}, False),
+        ("[yes]", {"begins": "[", "ends": "]"}, True), ("[yes", {"begins": "[", "ends": "]"}, False),
+        ('{"city": "Oslo"}', {"json key": "city"}, True), ('{"town": 1}', {"json key": "city"}, False),
+        ("Oslo", {"json key": "city"}, False), ("a", {"one of": ["A", "B"]}, True),
+        ("C", {"one of": ["A", "B"]}, False),
+    ]  # fmt: skip
+    assert [keeps(answer, rule) for answer, rule, _ in judged] == [expected for *_, expected in judged]
+    assert keeps("oslo", {}, "Oslo") and not keeps("Rome", {}, "Oslo")
+
+
+def test_the_page_of_descriptions_counts_by_kind(results: ModuleType) -> None:
+    module = results.descriptions
+    tasks = ["sort", "add"]
+    answers = [
+        {
+            "task": task,
+            "kind": kind,
+            "description": kind,
+            "answer": "x",
+            "right": kind == "own" or (place, task) == (0, "add"),
+        }
+        for kind in module.KINDS
+        for task in tasks
+        for place in range(4)
+    ]
+    behaviour = {"input": "Hi?", "adapter": "a|b", "description-in-prompt": "HI", "adapter keeps": False}
+    case = {
+        "description": "Shout.",
+        "rule": {"upper": True},
+        "rows": [{**behaviour, "description-in-prompt keeps": True}],
+    }
+    result = {
+        "checkpoint": "d" * 64, "base": "tiny", "weights": None, "tasks": tasks, "answers": answers,
+        "base_told_the_task": [True] * 4 + [False] * 4, "behaviours": [{"question": "Loud?", "cases": [case]}],
+    }  # fmt: skip
+    run = {"result": result, "command": "made", "date": "today", "machine": "here", "versions": {"torch": "2"}}
+    text = module.page(run, results._table)
+    assert "| the task's own description | 100% (100 to 100) | 8 |" in text and "| random strings | 12% (" in text
+    assert "prompt | 50% (" in text and "| sort | 4 of 4 | 0 of 4 |" in text and "| add | 4 of 4 | 1 of 4 |" in text
+    assert "## Loud?" in text and "| Shout. | 0 of 1 | 1 of 1 | `a\\|b` |" in text
+    drawn = {kind for _, kind, _ in module._described(module.texts())}
+    assert drawn == set(module.KINDS)

@@ -1,4 +1,4 @@
-"""Checks that no description and no input of the demo stands in training data.
+"""Checks that no description and no input of the demo, or of the page about descriptions, stands in training data.
 
     python tools/check_demo_tasks.py FOLDER
 
@@ -14,6 +14,8 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import descriptions as page_of_descriptions
 
 from t2l.demo.tasks import demo_tasks
 
@@ -41,12 +43,26 @@ def found(folder: Path) -> Iterator[str]:
     """What stands in both."""
     descriptions, inputs = training_texts(folder)
     print(f"{len(descriptions):,} descriptions and {len(inputs):,} inputs of training read", file=sys.stderr)
+    for name, text, asked in ours():
+        if bare(text) in descriptions:
+            yield f"{name}: the description {text!r}"
+        for example in asked:
+            if bare(example) in inputs:
+                yield f"{name}: the input {example!r}"
+
+
+def ours() -> Iterator[tuple[str, str, list[str]]]:
+    """What was written by hand: names, descriptions, and the inputs under them."""
     for task in demo_tasks():
-        if bare(task.description) in descriptions:
-            yield f"{task.name}: the description {task.description!r}"
-        for example in task.examples:
-            if bare(example.text) in inputs:
-                yield f"{task.name}: the input {example.text!r}"
+        yield task.name, task.description, [example.text for example in task.examples]
+    written = page_of_descriptions.texts()
+    for task in written["tasks"]:
+        inputs = [example["input"] for example in task["examples"]]
+        for text in (task["description"], task["long"], *task["wordings"], *task["languages"].values()):
+            yield task["name"], text, inputs
+    for group in written["behaviours"]:
+        for case in group["cases"]:
+            yield group["question"], case["description"], case["inputs"]
 
 
 def main() -> int:

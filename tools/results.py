@@ -1,4 +1,6 @@
-"""Measured results: `record` runs a command that prints JSON and stores it; `write` renders docs/results.md from them.
+"""Measured results: `record` runs a command that prints JSON and stores it; `write` renders the pages from them.
+
+Those are docs/results.md, and docs/descriptions.md.
 
 python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
@@ -8,6 +10,7 @@ python tools/results.py record recon_step -- python benchmarks/recon_step.py --j
 python tools/results.py record evaluate -- python benchmarks/evaluate.py --json
 python tools/results.py record gate -- t2l evaluate --gate --data FOLDER ... --json
 python tools/results.py record sni -- t2l evaluate --suite sni official-test --out sni-run --score-only --json
+python tools/results.py record descriptions -- python tools/descriptions.py
 python tools/results.py write [--check]
 """
 
@@ -25,11 +28,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import descriptions
 import results_sni
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "docs" / "runs"
-PAGE = ROOT / "docs" / "results.md"
 PACKAGES = ("torch", "transformers", "peft", "numpy")
 
 
@@ -50,8 +53,17 @@ def record(name: str, command: list[str]) -> None:
     (RUNS / f"{name}.json").write_text(json.dumps(run, indent=1) + "\n")
 
 
+def pages() -> dict[Path, str]:
+    """What each page is, from the stored runs."""
+    found = {ROOT / "docs" / "results.md": page()}
+    stored = RUNS / "descriptions.json"
+    if stored.is_file():
+        found[ROOT / "docs" / "descriptions.md"] = descriptions.page(json.loads(stored.read_text()), _table)
+    return found
+
+
 def page() -> str:
-    """The whole page, from the stored runs."""
+    """docs/results.md."""
     parts = [
         "# Results",
         "Written by `python tools/results.py write` from the files in `docs/runs`; do not edit. "
@@ -313,6 +325,7 @@ def recon_step(result: dict[str, Any]) -> str:
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "sni": lambda result: results_sni.section(result, _table),
+    "descriptions": lambda result: descriptions.section(result, _table),
     "gate": gate,
     "generate": generate,
     "batched_lora": batched_lora,
@@ -342,16 +355,20 @@ def main() -> None:
     recording = verbs.add_parser("record", help="run a command that prints JSON, and store it")
     recording.add_argument("name", choices=SECTIONS)
     recording.add_argument("command", nargs="+")
-    writing = verbs.add_parser("write", help="render docs/results.md")
-    writing.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    writing = verbs.add_parser("write", help="render the pages")
+    writing.add_argument("--check", action="store_true", help="only say whether they are up to date")
     options = parser.parse_args()
     if options.verb == "record":
         record(options.name, options.command)
     elif options.check:
-        if not PAGE.is_file() or PAGE.read_text() != page():
-            raise SystemExit("docs/results.md is not what the stored runs give; run: python tools/results.py write")
+        for path, text in pages().items():
+            if not path.is_file() or path.read_text() != text:
+                raise SystemExit(
+                    f"docs/{path.name} is not what the stored runs give; run: python tools/results.py write"
+                )
     else:
-        PAGE.write_text(page())
+        for path, text in pages().items():
+            path.write_text(text)
 
 
 if __name__ == "__main__":

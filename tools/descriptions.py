@@ -1,0 +1,274 @@
+"""What a description can and cannot do: puts descriptions.yaml to a checkpoint, and renders the page of it.
+
+    python tools/results.py record descriptions -- python tools/descriptions.py [--checkpoint FOLDER]
+
+prints as JSON every answer that an adapter gave, with whether it is right or keeps to the rule; `results.py write`
+renders docs/descriptions.md from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from t2l.bases import Base, load_base
+from t2l.data.prompts import prompt_text
+from t2l.demo.tasks import DemoExample, DemoTask, normalised
+from t2l.evaluation.statistics import pooled
+from t2l.lora import LoraWeights
+from t2l.model import TextToLora
+
+CASES = Path(__file__).with_suffix(".yaml")
+TOKENS = 24  # of an answer
+AT_ONCE = 40  # descriptions whose inputs share batches
+KINDS = {
+    "own": "the task's own description",
+    "wording": "nine other ways to say it",
+    "short": "two or three words",
+    "long": "more than sixty words",
+    "language": "German, French, Spanish",
+    "negated": "the description forbids the task",
+    "other": "two other tasks' descriptions",
+    "random": "random strings",
+    "vague": "vague texts",
+}
+"""What an adapter may be made from, and how the page says it."""
+
+Table = Callable[[list[list[str]]], str]
+
+
+def texts() -> dict[str, Any]:
+    """The cases, as they are written."""
+    return yaml.safe_load(CASES.read_text(encoding="utf-8"))
+
+
+def measure(checkpoint: str | None) -> dict[str, Any]:
+    """Every answer to every case."""
+    t2l = TextToLora.from_pretrained(checkpoint)
+    base = load_base(t2l.spec.base_name(None)).with_system(t2l.system)
+    cases = texts()
+    asked = [
+        {"task": task["name"], "kind": kind, "description": text, **example}
+        for task, kind, text in _described(cases)
+        for example in task["examples"]
+    ]
+    answered = _answers(t2l, base, [(one["description"], one["input"]) for one in asked])
+    rules = {task["name"]: _task(task) for task in cases["tasks"]}
+    for one, answer in zip(asked, answered, strict=True):
+        one["answer"] = answer
+        example = DemoExample(one.pop("input"), tuple(one.pop("answers")))
+        one["right"] = rules[one["task"]].is_right(answer, example)
+    told = [(task["description"], example) for task in cases["tasks"] for example in task["examples"]]
+    prompted = base.answer(
+        [prompt_text(example["input"], text, included=True) for text, example in told], max_new_tokens=TOKENS
+    )
+    right = [
+        rules[task["name"]].is_right(prompted.pop(0), DemoExample(example["input"], tuple(example["answers"])))
+        for task in cases["tasks"]
+        for example in task["examples"]
+    ]
+    return {
+        "checkpoint": t2l.digest,
+        "base": base.name,
+        "weights": base.weights,
+        "tasks": [task["name"] for task in cases["tasks"]],
+        "answers": asked,
+        "base_told_the_task": right,
+        "behaviours": list(_behaviours(t2l, base, cases["behaviours"])),
+    }
+
+
+def _described(cases: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Each task with a kind and a text, of which adapters are made for its inputs."""
+    tasks = cases["tasks"]
+    for place, task in enumerate(tasks):
+        yield task, "own", task["description"]
+        for text in task["wordings"]:
+            yield task, "wording", text
+        yield task, "short", task["short"]
+        yield task, "long", task["long"]
+        for text in task["languages"].values():
+            yield task, "language", text
+        yield task, "negated", task["negated"]
+        for step in (1, 2):
+            yield task, "other", tasks[(place + step) % len(tasks)]["description"]
+        for text in cases["random strings"]:
+            yield task, "random", text
+        for text in cases["vague"]:
+            yield task, "vague", text
+
+
+def _answers(t2l: TextToLora, base: Base, asked: Sequence[tuple[str, str]]) -> list[str]:
+    """The answer to each input with the adapter of its description."""
+    groups = list(dict.fromkeys(text for text, _ in asked))
+    answers: dict[tuple[str, str], str] = {}
+    for start in range(0, len(groups), AT_ONCE):
+        some = groups[start : start + AT_ONCE]
+        wanted = [one for one in dict.fromkeys(asked) if one[0] in set(some)]
+        weights = LoraWeights.cat([adapter.weights for adapter in t2l.generate(some)])
+        rows = [some.index(text) for text, _ in wanted]
+        given = base.answer(
+            [text for _, text in wanted], spec=t2l.spec, weights=weights, index=rows, max_new_tokens=TOKENS
+        )
+        answers |= dict(zip(wanted, given, strict=True))
+        print(f"{min(start + AT_ONCE, len(groups))} of {len(groups)} descriptions", file=sys.stderr)
+    return [answers[one] for one in asked]
+
+
+def _behaviours(t2l: TextToLora, base: Base, groups: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    cases = [case for group in groups for case in group["cases"]]
+    asked = [(case["description"], text) for case in cases for text in case["inputs"]]
+    adapted = iter(_answers(t2l, base, asked))
+    prompted = iter(
+        base.answer([prompt_text(text, said, included=True) for said, text in asked], max_new_tokens=TOKENS)
+    )
+    for group in groups:
+        made = []
+        for case in group["cases"]:
+            rows = [
+                {"input": text, "adapter": next(adapted), "description-in-prompt": next(prompted)}
+                for text in case["inputs"]
+            ]
+            for place, row in enumerate(rows):
+                for name in ("adapter", "description-in-prompt"):
+                    row[f"{name} keeps"] = keeps(row[name], case.get("rule", {}), _answer_of(case, place))
+            made.append({"description": case["description"], "rule": case.get("rule", {}), "rows": rows})
+        yield {"question": group["question"], "cases": made}
+
+
+def _answer_of(case: dict[str, Any], place: int) -> str | None:
+    return None if "answers" not in case or "rule" in case else str(case["answers"][place])
+
+
+def keeps(answer: str, rule: dict[str, Any], wanted: str | None = None) -> bool:
+    """Whether an answer keeps to every part of a rule, and is the wanted one where one is given."""
+    words = re.findall(r"[\w']+", answer.lower())
+    checks: dict[str, Callable[[Any], bool]] = {
+        "same": lambda value: normalised(answer) == normalised(value),
+        "upper": lambda _: answer == answer.upper() and answer != answer.lower(),
+        "words": lambda value: len(answer.split()) == value,
+        "holds any": lambda value: any(word in words for word in value),
+        "lacks": lambda value: value not in words,
+        "begins": lambda value: answer.strip().startswith(value),
+        "ends": lambda value: answer.strip().endswith(value),
+        "json key": lambda value: _json_has(answer, value),
+        "one of": lambda value: normalised(answer) in {normalised(str(one)) for one in value},
+    }
+    fits = all(checks[name](value) for name, value in rule.items())
+    return fits and (wanted is None or normalised(answer) == normalised(wanted))
+
+
+def _json_has(answer: str, key: str) -> bool:
+    try:
+        value = json.loads(answer)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and key in value
+
+
+def _task(record: dict[str, Any]) -> DemoTask:
+    examples = tuple(DemoExample(one["input"], tuple(one["answers"])) for one in record["examples"])
+    return DemoTask(record["name"], "", record["description"], "same", examples)
+
+
+# ------------------------------------------------------------------------------------------------------- the page
+
+
+def by_kind(result: dict[str, Any]) -> list[list[str]]:
+    """Right answers by what the adapter was made from, over tasks."""
+    rows = [["adapter made from", "right", "answers"]]
+    told = result["base_told_the_task"]
+    size = len(told) // len(result["tasks"])
+    groups = [[float(one) for one in told[start : start + size]] for start in range(0, len(told), size)]
+    for kind, title in KINDS.items():
+        tasks = [
+            [float(one["right"]) for one in result["answers"] if one["kind"] == kind and one["task"] == task]
+            for task in result["tasks"]
+        ]
+        rows.append([title, _figure(tasks), str(sum(map(len, tasks)))])
+    rows.append(["no adapter: the base with the description in its prompt", _figure(groups), str(len(told))])
+    return rows
+
+
+def _figure(tasks: Sequence[Sequence[float]]) -> str:
+    found = pooled(tasks)
+    return f"{found.mean:.0f}% ({found.low:.0f} to {found.high:.0f})"
+
+
+def by_task(result: dict[str, Any]) -> list[list[str]]:
+    """The same for single tasks."""
+    rows = [["task", *(KINDS[kind] for kind in ("own", "wording", "language", "negated", "other", "random"))]]
+    for task in result["tasks"]:
+        cells = []
+        for kind in ("own", "wording", "language", "negated", "other", "random"):
+            right = [one["right"] for one in result["answers"] if one["kind"] == kind and one["task"] == task]
+            cells.append(f"{sum(right)} of {len(right)}")
+        rows.append([task, *cells])
+    return rows
+
+
+def section(result: dict[str, Any], table: Table) -> str:
+    """What the results page says, with a link to the page itself."""
+    return "\n\n".join(
+        [
+            "## What a description can and cannot do",
+            f"Six small tasks with six inputs each, written by hand, on {result['base']}; intervals resample tasks and "
+            "inputs. Every kind of text, behaviours, labels and forms with their answers: "
+            "[descriptions](descriptions.md).",
+            table(by_kind(result)),
+        ]
+    )
+
+
+def page(run: dict[str, Any], table: Table) -> str:
+    """docs/descriptions.md."""
+    result = run["result"]
+    weights = f", {result['weights']}" if result["weights"] else ""
+    parts = [
+        "# What a description can and cannot do",
+        "Written by `python tools/results.py write` from what `tools/descriptions.py` measured; do not edit.",
+        f"The checkpoint that ships (digest {result['checkpoint'][:8]}) on {result['base']}{weights}. The texts were "
+        "written by hand for this page and stand in no training data. An answer is right if it equals the stated one, "
+        "but for case, quotation marks and a full stop.",
+        "## Does the text matter? Would a random string do?",
+        table(by_kind(result)),
+        "By task:",
+        table(by_task(result)),
+    ]
+    for group in result["behaviours"]:
+        parts.append(f"## {group['question']}")
+        rows = [["description", "with the adapter", "base told the task", "answers with the adapter, as they came"]]
+        for case in group["cases"]:
+            counts = [
+                f"{sum(row[f'{name} keeps'] for row in case['rows'])} of {len(case['rows'])}"
+                for name in ("adapter", "description-in-prompt")
+            ]
+            shown = " · ".join(f"`{_cell(row['adapter'])}`" for row in case["rows"][:3])
+            rows.append([_cell(case["description"], 120), *counts, shown])
+        parts.append(table(rows))
+    versions = ", ".join(f"{package} {number}" for package, number in run["versions"].items())
+    parts.append(f"`{run['command']}`, {run['date']}, {run['machine']}, {versions}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(text: str, most: int = 48) -> str:
+    plain = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+    return (plain if len(plain) <= most else plain[: most - 1] + "…") or "(nothing)"
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="a folder or name; by default the one that ships")
+    print(json.dumps(measure(parser.parse_args().checkpoint), ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
