@@ -15,6 +15,7 @@ from t2l.demo.gallery import gallery, shipped_record
 from t2l.demo.measure import MAX_NEW_TOKENS
 from t2l.demo.tasks import demo_tasks
 from t2l.errors import CheckpointError
+from t2l.evaluation.gate import gate_of
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.model import TENSOR_FILE, TextToLora, default_checkpoint, shipped_checkpoint
 from t2l.prompting import NONE
@@ -92,3 +93,36 @@ def test_the_record_of_the_demo_can_be_measured_again(as_shipped: Path, smollm2:
     )
     recorded = {one["name"]: [example["adapter"] for example in one["examples"]] for one in record["tasks"]}
     assert answers == [answer for task in tasks for answer in recorded[task.name]]
+
+
+def test_descriptions_do_the_work(as_shipped: Path, smollm2: Base) -> None:
+    """The gate on twelve tasks of the demo: a change that makes descriptions stop working fails here."""
+    record: Any = shipped_record()
+    names = [one["name"] for one in gallery(record)[0]]
+    tasks = [task for task in demo_tasks() if task.name in names]
+    made = TextToLora.from_pretrained()
+    texts = [task.description for task in tasks]
+    weights = LoraWeights.cat([*(one.weights for one in made.generate(texts)), made.blend(texts).weights])
+    count = len(tasks)
+    adapter_of = {"t2l": range(count), "other-task": [*range(1, count), 0], "static": [count] * count}
+    asked = [
+        (row, place, document)
+        for row, index in adapter_of.items()
+        for place in range(count)
+        for document in range(len(tasks[place].examples))
+    ]
+    answers = smollm2.with_system(made.system).answer(
+        [tasks[place].examples[document].text for _, place, document in asked],
+        spec=made.spec,
+        weights=weights,
+        index=[adapter_of[row][place] for row, place, _ in asked],
+        max_new_tokens=16,
+    )
+    items = [
+        {"row": row, "task": tasks[place].name, "document": document, "number": 0,
+         "right": float(tasks[place].is_right(answer, tasks[place].examples[document]))}
+        for (row, place, document), answer in zip(asked, answers, strict=True)
+    ]  # fmt: skip
+    gate = gate_of(items, judged=True)
+    assert gate.passed, gate.verdict
+    assert gate.accuracy["t2l"][""].mean > 2 * max(gate.accuracy[row][""].mean for row in ("other-task", "static"))

@@ -161,10 +161,10 @@ def test_a_word_that_is_pointed_at_stands_in_the_weights_as_it_is() -> None:
     with torch.no_grad():
         pointers.nothing_S.fill_(-1e4)  # type: ignore[union-attr,operator]
         pointers.query_SD.zero_()  # type: ignore[union-attr,operator]
-        hypernetwork.head.maps["o_proj"].point_LR[1, 0] = 0.25  # type: ignore[index,union-attr]
+        hypernetwork.head.maps["o_proj"].point_LR[1, 0] = 1 / 32  # type: ignore[index,union-attr]
     after = hypernetwork(texts([4]))
     words_TV = texts([4]).unflatten(1, (-1, WIDTH))[0, :, :4]
-    expected_V = 8 * 0.25 * torch.nn.functional.normalize(words_TV, dim=-1).mean(dim=0)  # every word alike
+    expected_V = 2.0 * torch.nn.functional.normalize(words_TV, dim=-1).mean(dim=0)  # every word alike
     torch.testing.assert_close(after.b["o_proj"][0, 1, :, 0] - before.b["o_proj"][0, 1, :, 0], expected_V)
     with torch.no_grad():
         pointers.nothing_S.fill_(1e4)  # type: ignore[union-attr,operator]

@@ -32,8 +32,8 @@ SHARED_STATES = 4  # of those of every layer, which all sites read
 DROPOUT = 0.1
 TOKEN_DROPOUT = 0.1
 GAIN = 4.0  # output maps are scaled by GAIN / fan-in, so that one learning rate serves every width
-_POINTER_SPREAD = 0.4  # of a pointer's query, so that at the start it points at several words
-_POINTED = 8.0  # times the gates of pointed words, so that they leave zero as fast as the maps do
+_POINTER_SPREAD = 0.05  # of a pointer's query, so that at the start it points at several words
+_POINTER_QUERY, _POINTED = 8.0, 64.0  # times queries and gates, so that a few steps of one learning rate move them
 _GENERATED_A = 0.4  # spread of the generated part of A at the start, in units of the static A's bound
 _POSITION_SCALE = 0.1
 _LARGEST = 8.0  # of a standardised state: a text's first token has some that are hundreds of times as large
@@ -344,7 +344,8 @@ class _Pointers(nn.Module):
 
     def forward(self, key_NTD: Tensor, word_NTV: Tensor, real_NT: Tensor) -> Tensor:
         """Embeddings (N, S, V)."""
-        score_NST = self.query_SD.to(key_NTD.dtype) @ key_NTD.mT / math.sqrt(HEAD_CHANNELS)
+        query_SD = self.query_SD.to(key_NTD.dtype) * (_POINTER_QUERY / math.sqrt(HEAD_CHANNELS))
+        score_NST = query_SD @ key_NTD.mT
         score_NST = score_NST.masked_fill(~real_NT[:, None], -math.inf)
         nothing_NS1 = self.nothing_S.to(score_NST.dtype)[:, None].expand(len(score_NST), -1, 1)
         share_NST = torch.cat([score_NST, nothing_NS1], dim=-1).softmax(dim=-1)[..., :-1]
