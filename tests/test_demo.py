@@ -18,7 +18,7 @@ from t2l.bases import load_base
 from t2l.cli import app
 from t2l.comparison import ROWS, Compared
 from t2l.demo import measure, show
-from t2l.demo.gallery import gallery, page, shipped_record
+from t2l.demo.gallery import gallery, page, scored, shipped_record, summary
 from t2l.demo.measure import RECORD_FILE, Session, TaskOutcome
 from t2l.demo.tasks import CHECKS, DemoExample, DemoTask, chosen, demo_tasks, normalised
 from t2l.guidance.guide import Confidence, Neighbour
@@ -298,6 +298,38 @@ def test_the_gallery_takes_the_best_and_the_worst_of_every_kind(session: Session
     for one in [*works, *fails]:
         assert f"**{one['description']}** Right of 3: base alone 0" in text
     assert text.count("\n| `") == 3 * 16
+    constant = works[0]
+    for example in constant["examples"]:
+        example["adapter"] = "positive"
+    assert constant not in gallery(measured)[0]
+
+
+def test_the_gallery_is_the_same_everywhere(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the demo, the workbench, the README and the docs; and its tasks do work, or do not."""
+    found = shipped_record()
+    if found is None:
+        pytest.skip("needs the measured demo of the checkpoint smollm2-135m, which is not here")
+    works, fails = gallery(found)
+    assert (len(works), len(fails)) == (12, 4)
+    assert all(one["right"]["adapter"] > 1 for one in works) and all(one["right"]["adapter"] < 2 for one in fails)
+    root = Path(__file__).resolve().parents[1]
+    assert summary(found) in (root / "README.md").read_text("utf-8")
+    assert page(found) == (root / "docs" / "gallery.md").read_text("utf-8")
+    console = Terminal(width=2000)
+    show.show_counts(console, session.try_tasks(chosen(0, 1)), found)
+    in_demo = [line for line in console.text.splitlines() if line.startswith(("Work best: ", "Do not work: "))]
+    assert in_demo == [f"Work best: {', '.join(map(scored, works))}.", f"Do not work: {', '.join(map(scored, fails))}."]
+    for one in [*works, *fails]:
+        score = f"{one['right']['adapter']} of 3"
+        assert f"| {one['description']} |" in summary(found) and f"| {score} |" in summary(found)
+        assert scored(one).endswith(f" ({score})")
+    pytest.importorskip("gradio", reason="needs the extra 'workbench'")
+    from t2l.workbench import page as workbench
+
+    monkeypatch.setattr(workbench, "kept", lambda *_: found)
+    chips: Any = workbench.examples_for(session)  # pyright: ignore[reportArgumentType]
+    assert [chip.title for chip in chips] == [*map(scored, works), *(scored(one, "fails, ") for one in fails)]
+    assert [chip.description for chip in chips] == [one["description"] for one in [*works, *fails]]
 
 
 def test_the_measurement_that_ships_is_of_the_checkpoint_that_ships() -> None:

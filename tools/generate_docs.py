@@ -1,10 +1,10 @@
-"""Writes what the code says about itself into the docs: docs/commands.md, the README's tree, and docs/gallery.md.
+"""Writes what the code says about itself into the docs: docs/commands.md, docs/gallery.md, the README's table and tree.
 
     python tools/generate_docs.py           writes all of them
     python tools/generate_docs.py --check   writes nothing; exit code 1 where one of them is not what the code gives
 
-The commands come from the typer application, the tree from the first lines of module docstrings, the gallery from what
-was measured on the checkpoint that ships. This file knows nothing of the hand-written pages.
+The commands come from the typer application, the tree from the first lines of module docstrings, the gallery and its
+table from what was measured on the checkpoint that ships. This file knows nothing of the hand-written pages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, get_args, get_type_hints
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS, README, GALLERY = "docs/commands.md", "README.md", "docs/gallery.md"
-BEGIN, END = "<!-- tree: written by tools/generate_docs.py -->", "<!-- end of tree -->"
+PLACE = "<!-- {0}: written by tools/generate_docs.py -->", "<!-- end of {0} -->"
 
 FOLDERS = {
     "src/t2l": "",
@@ -39,16 +39,25 @@ TYPES = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
 
 def pages(root: Path = ROOT) -> dict[str, str]:
     """Path below ``root`` -> what should stand there."""
-    readme = (root / README).read_text(encoding="utf-8")
-    head, begin, rest = readme.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{README} has no place for the tree: {BEGIN} ... {END}")
     from t2l.demo import gallery
 
     measured = gallery.shipped_record()
-    pages = {} if measured is None else {GALLERY: gallery.page(measured)}
-    return pages | {COMMANDS: commands_page(), README: f"{head}{BEGIN}\n\n```\n{tree(root)}```\n\n{END}{tail}"}
+    readme = _put((root / README).read_text(encoding="utf-8"), "tree", f"```\n{tree(root)}```\n")
+    pages = {COMMANDS: commands_page()}
+    if measured is not None:
+        readme = _put(readme, "gallery", gallery.summary(measured))
+        pages[GALLERY] = gallery.page(measured)
+    return pages | {README: readme}
+
+
+def _put(readme: str, name: str, text: str) -> str:
+    """The README with a text in its place between two marks."""
+    begin, end = (mark.format(name) for mark in PLACE)
+    head, found, rest = readme.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"{README} has no place for the {name}: {begin} ... {end}")
+    return f"{head}{begin}\n\n{text}\n{end}{tail}"
 
 
 def stale(root: Path = ROOT) -> list[str]:

@@ -1,6 +1,7 @@
 """The gallery: tasks of the demo that work on the shipped checkpoint, and some that do not, by what was measured.
 
-Level 6. docs/gallery.md and the workbench's examples come from one measured record (``t2l demo --all --keep``).
+Level 6. The README's table, docs/gallery.md, the demo's last lines and the workbench's examples come from one measured
+record (``t2l demo --all --keep``).
 """
 
 from __future__ import annotations
@@ -30,13 +31,33 @@ def shipped_record() -> dict[str, Any] | None:
 
 
 def gallery(measured: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The tasks with the most and with the fewest right answers, each kind in its turn; in the order of the demo."""
+    """The tasks with the most and with the fewest right answers, each kind in its turn; in the order of the demo.
+
+    One whose adapter answers the same to every input does not count among those that work.
+    """
     tasks = measured["tasks"]
-    works = _in_turn(tasks, best=True)[:WORK]
+    works = _in_turn([task for task in tasks if len({one["adapter"] for one in task["examples"]}) > 1], best=True)[
+        :WORK
+    ]
     left = [task for task in tasks if task not in works]
     fails = _in_turn(left, best=False)[:FAIL]
     order = {task.name: number for number, task in enumerate(demo_tasks())}
     return sorted(works, key=lambda task: order[task["name"]]), sorted(fails, key=lambda task: order[task["name"]])
+
+
+def scored(task: dict[str, Any], word: str = "") -> str:
+    """A task in a few words with its score, as the demo and the workbench show it."""
+    return f"{task['name'][:1].upper()}{task['name'][1:]} ({word}{_score(task, 'adapter')})"
+
+
+def summary(measured: dict[str, Any]) -> str:
+    """The README's table: every task of the gallery in a line."""
+    works, fails = gallery(measured)
+    lines = [f"| description | {' | '.join(ROWS.values())} |", f"|{'---|' * (1 + len(ROWS))}"]
+    for title, tasks in ((f"{len(works)} that work best", works), (f"{len(fails)} that do not", fails)):
+        lines.append(f"| **{title}** |{' |' * len(ROWS)}")
+        lines += [f"| {task['description']} | {' | '.join(_score(task, row) for row in ROWS)} |" for task in tasks]
+    return "\n".join(lines) + "\n"
 
 
 def page(measured: dict[str, Any]) -> str:
@@ -49,6 +70,8 @@ def page(measured: dict[str, Any]) -> str:
         "Written by `python tools/generate_docs.py` from what `t2l demo --all --keep` measured; do not edit.",
         f"The demo has {len(demo_tasks())} everyday tasks with three inputs each, written for it by hand; "
         "none of the descriptions and inputs stands in the training data.",
+        f"The {len(works)} were chosen by these very inputs out of {len(demo_tasks())} tasks: "
+        "expect less of them on others.",
         f"Right of all {measured['inputs']} on {measured['base']}{weights}: {counts}.",
         "Every answer, and the rule by which it is judged: `t2l demo --all --json`.",
         f"## {len(works)} that work best",
@@ -70,6 +93,10 @@ def _in_turn(tasks: Sequence[dict[str, Any]], *, best: bool) -> list[dict[str, A
     sign = -1 if best else 1
     numbers = sorted(turn, key=lambda number: (sign * tasks[number]["right"]["adapter"], turn[number], number))
     return [tasks[number] for number in numbers]
+
+
+def _score(task: dict[str, Any], row: str) -> str:
+    return f"{task['right'][row]} of {len(task['examples'])}"
 
 
 def _entry(task: dict[str, Any]) -> str:

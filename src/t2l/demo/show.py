@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from t2l.comparison import ROWS, Compared
+from t2l.demo.gallery import gallery, scored
 from t2l.demo.measure import Session, TaskOutcome, kept
 from t2l.demo.tasks import DemoTask, chosen, demo_tasks
 from t2l.errors import T2LError
@@ -79,6 +80,9 @@ def show_counts(console: Console, outcomes: Sequence[TaskOutcome], measured: dic
     console.print(_counts(f"Right of the {sum(len(outcome.compared) for outcome in outcomes)} shown", right))
     if measured is not None:
         console.print(_counts(f"Right of all {measured['inputs']} ({len(demo_tasks())} tasks)", measured["right"]))
+        for word, tasks in zip(("Work best", "Do not work"), gallery(measured), strict=True):
+            if tasks:
+                console.print(Text(f"{word}: {', '.join(map(scored, tasks))}.", "dim"))
     else:
         console.print(Text(f"All {len(demo_tasks())} tasks and their counts: t2l demo --all", "dim"))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from t2l.demo.gallery import gallery
+from t2l.demo.gallery import gallery, scored
 from t2l.demo.measure import kept
 from t2l.demo.tasks import demo_tasks
 from t2l.errors import T2LError
@@ -71,11 +71,7 @@ def examples_for(engine: Engine) -> list[PageExample]:
         return [PageExample(_title(task.name), task.description, task.examples[0].text) for task in tasks]
     works, fails = gallery(measured)
     return [
-        PageExample(
-            f"{_title(task['name'])} ({word}{task['right']['adapter']} of {len(task['examples'])})",
-            task["description"],
-            task["examples"][0]["input"],
-        )
+        PageExample(scored(task, word), task["description"], task["examples"][0]["input"])
         for word, tasks in (("", works), ("fails, ", fails))
         for task in tasks
     ]
