@@ -11,7 +11,7 @@ import torch
 from helpers import MICRO_BASE, fill, random_weights, tiny_llama
 from lab.world.base import encode_runs
 from t2l.bases import load_base
-from t2l.commands.examples import read_examples
+from t2l.commands.refine import read_examples
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
@@ -169,21 +169,20 @@ def test_settings_that_make_no_sense_are_refused(base: Any, spec: LoraSpec) -> N
 def test_examples_are_read(name: str, text: str, pairs: Any, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     found = read_examples(tmp_path / name)
-    assert list(found.pairs) == pairs
-    assert len(found.digest) == 64
+    assert found == pairs
 
 
 @pytest.mark.parametrize(
     ("name", "text", "problem"),
     [
-        ("a.jsonl", "", "no example"),
+        ("a.jsonl", "", "no record"),
         ("a.jsonl", "{", "Line 1"),
         ("a.jsonl", "[1]", "not a JSON object"),
         ("a.jsonl", '{"input": "a", "outputs": "b"}', "Did you mean 'output'"),
         ("a.jsonl", '{"input": " "}', "has no input"),
         ("a.jsonl", '{"input": "a", "output": [3]}', "not text"),
         ("a.jsonl", '{"input": "a", "output": NaN}', "not text"),
-        ("a.txt", "b a\na b\n", "plain text, not examples"),
+        ("a.txt", "b a\na b\n", "plain text, not records"),
         ("a.jsonl", '{"input": "a", "output": "b"}\n{"input": "c"}', "has no output"),
         ("a.csv", "question,answer\na,b\n", "no column 'input'"),
         ("a.csv", "input,output\na\n", "Row 2"),

@@ -24,19 +24,16 @@ from t2l.commands.combine import combine
 from t2l.commands.data import data
 from t2l.commands.data_describe import describe
 from t2l.commands.demo import demo
-from t2l.commands.evaluate import evaluate
+from t2l.commands.evaluate import evaluate, report
 from t2l.commands.export import export
 from t2l.commands.flops import flops
 from t2l.commands.generate import generate
 from t2l.commands.guidance import calibrate, explain
 from t2l.commands.refine import refine
-from t2l.commands.report import report
 from t2l.commands.run import run
-from t2l.commands.serve import serve
+from t2l.commands.serve import serve, workbench
 from t2l.commands.terminal import say, say_error, warnings_of_a_verb
 from t2l.commands.train import recipes, train
-from t2l.commands.train_adapters import library, recon
-from t2l.commands.workbench import workbench
 from t2l.errors import OutputError, T2LError, TrainingStopped
 
 _DEBUG = "T2L_DEBUG"
@@ -109,8 +106,6 @@ app.command("inspect")(inspect)
 app.command("import")(import_checkpoint)
 app.command("push")(push)
 app.command("calibrate")(calibrate)
-train.command("library")(library)
-train.command("recon")(recon)
 app.add_typer(train, name="train")
 app.add_typer(recipes, name="recipes")
 data.command("describe")(describe)

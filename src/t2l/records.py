@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import Any
 
 from t2l.errors import T2LError, did_you_mean
-from t2l.storage import parse_yaml
+from t2l.storage import parse_yaml, read_input
 
 _LINES, _JSON, _TABLES, _YAML = (".jsonl", ".ndjson"), ".json", (".csv", ".tsv"), (".yaml", ".yml")
 _DELIMITERS = ",;\t"
@@ -30,6 +30,29 @@ class Record:
 
     value: Any
     place: str
+
+
+def read_objects(path: PurePath, fields: Sequence[str], form: str, error: type[T2LError]) -> list[Record]:
+    """The records of a file, each an object without a field but ``fields``; places begin with a capital letter.
+
+    Raises:
+        error: the file cannot be read, holds no record, or one of another form.
+    """
+    try:
+        text = read_input(str(path), error).decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise error(f"'{path}' cannot be read: {problem}.", form) from problem
+    found = parse_records(text, str(path), fields, form, error)
+    if not found:
+        raise error(f"'{path}' holds {'plain text, not records' if text.strip() else 'no record'}.", form)
+    records = [Record(record.value, f"{record.place[:1].upper()}{record.place[1:]}") for record in found]
+    for record in records:
+        if not isinstance(record.value, dict):
+            raise error(f"{record.place} is not a JSON object.", form)
+        unknown = next((str(name) for name in record.value if name not in fields), None)
+        if unknown is not None:
+            raise error(f"{record.place}: there is no field '{unknown[:40]}'.", did_you_mean(unknown, fields))
+    return records
 
 
 def parse_records(

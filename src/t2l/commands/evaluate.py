@@ -1,4 +1,4 @@
-"""``t2l evaluate``: benchmarks, suites of unseen tasks and the description gate, on any base and checkpoint.
+"""``t2l evaluate`` and ``t2l report``: benchmarks, suites of unseen tasks, the description gate; runs as one page.
 
 Level 6. This file is the command line alone: `t2l.commands.evaluate_runs` opens what the options name, runs and prints.
 """
@@ -12,6 +12,7 @@ import typer
 
 from t2l.commands.evaluate_runs import Options, evaluate_benchmarks, evaluate_suite
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Dtype, ProtocolName, SuiteName
+from t2l.commands.terminal import print_json, results, say
 from t2l.errors import T2LError
 
 _MORE = "More: rows that need a folder, prompts, batches"
@@ -119,3 +120,28 @@ def evaluate(
     if suite is None and folders:
         raise T2LError(f"'{folders[0]}' is read with a suite alone.", "Add --suite sni, or name tasks: --tasks NAME")
     (evaluate_benchmarks if suite is None else evaluate_suite)(options)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that 't2l evaluate' has made.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE.html", help="The page; its tables go beside it as FILE.md.")
+    ] = Path("t2l-report.html"),
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML page, and Markdown tables, from finished runs."""
+    from t2l.evaluation.report import markdown, page
+    from t2l.evaluation.runs import read_run
+    from t2l.storage import check_file, write_bytes
+
+    tables = out.with_suffix(".md")
+    for file in (out, tables):
+        check_file(file, force=force)
+    read = [read_run(place.expanduser()) for place in runs]
+    write_bytes(out, page(read).encode())
+    write_bytes(tables, markdown(read).encode())
+    if as_json:
+        print_json({"page": str(out), "tables": str(tables), "runs": len(read)})
+        return
+    say(f"{out} and {tables}", "bold green", console=results())

@@ -13,7 +13,7 @@ import typer
 
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device
 from t2l.commands.terminal import Notes, messages, print_json, results, say
-from t2l.errors import T2LError, did_you_mean
+from t2l.errors import T2LError
 
 if TYPE_CHECKING:
     from t2l.guidance.calibrate import GuidedTask, Score
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 _SHOWN = 4  # nearest tasks
 _ANSWER_TOKENS = 32
 _FIELDS = ("task", "descriptions", "label", "examples")
-_FORM = '{"task": "sort", "descriptions": ["Sort the words."], "examples": [{"input": "b a", "output": "a b"}]}'
+_FORM = (
+    'Each is a task such as {"task": "sort", "descriptions": ["Sort the words."], "examples": [{"input": "b a", '
+    '"output": "a b"}]}'
+)
 
 
 def explain(
@@ -97,33 +100,22 @@ def read_tasks(path: Path) -> list[GuidedTask]:
     Raises:
         T2LError: the file cannot be read, or a record is not a task; the message says which.
     """
-    from t2l.records import parse_records
-    from t2l.storage import read_input
+    from t2l.records import read_objects
 
-    try:
-        text = read_input(path, T2LError).decode("utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise T2LError(f"The tasks in '{path}' cannot be read: {problem}.") from problem
-    form = f"Each is a task such as {_FORM}"
     tasks: dict[str, GuidedTask] = {}
-    for record in parse_records(text, str(path), _FIELDS, form, T2LError) or ():
-        task = _task(record, form)
+    for record in read_objects(path, _FIELDS, _FORM, T2LError):
+        task = _task(record)
         if task.name in tasks:
             raise T2LError(f"{record.place}: the task '{task.name}' is there already.")
         tasks[task.name] = task
     return list(tasks.values())
 
 
-def _task(given: Record, form: str) -> GuidedTask:
+def _task(given: Record) -> GuidedTask:
     from t2l.data.sources import as_text
     from t2l.guidance.calibrate import GuidedTask
 
-    record, place = given.value, given.place
-    if not isinstance(record, dict):
-        raise T2LError(f"{place} is not a JSON object.", form)
-    unknown = next((key for key in record if key not in _FIELDS), None)
-    if unknown is not None:
-        raise T2LError(f"{place}: there is no field '{unknown}'.", did_you_mean(str(unknown), _FIELDS))
+    record, place, form = given.value, given.place, _FORM
     name, texts, label, examples = (record.get(field) for field in _FIELDS)
     if not isinstance(name, str) or not name:
         raise T2LError(f"{place} has no 'task'.", form)

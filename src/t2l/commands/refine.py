@@ -5,6 +5,7 @@ Level 6.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from t2l.adapter import Adapter
     from t2l.hypernet import HyperNetwork
 
+_FORM = (
+    'Give JSON Lines such as {"input": "b a", "output": "a b"}, a list of such, or CSV with the columns input and '
+    "output."
+)
 _LearningRate = Annotated[
     float, typer.Option("--learning-rate", help="Peak, of AdamW, on the adapter.", rich_help_panel=MORE)
 ]
@@ -79,7 +84,6 @@ def refine(
     """
     from t2l.adapter import Adapter
     from t2l.bases import load_base
-    from t2l.commands.examples import read_examples
     from t2l.training import refinement
 
     check_place(out, force)
@@ -89,7 +93,7 @@ def refine(
         raise T2LError(f"The embedding's learning rate is {embedding_rate}; it must be above 0.")
     config = refinement.RefineConfig(steps, learning_rate, batch, seed=seed)
     notes = Notes()
-    given = read_examples(examples)
+    pairs = read_examples(examples)
     start = Adapter.load(adapter)
     name = start.spec.base_name(base)
     device = checked_device(device)
@@ -99,20 +103,13 @@ def refine(
     loaded = load_base(name, device=device).with_system(start.system or TEMPLATE)
     warm.spec.check_base(loaded.model)
     begun = time.perf_counter()
-    with messages().status(f"Learning from {len(given.pairs)} examples"):
-        samples = refinement.answer_samples(loaded, given.pairs)
+    with messages().status(f"Learning from {len(pairs)} examples"):
+        samples = refinement.answer_samples(loaded, pairs)
         found = refinement.refine(
             loaded.model, warm.spec, warm.weights, samples, config, source=source, embedding_rate=embedding_rate
         )
     lineage = {} if source is None else {"embedding_rate": embedding_rate, "checkpoint": _written_by(start)[0]}
-    record = {
-        "from": {"digest": start.digest, "provenance": start.provenance},
-        "method": "plain" if source is None else "hypernetwork",
-        **lineage,
-        "examples": given.digest,
-        "number_of_examples": len(given.pairs),
-        **found.record(config),
-    }
+    record = found.record(config, start, pairs, **lineage)
     kept = {key: start.provenance[key] for key in ("description", *RECORDED) if key in start.provenance}
     refined = Adapter(warm.spec, found.weights, {**kept, "base_model": warm.spec.base_model, "refined": record})
     refined.save(out, form=form.value, dtype=dtype.value, force=force)
@@ -128,6 +125,28 @@ def refine(
         f"({seconds:.1f} s).",
         console=results(),
     )
+
+
+def read_examples(path: Path) -> list[tuple[str, str]]:
+    """(input, output) of each example in a file of any form of `t2l.records`; a number stands for its text.
+
+    Raises:
+        T2LError: the file cannot be read, holds no example, or one that is not whole; the message says where.
+    """
+    from t2l.data.sources import as_text
+    from t2l.records import read_objects
+
+    pairs = []
+    for record in read_objects(path, ("input", "output"), _FORM, T2LError):
+        question, answer = (as_text(record.value.get(field)) for field in ("input", "output"))
+        if question is None or not question.strip():
+            raise T2LError(f"{record.place} has no input.", _FORM)
+        if record.value.get("output") is None:
+            raise T2LError(f"{record.place} has no output.", _FORM)
+        if answer is None:
+            raise T2LError(f"{record.place}: the output is {json.dumps(record.value['output'])[:40]}, not text.")
+        pairs.append((question, answer))
+    return pairs
 
 
 def _source_of(start: Adapter, checkpoint: str | None, device: str, notes: Notes) -> tuple[HyperNetwork, Tensor] | None:

@@ -1,4 +1,4 @@
-"""``t2l serve``: an OpenAI-compatible server that makes adapters on request.
+"""``t2l serve`` and ``t2l workbench``: a server that makes adapters on request, and a page on it to try descriptions.
 
 Level 6.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +20,9 @@ from t2l.commands.terminal import Notes, say
 from t2l.errors import OutputError, T2LError
 
 if TYPE_CHECKING:
-    from t2l.serving.engine import Engine
+    from fastapi import FastAPI
+
+    from t2l.serving.engine import Engine, Limits
 
 KEY = "T2L_API_KEY"
 _MB = 1 << 20
@@ -70,30 +74,90 @@ def serve(
     max_body: Annotated[int, typer.Option("--max-body", min=1, help="Kilobytes of a request.")] = 1024,
 ) -> None:
     """Serve the base and adapters made on request over HTTP, as OpenAI's API."""
-    try:
-        from t2l.serving.connections import server
+    with _needing("The server", "serve"):
         from t2l.serving.http import HttpOptions, create_app
-    except ImportError as problem:
-        raise T2LError(
-            f"The server needs {problem.name}, which is not installed.", "pip install 't2l[serve]'"
-        ) from None
-    from t2l.serving.engine import Engine, Limits
+    from t2l.serving.engine import Limits
 
     keys = api_keys(api_key_file)
-    notes = Notes()
-    door = listen(host, port)
+    limits = Limits(slots, context, max_tokens, max_waiting, timeout, adapter_memory * _MB, store_size * _MB)
+    hosts = allowed_hosts(host, allow_host)
+    options = HttpOptions(keys, hosts, rate_limit, max_body * 1024, drain_s=min(timeout, 20.0))
+    with _opened(checkpoint, base, host, port, device, store, limits, keys) as (engine, run):
+        said = f"Serving {engine.name} on {{}}/v1 (Ctrl-C stops)."
+        run(create_app(engine, options), int(options.drain_s) + 5, said)
+
+
+def workbench(
+    checkpoint: Checkpoint = None,
+    base: BaseModel = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8008,
+    device: Device = "cpu",
+    store: Store = None,
+    slots: Slots = 16,
+    context: Context = 2048,
+    api_key_file: ApiKeyFile = None,
+    allow_host: AllowHost = None,
+) -> None:
+    """Try descriptions in the browser: base and adapter side by side, heat maps, batches, adapters to download."""
+    with _needing("The workbench", "workbench"):
+        import gradio  # noqa: F401  asked for here, as the page itself may have been imported before
+
+        from t2l.serving.http import HttpOptions, create_app
+        from t2l.workbench.app import PATH, add_workbench
+    from t2l.serving.engine import Limits
+    from t2l.workbench.work import Workbench
+
+    keys, limits = api_keys(api_key_file), Limits(slots=slots, context=context)
+    options = HttpOptions(keys, allowed_hosts(host, allow_host))
+    with _opened(checkpoint, base, host, port, device, store, limits, keys) as (engine, run):
+        application = create_app(engine, options)
+        add_workbench(application, Workbench(engine))
+        asked = "\nThe browser asks for a name and a password: any name, and an API key." if keys else ""
+        run(application, 3, f"The workbench is on {{}}{PATH} (Ctrl-C stops).{asked}")
+
+
+@contextmanager
+def _needing(what: str, extra: str) -> Iterator[None]:
+    """Imports of what the extra brings."""
     try:
-        limits = Limits(slots, context, max_tokens, max_waiting, timeout, adapter_memory * _MB, store_size * _MB)
+        yield
+    except ImportError as problem:
+        raise T2LError(f"{what} needs {problem.name}, which is not installed.", f"pip install 't2l[{extra}]'") from None
+
+
+@contextmanager
+def _opened(
+    checkpoint: str | None,
+    base: str | None,
+    host: str,
+    port: int,
+    device: str,
+    store: Path | None,
+    limits: Limits,
+    keys: list[str],
+) -> Iterator[tuple[Engine, Callable[[FastAPI, int, str], None]]]:
+    """The engine, and what serves an application until it is told to stop: (application, seconds to end in, greeting).
+
+    The address is taken before anything slow is loaded.
+    """
+    from t2l.serving.connections import server
+    from t2l.serving.engine import Engine
+
+    notes, door = Notes(), listen(host, port)
+    try:
         with notes.of_warnings():
             engine = Engine.from_pretrained(checkpoint, base, device=checked_device(device), limits=limits, store=store)
-        options = HttpOptions(
-            keys, allowed_hosts(host, allow_host), rate_limit, max_body * 1024, drain_s=min(timeout, 20.0)
-        )
-        ready = server(create_app(engine, options), graceful_s=int(options.drain_s) + 5)
-        warn_of_openness(engine, door, host, bool(keys), notes)
-        where = f"http://{shown_address(door)}/v1"
-        say(f"Serving {engine.name} on {where} (Ctrl-C stops).", "bold green")
-        ready.run(sockets=[door])
+
+        def run(application: FastAPI, graceful_s: int, greeting: str) -> None:
+            ready = server(application, graceful_s=graceful_s)
+            _warn_of_openness(engine, door, host, bool(keys), notes)
+            address, number = door.getsockname()[:2]
+            shown = f"[{address}]" if ":" in address else address
+            say(greeting.format(f"http://{shown}:{number}"), "bold green")
+            ready.run(sockets=[door])
+
+        yield engine, run
     finally:
         door.close()
 
@@ -152,13 +216,7 @@ def listen(host: str, port: int) -> socket.socket:
     return door
 
 
-def shown_address(door: socket.socket) -> str:
-    """Host and port as a URL has them."""
-    address, port = door.getsockname()[:2]
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def warn_of_openness(engine: Engine, door: socket.socket, host: str, keys: bool, notes: Notes) -> None:
+def _warn_of_openness(engine: Engine, door: socket.socket, host: str, keys: bool, notes: Notes) -> None:
     """Notes about the base, about rounding, and about who can connect."""
     if engine.base.note:
         notes.add(engine.base.note)

@@ -8,10 +8,12 @@ shared passes, and each goes the way that it would go alone.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from random import Random
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2l.adapter import Adapter
 from t2l.adapter_table import AdapterTable
 from t2l.bases import Base
 from t2l.errors import T2LError
@@ -245,11 +248,29 @@ class Refined:
     loss: float
     step: int
 
-    def record(self, config: RefineConfig) -> dict[str, Any]:
-        """For a provenance."""
-        settings = {"steps": config.steps, "learning_rate": config.learning_rate, "batch": config.batch}
-        losses = {"loss_before": round(self.before, 6), "loss_after": round(self.loss, 6)}
-        return {"held_out": len(self.held), "best_step": self.step, **settings, "seed": config.seed, **losses}
+    def record(
+        self, config: RefineConfig, start: Adapter, pairs: Sequence[tuple[str, str]], **lineage: Any
+    ) -> dict[str, Any]:
+        """For a provenance.
+
+        Args:
+            start: the adapter that was refined.
+            pairs: (input, output) of the examples.
+            lineage: of the hypernetwork that moved it as well: its checkpoint and the embedding's rate.
+        """
+        columns = [list(column) for column in zip(*pairs, strict=True)]
+        return {
+            "from": {"digest": start.digest, "provenance": start.provenance},
+            "method": "hypernetwork" if lineage else "plain",
+            **lineage,
+            "examples": sha256(json.dumps(columns).encode()).hexdigest(),
+            "number_of_examples": len(pairs),
+            "held_out": len(self.held),
+            "best_step": self.step,
+            **{name: getattr(config, name) for name in ("steps", "learning_rate", "batch", "seed")},
+            "loss_before": round(self.before, 6),
+            "loss_after": round(self.loss, 6),
+        }
 
 
 def refine(

@@ -5,8 +5,6 @@ Level 6. So others are answered meanwhile. This file knows no page.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -76,16 +74,7 @@ def learn(
 
         source = (t2l.hypernetwork, embedding_1E)
         found = refine(base.model, t2l.spec, made.adapter.weights, samples, config, source=source, watch=watch)
-    inputs, outputs = [question for question, _ in pairs], [answer for _, answer in pairs]
-    record = {
-        "from": {"digest": made.adapter.digest, "provenance": made.adapter.provenance},
-        "method": "hypernetwork",
-        "embedding_rate": EMBEDDING_RATE,
-        "checkpoint": t2l.digest,
-        "examples": hashlib.sha256(json.dumps([inputs, outputs]).encode()).hexdigest(),
-        "number_of_examples": len(pairs),
-        **found.record(config),
-    }
+    record = found.record(config, made.adapter, pairs, embedding_rate=EMBEDDING_RATE, checkpoint=t2l.digest)
     origin = {"description": description, "base_model": t2l.spec.base_model, **recorded(t2l.metadata)}
     adapter = Adapter(t2l.spec, found.weights, {**origin, "refined": record})
     return Learned(adapter, found.held, found.before, found.loss, found.step)
