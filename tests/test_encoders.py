@@ -41,6 +41,7 @@ from t2l.encoders.encoder import folder_digest
 from t2l.encoders.llama import LlamaReader
 from t2l.encoders.minilm import _model_folder
 from t2l.errors import DescriptionError, DescriptionWarning, EncoderError
+from t2l.threads import each_alone
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = [
@@ -734,3 +735,14 @@ def test_another_model_is_left_to_transformers(change: dict[str, Any], tmp_path:
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     assert LlamaReader.of(tmp_path, "auto") is None
+
+
+def test_many_texts_share_threads_and_none_depends_on_the_others() -> None:
+    texts = [f"Write the word {'very ' * (number % 5)}number {number}." for number in range(40)]
+    encoder = MiniLmEncoder()
+    alone_NE = torch.cat([encoder.embed([text]) for text in texts])
+    assert torch.equal(encoder.embed(texts), alone_NE)
+    before = torch.get_num_threads()
+    assert each_alone(lambda _: torch.get_num_threads(), range(40)) == [1] * 40 and torch.get_num_threads() == before
+    with pytest.raises(ZeroDivisionError):
+        each_alone(lambda number: 1 // number, range(40))

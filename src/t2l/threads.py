@@ -6,10 +6,15 @@ of a matrix library may round differently in one thread than in several.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+
+Item, Made = TypeVar("Item"), TypeVar("Made")
+_EACH = 8  # items that are worth a thread
 
 SMALL = 1 << 25
 """Parameters below which a model is given one thread: its pass is over before a second has begun, which only waits."""
@@ -27,3 +32,16 @@ def threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def each_alone(function: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+    """What a function gives for each item, every one computed in one thread, so that none depends on the others.
+
+    Many items are shared out to as many threads as torch would use for one.
+    """
+    workers = min(torch.get_num_threads(), len(items) // _EACH)
+    if workers < 2:
+        with threads(1):
+            return [function(item) for item in items]
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(function, items))

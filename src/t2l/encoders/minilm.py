@@ -23,7 +23,7 @@ from t2l.encoders.description import warn_unseen
 from t2l.encoders.encoder import DescriptionEncoder, folder_digest, read_fields, to_sphere
 from t2l.errors import DescriptionError, EncoderError, did_you_mean
 from t2l.storage import read_json, read_tensors
-from t2l.threads import threads
+from t2l.threads import each_alone
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -112,12 +112,9 @@ class MiniLmEncoder(DescriptionEncoder):
     def from_config(cls, config: Mapping[str, Any], *, device: str, trust_remote_code: bool) -> MiniLmEncoder:
         return cls(**read_fields({"pooling": "mean", **config}, "minilm", pooling=str))
 
-    @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """One text at a time, in one thread: in batches and in several threads the last bits depend on both."""
-        tokens = [self._tokens(text) for text in texts]
-        with threads(1):
-            return to_sphere(torch.cat([self._embed_one(ids) for ids in tokens]))
+        """Each text in one thread of its own: in a batch, and over several threads, the last bits depend on both."""
+        return to_sphere(torch.cat(each_alone(self._embed_one, [self._tokens(text) for text in texts])))
 
     def _tokens(self, text: str) -> list[int]:
         ids = self._tokenizer.encode(text).ids  # [CLS] words [SEP]
@@ -129,6 +126,7 @@ class MiniLmEncoder(DescriptionEncoder):
             ids = [*ids[: window - 1], ids[-1]]
         return ids
 
+    @torch.no_grad()
     def _embed_one(self, ids: list[int]) -> Tensor:
         token_NT, place_NT = torch.tensor([ids]), torch.arange(len(ids))[None]
         real_NT, words_NT = place_NT >= 0, (place_NT > 0) & (place_NT < len(ids) - 1)
