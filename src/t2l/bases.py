@@ -64,11 +64,21 @@ class Base:
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     @property
+    def window(self) -> int | None:
+        """The most tokens that the model reads, where its config says so."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
     def note(self) -> str | None:
         """What a user should know about how this base is prompted; None where it is as expected."""
         if self.has_chat_template:
             return None
         return f"'{self.name}' has no chat template, so it continues the plain text of each input."
+
+    def tokens(self, prompt: str) -> list[int]:
+        """Token ids of a rendered prompt; special tokens come with the chat template, where there is one."""
+        special = not self.has_chat_template
+        return list(self.tokenizer(prompt, add_special_tokens=special, verbose=False)["input_ids"])
 
     def prompt(self, text: str) -> str:
         """What the model reads for ``text``: one user message in the chat template, or the text itself."""
@@ -132,15 +142,13 @@ class Base:
 
     def _encode(self, texts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
         prompts = [self.prompt(text) for text in texts]
-        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        window = self.window
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         tokens = []
         for text, prompt in zip(texts, prompts, strict=True):
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise T2LError(f"The input {text[:40]!r} is not valid UTF-8.")
-            ids = list(
-                self.tokenizer(prompt, add_special_tokens=not self.has_chat_template, verbose=False)["input_ids"]
-            )
+            ids = self.tokens(prompt)
             if not ids:
                 raise T2LError(f"The input {text[:40]!r} is empty for '{self.name}'.", "Give it some text.")
             if max(ids) >= vocabulary:

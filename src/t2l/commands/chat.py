@@ -91,11 +91,11 @@ class Conversation:
 
     def _tokens(self, messages: list[dict[str, str]]) -> list[int]:
         """Of the whole conversation, or of as many of its last turns as the base has room for."""
-        window = getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None)
+        window = self.base.window
         framed = self.base.has_chat_template
         while True:
             text = self.base.prompting.render(messages) if framed else messages[-1]["content"]
-            ids = list(self.base.tokenizer(text, add_special_tokens=not framed, verbose=False)["input_ids"])
+            ids = self.base.tokens(text)
             if window is None or len(ids) + self.max_new_tokens <= window:
                 return ids
             if not framed or len(messages) < 3:

@@ -98,11 +98,6 @@ class Decoder:
         kind = base.model.device.type
         self._run, self.rows, self._look = (sizes.get(kind, sizes["cuda"]) for sizes in (_RUN, _ROWS, _LOOK))
 
-    @property
-    def window(self) -> int | None:
-        """The most tokens the base reads, where its config says so."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-
     def weights(self, names: Sequence[Name], prompts: Sequence[Sequence[int]]) -> tuple[LoraSpec, LoraWeights]:
         """The named adapters, or with none named the hyperdecoder's for the prompts."""
         if names:
@@ -160,10 +155,10 @@ class Decoder:
             raise T2LError("A prompt has no tokens.")
         if request.max_new_tokens < 1:
             raise T2LError(f"max_new_tokens is {request.max_new_tokens}; it must be at least 1.")
-        return min(request.max_new_tokens, self.window // 2) if self.window else request.max_new_tokens
+        return min(request.max_new_tokens, self.base.window // 2) if self.base.window else request.max_new_tokens
 
     def _fitting(self, request: Prompted) -> list[int]:
-        return list(request.prompt)[-(self.window - self._room(request) if self.window else 1 << 30) :]
+        return list(request.prompt)[-(self.base.window - self._room(request) if self.base.window else 1 << 30) :]
 
     def batches(
         self, prompts: Sequence[Sequence[int]], names: Sequence[Name | None], wanted: Collection[int], most: int

@@ -95,7 +95,7 @@ class AdaptedLM(LM):
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         """The log-probability of each whole text after the begin token, in windows of which each token is in one."""
-        window = self.decoder.window or 1 << 30
+        window = self.decoder.base.window or 1 << 30
         pieces: list[Scored] = []
         owner: list[int] = []
         for row, request in enumerate(requests):

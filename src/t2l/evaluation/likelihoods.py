@@ -61,8 +61,10 @@ def scores(
     if any(not request.context or not request.continuation for request in requests):
         raise T2LError("A scored request needs a token before it and a continuation.")
     longest = max((len(request.continuation) for request in requests), default=0)
-    if decoder.window is not None and longest >= decoder.window:
-        raise T2LError(f"A continuation has {longest} tokens; '{decoder.base.name}' has room for {decoder.window}.")
+    if decoder.base.window is not None and longest >= decoder.base.window:
+        raise T2LError(
+            f"A continuation has {longest} tokens; '{decoder.base.name}' has room for {decoder.base.window}."
+        )
     found: dict[int, ContinuationScore] = {}
     questions: dict[tuple[Name | None, tuple[int, ...]], list[int]] = {}
     for number, request in enumerate(requests):
@@ -70,7 +72,7 @@ def scores(
     single, several = [], []
     for (_, context), numbers in questions.items():
         longest = max(len(requests[number].continuation) for number in numbers)
-        fits = decoder.window is None or len(context) + longest <= decoder.window
+        fits = decoder.base.window is None or len(context) + longest <= decoder.base.window
         several.append(numbers) if len(numbers) > 1 and fits else single.extend([number] for number in numbers)
     for group, score in ((several, _choices), (single, _whole)):
         for numbers, results in score(decoder, group, requests):
@@ -87,7 +89,7 @@ def _whole(
     flat = [number for numbers in group for number in numbers]
     tails = [requests[number].continuation for number in flat]
     contexts = [
-        requests[number].context[-(decoder.window - len(tail) if decoder.window else 1 << 30) :]
+        requests[number].context[-(decoder.base.window - len(tail) if decoder.base.window else 1 << 30) :]
         for number, tail in zip(flat, tails, strict=True)
     ]
     lengths = [len(one) + len(other) for one, other in zip(contexts, tails, strict=True)]

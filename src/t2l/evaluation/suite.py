@@ -133,7 +133,7 @@ class Prompts:
     def __init__(self, base: Base, frame: Frame, *, input_tokens: int = 1024, max_new_tokens: int = 64) -> None:
         if input_tokens < 1:
             raise T2LError(f"An input of {input_tokens} tokens says nothing; it must be at least 1.")
-        window = getattr(base.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
+        window = base.window or 1 << 20
         if window <= max_new_tokens:
             raise T2LError(f"Answers of {max_new_tokens} tokens leave no room in '{base.name}', which reads {window}.")
         self.max_new_tokens = max_new_tokens

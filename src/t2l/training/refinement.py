@@ -115,11 +115,10 @@ def answer_samples(base: Base, pairs: Sequence[tuple[str, str]]) -> list[Tokens]
     end = base.tokenizer.eos_token_id
     if not isinstance(end, int):
         raise T2LError(f"The tokenizer of '{base.name}' has no token that ends an answer, so it cannot be trained on.")
-    window = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    window = base.window
     samples: list[Tokens] = []
     for question, answer in pairs:
-        special = not base.has_chat_template
-        asked = list(base.tokenizer(base.prompt(question), add_special_tokens=special)["input_ids"])
+        asked = base.tokens(base.prompt(question))
         response = [*base.tokenizer(answer, add_special_tokens=False)["input_ids"], end]
         if window is not None and len(asked) + len(response) > window:
             raise T2LError(
