@@ -53,6 +53,8 @@ KINDS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "phi3": ("Phi3Config", {}, ["o_proj", "qkv_proj", "gate_up_proj", "down_proj"]),  # and Phi-4
     "smollm3": ("SmolLM3Config", {}, DENSE),
     "olmo2": ("Olmo2Config", {}, DENSE),
+    "granite": ("GraniteConfig", {"logits_scaling": 4.0}, DENSE),
+    "cohere2": ("Cohere2Config", {"logit_scale": 0.25, "layer_norm_eps": 1e-5}, DENSE),
     "gpt-oss": ("GptOssConfig", {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}, ATTENTION),
     "mixtral": ("MixtralConfig", {"num_local_experts": 4}, ATTENTION),
     "qwen3-moe": ("Qwen3MoeConfig", MIXTURE, ATTENTION),

@@ -414,9 +414,15 @@ def labelled_hidden(base: Any, ids_ST: Tensor, labels_ST: Tensor) -> tuple[Tenso
 
 
 def logits_of(base: Any, hidden_KW: Tensor) -> Tensor:
-    """The output layer, with the soft cap that Gemma 2 has after it."""
+    """The output layer, with what some models have after it: a factor (Granite, Cohere), a soft cap (Gemma 2)."""
     logits_KV = base.get_output_embeddings()(hidden_KW)
-    softcap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
+    config = base.config.get_text_config()
+    scaling = getattr(config, "logits_scaling", None) or 1.0
+    factor = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
+    factor *= scaling if config.model_type.startswith("hyperclovax") else 1.0 / scaling
+    softcap = getattr(config, "final_logit_softcapping", None)
+    if factor != 1.0:
+        logits_KV = logits_KV * factor
     return softcap * torch.tanh(logits_KV / softcap) if softcap else logits_KV
 
 
