@@ -34,9 +34,9 @@ from t2l.lora import LoraSpec
 pytest.importorskip("lm_eval")
 from t2l.evaluation import benchmarks
 from t2l.evaluation.benchmarks import CODE, PAPER10, load_tasks
-from t2l.evaluation.gate import gate_of
 from t2l.evaluation.harness import AdaptedLM, run_variants
 from t2l.evaluation.rows import GATE, Bench, PromptVariant
+from t2l.evaluation.statistics import gate_of
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from t2l.evaluation.gate import compared, gate_of
-from t2l.evaluation.statistics import pooled, single
+from t2l.evaluation.statistics import compared, gate_of, pooled, single
 
 
 def items(chances: dict[str, float], tasks: int = 12, each: int = 40, seed: int = 0) -> list[dict[str, Any]]:

@@ -21,9 +21,16 @@ from t2l.errors import CheckpointError, DescriptionError, T2LError
 from t2l.guidance import calibrate as calibrate_module
 from t2l.guidance.calibrate import CONTROLS, Example, GuidedTask, calibrate, clearest, control_texts, read
 from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration, Scale, _isotonic, fit_scale
-from t2l.guidance.fallback import blend_strength, check_policy, guided
 from t2l.guidance.familiarity import SIGNALS, Span, TaskSpace, restored, stored, vectors
-from t2l.guidance.guide import Guide, explain_uncalibrated, is_calibrated, rewording_spread
+from t2l.guidance.guide import (
+    Guide,
+    blend_strength,
+    check_policy,
+    explain_uncalibrated,
+    guided,
+    is_calibrated,
+    rewording_spread,
+)
 from t2l.guidance.wording import findings, paraphrases
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from t2l.errors import T2LError
-from t2l.evaluation.gate import gate_of
 from t2l.evaluation.report import distances, markdown, page, scaling, task_map, worst_tasks
 from t2l.evaluation.rows import ROWS
-from t2l.evaluation.statistics import rank_correlation
+from t2l.evaluation.statistics import gate_of, rank_correlation
 
 CHANCES = {
     "base": 0.1,

@@ -40,7 +40,7 @@ def test_the_stored_page_is_what_the_stored_runs_give() -> None:
 
 
 def test_the_gates_section_has_every_row_with_its_paired_difference(results: ModuleType) -> None:
-    from t2l.evaluation.gate import gate_of
+    from t2l.evaluation.statistics import gate_of
 
     chances = {"base": 0, "t2l": 3, "other-task": 1, "static": 1, "3-shot": 4}
     items = [

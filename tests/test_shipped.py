@@ -15,7 +15,7 @@ from t2l.demo.gallery import gallery, shipped_record
 from t2l.demo.measure import MAX_NEW_TOKENS
 from t2l.demo.tasks import demo_tasks
 from t2l.errors import CheckpointError
-from t2l.evaluation.gate import gate_of
+from t2l.evaluation.statistics import gate_of
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.model import TENSOR_FILE, TextToLora, default_checkpoint, shipped_checkpoint
 from t2l.prompting import NONE

@@ -336,10 +336,10 @@ def test_half_precision_by_default_is_that_of_loading_in_it(
     place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from t2l.bases import load_base
-    from t2l.commands import evaluate_runs
+    from t2l.commands import evaluate as command
 
     rounded, loaded = load_base(str(place.base)).model, load_base(str(place.base), dtype="bfloat16").model
-    evaluate_runs._round_to_bfloat16(rounded)
+    command._round_to_bfloat16(rounded)
     for one, other in (
         (rounded.named_parameters(), loaded.named_parameters()),
         (rounded.named_buffers(), loaded.named_buffers()),
@@ -348,8 +348,8 @@ def test_half_precision_by_default_is_that_of_loading_in_it(
             assert tensor.dtype == wanted.dtype and torch.equal(tensor, wanted), name
     words = ["evaluate", "--suite", "sni", place.tasks, "-c", place.checkpoint, "--rows", "base,t2l", *FEW[:2], "-o"]
     document(*words, "small")
-    monkeypatch.setattr(evaluate_runs, "_SMALL", 0)
-    monkeypatch.setattr(evaluate_runs, "_has_bfloat16", lambda device: True)
+    monkeypatch.setattr(command, "_SMALL", 0)
+    monkeypatch.setattr(command, "_has_bfloat16", lambda device: True)
     document(*words, "usual")
     document(*words, "asked", "--dtype", "bfloat16")
     kinds = [json.loads(Path(run, "settings.json").read_text())["dtype"] for run in ("small", "usual", "asked")]

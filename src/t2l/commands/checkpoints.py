@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2l.commands.options import AsJson, Force
-from t2l.commands.terminal import Notes, print_json, results, say
+from t2l.commands.terminal import Notes, print_json, print_table, results, say
 from t2l.errors import T2LError
 
 if TYPE_CHECKING:
@@ -189,13 +189,11 @@ def _compare(path: str | None, texts: list[str], heatmap: Path | None, as_json: 
             f"Similar descriptions, similar adapters: correlation {found.correlation:.2f} ({len(found.pairs)} pairs).",
             console=console,
         )
-    table = Table("module", "layer", title="Where descriptions change the most", box=None)
-    for name in ("norm of the mean change", "spread around it", "share of all spread"):
-        table.add_column(name, justify="right")
+    lines = [["module", "layer", "norm of the mean change", "spread around it", "share of all spread"]]
     for site in found.sites[:12]:
         numbers = f"{site.mean:.4g}", f"{site.spread:.4g}", f"{100 * site.share:.1f}%"
-        table.add_row(Text(site.module), str(site.layer), *numbers)
-    console.print(table)
+        lines.append([site.module, str(site.layer), *numbers])
+    print_table("Where descriptions change the most", lines, box=None)
     table = Table("drift", "description", title="Distance from the mean adapter", box=None)
     for away, text in sorted(zip(found.drift, found.descriptions, strict=True), reverse=True):
         table.add_row(f"{away:.2f}", Text(text))

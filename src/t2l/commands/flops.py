@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from t2l.commands.options import AsJson, Checkpoint
-from t2l.commands.terminal import print_json, results, say
+from t2l.commands.terminal import print_json, print_table, results, say
 
 
 class VariantName(str, Enum):
@@ -86,25 +86,13 @@ def flops(
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.table import Table
-
     console, setting = results(), report["setting"]
-    table = Table(title=f"{report['what']}; encoder {report['encoder']}")
-    for name in (
-        "",
-        "TFLOPs before",
-        "TFLOPs a question",
-        f"TFLOPs for {setting['questions']}",
-        "MB kept",
-        "ms before",
-        "ms a question",
-    ):
-        table.add_column(name, justify="right" if name else "left")
+    columns = ["", "TFLOPs before", "TFLOPs a question", f"TFLOPs for {setting['questions']}", "MB kept", "ms before"]
+    lines = [[*columns, "ms a question"]]
     for cost in report["costs"]:
         numbers = [cost["first"] / 1e12, cost["each"] / 1e12, cost["total"] / 1e12, cost["memory"] / 1e6]
-        numbers += [1000 * cost["first_s"], 1000 * cost["each_s"]]
-        table.add_row(cost["name"], *(f"{number:.4g}" for number in numbers))
-    console.print(table)
+        lines.append([cost["name"], *(f"{n:.4g}" for n in (*numbers, 1000 * cost["first_s"], 1000 * cost["each_s"]))])
+    print_table(f"{report['what']}; encoder {report['encoder']}", lines)
     ratio = report["costs"][1]["total"] / report["costs"][0]["total"]
     cached = report["costs"][2]["total"] / report["costs"][0]["total"]
     say(

@@ -34,8 +34,7 @@ from t2l.errors import OutputError
 if TYPE_CHECKING:
     from t2l.adapter import Adapter
     from t2l.commands.descriptions import Request
-    from t2l.guidance.fallback import Policy
-    from t2l.guidance.guide import Guide
+    from t2l.guidance.guide import Guide, Policy
     from t2l.model import TextToLora
 
 DEFAULT_FOLDER = Path("adapters")
@@ -139,8 +138,7 @@ def generate(
 
 def _guide(t2l: TextToLora, policy: str, threshold: float) -> Guide | None:
     """The checkpoint's guide; None where it has not been calibrated and the policy does not need it."""
-    from t2l.guidance.fallback import check_policy
-    from t2l.guidance.guide import Guide, is_calibrated
+    from t2l.guidance.guide import Guide, check_policy, is_calibrated
 
     check_policy(policy, threshold)
     return Guide.of(t2l) if policy != "warn" or is_calibrated(t2l) else None
@@ -150,7 +148,7 @@ def _guided(
     guide: Guide | None, request: Request, adapter: Adapter, policy: str, threshold: float, notes: Notes
 ) -> tuple[Adapter | None, dict[str, Any]]:
     """What the policy makes of a generated adapter, and what is said of it."""
-    from t2l.guidance.fallback import guided
+    from t2l.guidance.guide import guided
 
     if guide is None:
         return adapter, {"confidence": None, "action": "generated"}

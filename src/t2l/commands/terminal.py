@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,33 @@ def print_json(value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=not wide, allow_nan=False)
     sys.stdout.write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
     sys.stdout.flush()
+
+
+def print_table(title: str | None, lines: Sequence[Sequence[str]], **look: Any) -> None:
+    """Rows of text on stdout, the first of them the header; all columns but the first stand on the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, **look)
+    for place, name in enumerate(lines[0]):
+        table.add_column(Text(name), justify="right" if place else "left", no_wrap=not place)
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))
+    results().print(table)
+
+
+def progress_of(what: str) -> Callable[..., None]:
+    """Says how many of all there are, by (done, total, ...): in place on a terminal, every half minute elsewhere."""
+    stream, begun, shown = sys.stderr, time.monotonic(), [0.0]
+
+    def report(done: int, total: int, *_: float) -> None:
+        seconds = time.monotonic() - begun
+        if stream.isatty() or seconds - shown[0] >= 30:
+            shown[0] = seconds
+            end = "\r" if stream.isatty() and done < total else "\n"
+            print(f"{done} of {total} {what}, {seconds:.0f} s", end=end, file=stream, flush=True)
+
+    return report
 
 
 @contextmanager

@@ -20,8 +20,9 @@ from t2l.evaluation.adapters import Name
 from t2l.evaluation.benchmarks import EvaluationTask
 from t2l.evaluation.decoding import Answer, Decoder, Prompted
 from t2l.evaluation.likelihoods import Scored, scores
-from t2l.evaluation.rows import PromptVariant
+from t2l.evaluation.rows import PromptVariant, row_of
 from t2l.evaluation.runs import BENCHMARKS, FORMAT, Answers, head, key_of
+from t2l.evaluation.statistics import gate_of
 
 MAX_NEW_TOKENS = 512
 """The longest answer, where a task asks for none or for a longer one: no generation is endless."""
@@ -308,21 +309,25 @@ def _choice(sample: Mapping[str, Any], place: int) -> str:
 
 
 def document(
-    *,
     settings: Mapping[str, Any],
     tasks: Sequence[EvaluationTask],
     variants: Sequence[PromptVariant],
-    rows: Mapping[str, str],
     items: Sequence[Mapping[str, Any]],
     more: Mapping[str, Any],
+    *,
+    judged: bool,
 ) -> dict[str, Any]:
-    """The run as plain JSON values: command, versions, seeds, tasks, rows, what was asked of each, and every item."""
+    """The run as plain JSON values: command, versions, seeds, tasks, rows, what was asked of each, and every item.
+
+    Args:
+        judged: the gate's verdict as well.
+    """
     return {
         "kind": BENCHMARKS,
         "format": FORMAT,
         **head(),
         "settings": dict(settings),
-        "rows": dict(rows),
+        "rows": {variant.row: row_of(variant.row).title for variant in variants},
         "tasks": {
             task.name: {
                 "family": task.family,
@@ -336,6 +341,8 @@ def document(
             {"task": v.task, "row": v.row, "number": v.number, "shots": v.shots, "description": v.text}
             for v in variants
         ],
+        "gate": judged,
+        "findings": gate_of(items, settings["seed"], judged=judged).to_dict(),
         **more,
         "items": [dict(item) for item in items],
     }

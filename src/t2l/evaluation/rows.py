@@ -27,7 +27,7 @@ from t2l.encoders.encoder import one_vector
 from t2l.errors import AdapterError, DescriptionError, T2LError, did_you_mean
 from t2l.evaluation.adapters import Name, Shelf
 from t2l.evaluation.decoding import Decoder
-from t2l.evaluation.gate import few_shot
+from t2l.evaluation.statistics import few_shot
 from t2l.evaluation.wording import Wording, texts_for
 from t2l.hypernet import HyperNetwork
 from t2l.library import INDEX_FILE, Library

@@ -22,11 +22,10 @@ from t2l.data.prompts import Frame, SampleCounts, SampleTokenizer, prompt_text
 from t2l.data.sources import Instance, Task, open_source, unique
 from t2l.errors import DataError, T2LError
 from t2l.evaluation.decoding import Answer, Decoder, Prompted
-from t2l.evaluation.gate import gate_of
 from t2l.evaluation.rows import ROWS, PromptVariant, row_of
 from t2l.evaluation.runs import FORMAT, SUITE, Answers, head
 from t2l.evaluation.scores import RougeL, exact_match, normalised
-from t2l.evaluation.statistics import over_tasks
+from t2l.evaluation.statistics import gate_of, over_tasks
 from t2l.evaluation.wording import Wording
 
 INSTANCES = 100

@@ -2,20 +2,23 @@
 
 Axis letters: N descriptions, M training tasks, W width of one vector a text, F signals.
 
-Level 5. The command line, the server and everything else ask here; see `t2l.guidance.fallback` for what is done about
-a description that is not to be trusted.
+Level 5. The command line, the server and everything else ask here, also for what is done about a description that is
+not to be trusted (`guided`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from t2l.errors import CheckpointError
+from t2l.adapter import Adapter
+from t2l.composition import scale
+from t2l.errors import CheckpointError, T2LError, did_you_mean
 from t2l.guidance.calibration import JSON_FILE, THRESHOLD, Calibration
 from t2l.guidance.familiarity import SIGNALS, vectors
 from t2l.guidance.wording import WordingFinding, content_words, findings, paraphrases
@@ -213,6 +216,20 @@ def explain_uncalibrated(t2l: TextToLora, description: str) -> Explanation:
     return Explanation(description, None, tuple(findings(description)), spread, None, note)
 
 
+@torch.inference_mode()
+def places(t2l: TextToLora, texts: Sequence[str]) -> tuple[Tensor, list[float] | None]:
+    """Where descriptions lie: the hypernetwork's features of each (N, W), and the distance from the nearest training
+    task, in standard deviations, where a calibration knows those.
+
+    Raises:
+        DescriptionError: one of them cannot be encoded.
+    """
+    _, feature_NW = vectors(t2l, t2l.encoder.encode(list(texts)))
+    if not is_calibrated(t2l):
+        return feature_NW, None
+    return feature_NW, Guide.of(t2l).calibration.known.features.distances(feature_NW).amin(dim=1).tolist()
+
+
 def is_calibrated(t2l: TextToLora) -> bool:
     """Whether the checkpoint's folder holds a calibration (of whatever state)."""
     return t2l.folder is not None and (t2l.folder / JSON_FILE).is_file()
@@ -222,3 +239,85 @@ def calibrate_command(t2l: TextToLora) -> str:
     """The command that calibrates this checkpoint."""
     place = "FOLDER" if t2l.folder is None else str(t2l.folder)
     return f"t2l calibrate --checkpoint {place} --tasks FILE"
+
+
+# --- what becomes of a description that is not to be trusted: a warning, no adapter, or less of it --------------------
+
+Policy = Literal["warn", "none", "blend"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+"""Below the threshold: ``warn`` gives the generated adapter all the same, ``none`` no adapter. ``blend``, whatever the
+threshold: the generated adapter with the strength of `blend_strength`."""
+FADED, WHOLE = 0.1, 0.2
+"""The blend keeps nothing of an adapter whose expected gain is at most the first fraction of the best expected gain,
+and all of it from the second on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """What a description led to.
+
+    Args:
+        adapter: None where the policy gives none.
+        confidence: in the description.
+        action: what the policy did; ``"generated"`` where the adapter is as it was generated.
+        warning: what a person should know; None where the description is trusted.
+    """
+
+    adapter: Adapter | None
+    confidence: Confidence
+    action: str
+    warning: str | None
+
+
+def guided(
+    guide: Guide,
+    descriptions: Sequence[str],
+    policy: Policy = "warn",
+    threshold: float = THRESHOLD,
+    *,
+    adapters: Sequence[Adapter] | None = None,
+) -> list[Guided]:
+    """An adapter for each description, or what the policy gives instead.
+
+    Args:
+        threshold: below it a description is not trusted; from 0 to 1.
+        adapters: those of the descriptions, where they have been made already.
+
+    Raises:
+        T2LError: an unknown policy, or a threshold that is not between 0 and 1.
+        DescriptionError: as for `TextToLora.generate`.
+    """
+    check_policy(policy, threshold)
+    made = guide.t2l.generate(descriptions) if adapters is None else adapters
+    return [
+        _decide(guide, text, adapter, confidence, policy, threshold)
+        for text, adapter, confidence in zip(descriptions, made, guide.assess(descriptions), strict=True)
+    ]
+
+
+def check_policy(policy: str, threshold: float) -> None:
+    """Refuses what `guided` would refuse, before any work."""
+    if policy not in POLICIES:
+        raise T2LError(f"There is no policy '{policy}'.", did_you_mean(policy, POLICIES))
+    if not 0 <= threshold <= 1:
+        raise T2LError(f"The threshold is {threshold}; confidences are from 0 to 1.")
+
+
+def blend_strength(share_of_best: float) -> float:
+    """How much of the generated adapter the blend keeps, by `Scale.share_of_best` of the confidence."""
+    return min(1.0, max(0.0, (share_of_best - FADED) / (WHOLE - FADED)))
+
+
+def _decide(
+    guide: Guide, text: str, adapter: Adapter, confidence: Confidence, policy: Policy, threshold: float
+) -> Guided:
+    warning = confidence.warning(text, threshold)
+    if policy == "none" and warning is not None:
+        return Guided(None, confidence, "no adapter", warning)
+    strength = blend_strength(guide.calibration.scale.share_of_best(confidence.value)) if policy == "blend" else 1.0
+    if strength == 1:
+        return Guided(adapter, confidence, "generated", warning)
+    faded = scale(adapter, strength)
+    record = {"policy": policy, "confidence": round(confidence.value, 4), "threshold": threshold}
+    provenance = {**faded.provenance, "fallback": record}
+    return Guided(Adapter(faded.spec, faded.weights, provenance), confidence, f"strength {strength:.2f}", warning)
