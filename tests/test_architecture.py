@@ -19,13 +19,13 @@ LEVELS = {
         [
             *("errors", "hub", "base_structure", "storage", "threads", "gguf_base", "base_names", "prompting"),
             *("records", "charts"),
-            *("lora", "features", "heads", "token_attention", "site_attention"),
+            *("lora", "features", "heads", "site_attention"),
         ],
         0,
     ),
     **dict.fromkeys(
         [
-            *("adapter", "model_cards", "adapter_table", "peft_format", "batched", "bases", "encoders", "hypernet"),
+            *("adapter", "model_cards", "peft_format", "batched", "bases", "encoders", "hypernet"),
         ],
         1,
     ),

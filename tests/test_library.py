@@ -15,10 +15,9 @@ import torch.nn.functional as F
 
 from helpers import Killed, kill_at, random_weights, silent, tiny_base, tiny_config
 from t2l.adapter import Adapter
-from t2l.adapter_table import AdapterTable
 from t2l.errors import AdapterError, OutputError, T2LError
 from t2l.library import INDEX_FILE, Library
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora import AdapterTable, LoraSpec, LoraWeights
 from t2l.recipes.reader import Recipe, recipe_from
 from t2l.training import rows as rows_module
 from t2l.training.batches import Tokens

@@ -15,14 +15,13 @@ from typer.testing import CliRunner
 
 from helpers import MICRO_BASE, MICRO_RECIPE, random_weights, tiny_base, tokens
 from t2l.adapter import Adapter
-from t2l.adapter_table import AdapterTable
 from t2l.base_structure import base_config, load_tokenizer
 from t2l.batched import apply_batched
 from t2l.cli import app
 from t2l.data.prompts import prompt_text
 from t2l.data.store import DataStore
 from t2l.errors import RecipeError, T2LError
-from t2l.lora import LoraSpec
+from t2l.lora import AdapterTable, LoraSpec
 from t2l.recipes.reader import load_recipe
 from t2l.recipes.sections import LossSection
 from t2l.training.batches import IGNORED, Batch, StoreBatches

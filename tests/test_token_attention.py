@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from t2l.errors import T2LError
+from t2l.features import TokenTaskEncoder
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, ModuleGroup
-from t2l.token_attention import TokenTaskEncoder
 
 TOKENS, WIDTH = 7, 6
 GROUP = ModuleGroup("q_proj", "model.layers.{layer}.self_attn.q_proj", (0, 1), 16, 16)

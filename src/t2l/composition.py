@@ -161,8 +161,8 @@ def conform(adapter: Adapter, spec: LoraSpec) -> Adapter:
     if adapter.spec.rank > spec.rank:
         raise BaseModelError(f"The adapter has rank {adapter.spec.rank}; at most {spec.rank} fits.")
     places = {path: (g.key, depth) for g in spec.groups for depth, path in enumerate(g.module_paths())}
-    a = {g.key: torch.zeros(1, len(g.layers), spec.rank, g.in_features) for g in spec.groups}
-    b = {g.key: torch.zeros(1, len(g.layers), g.out_features, spec.rank) for g in spec.groups}
+    weights = LoraWeights.zeros(spec)
+    a, b = weights.a, weights.b
     factor = adapter.spec.scaling / spec.scaling
     for group in adapter.spec.groups:
         for depth, path in enumerate(group.module_paths()):
@@ -173,7 +173,7 @@ def conform(adapter: Adapter, spec: LoraSpec) -> Adapter:
             a[key][0, row, : adapter.spec.rank] = adapter.weights.a[group.key][0, depth]
             b_OR = adapter.weights.b[group.key][0, depth].double() * factor
             b[key][0, row, :, : adapter.spec.rank] = b_OR.float()
-    return Adapter(spec, LoraWeights(a, b), adapter.provenance)
+    return Adapter(spec, weights, adapter.provenance)
 
 
 def _concatenated(adapters: Sequence[Adapter], shares: Sequence[float]) -> tuple[LoraSpec, LoraWeights]:
@@ -191,8 +191,7 @@ def _concatenated(adapters: Sequence[Adapter], shares: Sequence[float]) -> tuple
         base_model=next((a.spec.base_model for a in adapters if a.spec.base_model is not None), None),
         fan_in_fan_out=first.fan_in_fan_out,
     )
-    a = {g.key: torch.zeros(1, len(g.layers), total, g.in_features, dtype=torch.float64) for g in groups}
-    b = {g.key: torch.zeros(1, len(g.layers), g.out_features, total, dtype=torch.float64) for g in groups}
+    weights = LoraWeights.zeros(spec, dtype=torch.float64)
     places = {path: (g.key, depth) for g in groups for depth, path in enumerate(g.module_paths())}
     start = 0
     for adapter, share in zip(adapters, shares, strict=True):
@@ -200,11 +199,11 @@ def _concatenated(adapters: Sequence[Adapter], shares: Sequence[float]) -> tuple
         for group in adapter.spec.groups:
             for depth, path in enumerate(group.module_paths()):
                 key, row = places[path]
-                a[key][0, row, ranks] = adapter.weights.a[group.key][0, depth].double()
+                weights.a[key][0, row, ranks] = adapter.weights.a[group.key][0, depth].double()
                 factor = share * adapter.spec.scaling
-                b[key][0, row, :, ranks] = adapter.weights.b[group.key][0, depth].double() * factor
+                weights.b[key][0, row, :, ranks] = adapter.weights.b[group.key][0, depth].double() * factor
         start += adapter.spec.rank
-    return spec, LoraWeights(a, b).to(torch.float32)
+    return spec, weights.to(torch.float32)
 
 
 def _factors(adapters: Sequence[Adapter], shares: Sequence[float]) -> tuple[LoraSpec, LoraWeights]:
@@ -304,7 +303,7 @@ def _number(value: float, name: str) -> float:
 
 
 def _check_finite(weights: LoraWeights) -> None:
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in [*weights.a.values(), *weights.b.values()]):
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.tensors):
         raise T2LError("The result has values that are not finite numbers.", "Use smaller weights.")
 
 

@@ -31,13 +31,13 @@ from t2l.features import (
     SoftmaxTaskEncoder,
     TaskEncoder,
     TaskEncoderKind,
+    TokenTaskEncoder,
     build_position_encoder,
 )
 from t2l.heads import FactorEmbedding, Head, Trunk, Variant, build_head
 from t2l.lora import LoraSource, LoraSpec, LoraWeights
 from t2l.site_attention import SiteAttention, SiteHead, site_layers
 from t2l.storage import check_tensors
-from t2l.token_attention import TokenTaskEncoder
 
 HeadInit = Literal["lora", "linear"]
 HIDDEN_MATRICES = ("trunk.", "task_encoder.layers.", "task_encoder.pool.")
@@ -145,7 +145,7 @@ class HyperNetwork(LoraSource):
         head_init: "lora" starts SFT from head weights of zero and the usual LoRA start as bias, so that L begins
             exactly at the base model; "linear" starts heads as any linear layer (reconstruction training).
         task_encoder: "linear" is the paper's; "tokens" reads the states of the description's tokens (see
-            `t2l.token_attention`); see `t2l.features` for the others.
+            `TokenTaskEncoder`); see `t2l.features` for the others.
         token_dim: width of one token's state, where the task encoder reads tokens.
         state_dim: width of one layer's part of it, where variant T reads the states of every layer and each site also
             those of its own.

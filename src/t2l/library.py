@@ -138,7 +138,7 @@ class Library:
                 provenance = {"task": name, **recorded(self.settings), "record": dict(record), "library": self.settings}
                 Adapter(self.spec, weights, provenance).save(self.folder / file, form="rslora", force=True)
             else:
-                tensors = {f"{factor}.{key}": tensor for factor, key, tensor in _flat(weights)}
+                tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in _flat(weights)}
                 write_bytes(self.folder / file, save(tensors, metadata={"format": "pt"}))
             entries[name] = _Entry(file, dict(record))
         _write_index(self.folder, self.spec, entries, self.settings, self._peft)
@@ -243,11 +243,7 @@ class Library:
         if self._peft:
             return read_in_spec(path, self.spec)
         tensors = read_tensors(path, AdapterError)
-        expected: dict[str, tuple[int, ...]] = {}
-        for group in self.spec.groups:
-            depth = len(group.layers)
-            expected[f"a.{group.key}"] = (depth, self.spec.rank, group.in_features)
-            expected[f"b.{group.key}"] = (depth, group.out_features, self.spec.rank)
+        expected = {name: tuple(like.shape) for name, like in _flat(LoraWeights.zeros(self.spec, device="meta"))}
         check_tensors(tensors, expected, source=path, error=AdapterError)
         return LoraWeights(
             {group.key: tensors[f"a.{group.key}"].unsqueeze(0).float() for group in self.spec.groups},
@@ -255,10 +251,9 @@ class Library:
         )
 
 
-def _flat(weights: LoraWeights) -> Iterator[tuple[str, str, Tensor]]:
+def _flat(weights: LoraWeights) -> Iterator[tuple[str, Tensor]]:
     for factor, tensors in (("a", weights.a), ("b", weights.b)):
-        for key, tensor in tensors.items():
-            yield factor, key, tensor[0].detach().to("cpu").contiguous()
+        yield from ((f"{factor}.{key}", tensor[0]) for key, tensor in tensors.items())
 
 
 def _same_shapes(one: LoraSpec, other: LoraSpec) -> bool:

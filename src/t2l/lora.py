@@ -1,6 +1,7 @@
 """Which linear modules of a base are adapted, with which shapes and which scaling, and the tensors for it.
 
-Axis letters: N samples, L layers, R rank, I in-features, O out-features, E condition width.
+Axis letters: N samples or rows of a table, C conditions, L layers, R rank, I in-features,
+O out-features, E condition width.
 
 Level 0. `LoraSpec` is built from a base model's *config*; nothing here reads or needs base weights, and no other file
 divides alpha by anything.
@@ -312,11 +313,16 @@ class LoraWeights:
         """N."""
         return next(iter(self.a.values())).shape[0]
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> LoraWeights:
-        """Applies one function to every tensor."""
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every A, then every B."""
+        return [*self.a.values(), *self.b.values()]
+
+    def map(self, function: Callable[..., Tensor], *others: LoraWeights) -> LoraWeights:
+        """Applies one function to every tensor, with that of the same place in ``others``."""
         return LoraWeights(
-            {key: function(tensor) for key, tensor in self.a.items()},
-            {key: function(tensor) for key, tensor in self.b.items()},
+            {key: function(tensor, *(other.a[key] for other in others)) for key, tensor in self.a.items()},
+            {key: function(tensor, *(other.b[key] for other in others)) for key, tensor in self.b.items()},
         )
 
     def select(self, index: int | slice | Tensor) -> LoraWeights:
@@ -332,6 +338,15 @@ class LoraWeights:
     def detach(self) -> LoraWeights:
         """As `torch.Tensor.detach`."""
         return self.map(Tensor.detach)
+
+    @staticmethod
+    def zeros(spec: LoraSpec, count: int = 1, **how: Any) -> LoraWeights:
+        """``count`` adapters of ``spec`` that change nothing; ``how`` as for `torch.zeros`."""
+        depth = {group: len(group.layers) for group in spec.groups}
+        return LoraWeights(
+            {g.key: torch.zeros(count, depth[g], spec.rank, g.in_features, **how) for g in spec.groups},
+            {g.key: torch.zeros(count, depth[g], g.out_features, spec.rank, **how) for g in spec.groups},
+        )
 
     @staticmethod
     def cat(parts: Sequence[LoraWeights]) -> LoraWeights:
@@ -381,6 +396,48 @@ class LoraSource(nn.Module, ABC):
     @abstractmethod
     def forward(self, condition_NE: Tensor) -> LoraWeights:
         """LoRA weights for N conditions (for a text-conditioned source: description embeddings)."""
+
+
+class AdapterTable(LoraSource):
+    """N adapters side by side, each a row.
+
+    A begins Kaiming-uniform, within 1 / sqrt(I), and B at zero, as LoRA does: training begins at the base.
+
+    Args:
+        seeds: one for each row; a row's start depends on its own seed alone.
+
+    Example:
+        >>> spec = LoraSpec((ModuleGroup("q_proj", "model.layers.{layer}.self_attn.q_proj", (0, 1), 16, 16),), 2)
+        >>> AdapterTable(spec, seeds=[0, 1, 2]).rows(torch.tensor([2, 0])).a["q_proj"].shape
+        torch.Size([2, 2, 8, 16])
+    """
+
+    def __init__(self, spec: LoraSpec, seeds: Sequence[int]) -> None:
+        super().__init__()
+        if not seeds:
+            raise T2LError("A table of adapters needs at least one row.")
+        self.spec = spec
+        self.num_rows = len(seeds)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
+        for group in spec.groups:
+            depth, bound = len(group.layers), group.in_features**-0.5
+            shape = (depth, spec.rank, group.in_features)
+            rows = [torch.empty(shape).uniform_(-bound, bound, generator=generator) for generator in generators]
+            self.a[group.key] = nn.Parameter(torch.stack(rows))
+            self.b[group.key] = nn.Parameter(torch.zeros(self.num_rows, depth, group.out_features, spec.rank))
+
+    def forward(self, condition_NE: Tensor) -> LoraWeights:
+        """The rows of a one-hot condition (C, N)."""
+        return self.rows(condition_NE.argmax(dim=1))
+
+    def rows(self, row_C: Tensor) -> LoraWeights:
+        """The rows with these numbers."""
+        return self.table().map(lambda tensor: tensor.index_select(0, row_C.to(tensor.device)))
+
+    def table(self) -> LoraWeights:
+        """All rows: the parameters themselves."""
+        return LoraWeights(dict(self.a.items()), dict(self.b.items()))
 
 
 def _choose(base: Structure, target_modules: str | Sequence[str] | None) -> list[LinearSite]:

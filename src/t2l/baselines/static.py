@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from t2l.adapter import Adapter
-from t2l.adapter_table import AdapterTable
 from t2l.errors import T2LError
 from t2l.library import Library
-from t2l.lora import LoraSource, LoraSpec, LoraWeights
+from t2l.lora import AdapterTable, LoraSource, LoraSpec, LoraWeights
 
 
 class StaticLora(LoraSource):
@@ -66,7 +65,5 @@ def average_of(library: Library, names: Sequence[str] | None = None) -> Adapter:
         raise T2LError("An empty library has no average.")
     total = library.weights(names[:1]).to(torch.float64)
     for adapter in library.stream(names[1:]):
-        for sums, parts in ((total.a, adapter.a), (total.b, adapter.b)):
-            for key, part in parts.items():
-                sums[key] += part
+        total.map(Tensor.add_, adapter)
     return Adapter(library.spec, total.map(lambda tensor: (tensor / len(names)).float()), {"mean_of": len(names)})

@@ -85,7 +85,7 @@ class Passes:
         columns = (self.context // ALIGNED + 1) * ALIGNED  # at least one more than the context, for padding
         self._cache = SlotCache(config.num_hidden_layers, self._rows, columns)
         self._spec = spec
-        self._bank = _empty_bank(spec, self._rows + 1, self.model.device, self.model.dtype)
+        self._bank = LoraWeights.zeros(spec, self._rows + 1, device=self.model.device, dtype=self.model.dtype)
         self._adapted: set[int] = set()
         self._shapes = [rows for rows in (_ROWS << n for n in range(32)) if rows <= self._rows]
         self._decode_lora = {
@@ -102,7 +102,7 @@ class Passes:
     def bytes_reserved(self) -> int:
         """Of the cache and of the slots' adapters."""
         tensors = self._cache.tensors()
-        tensors += [*self._bank.a.values(), *self._bank.b.values()]
+        tensors += self._bank.tensors
         return sum(tensor.nbytes for tensor in tensors)
 
     @torch.inference_mode()
@@ -261,16 +261,6 @@ def _window(config: Any) -> int:
         )
         window = min(window, original or window)
     return int(window)
-
-
-def _empty_bank(spec: LoraSpec, rows: int, device: torch.device, dtype: torch.dtype) -> LoraWeights:
-    """Zero weights for each slot: B (A x) is then exactly zero."""
-    a, b = {}, {}
-    for group in spec.groups:
-        depth = len(group.layers)
-        a[group.key] = torch.zeros(rows, depth, spec.rank, group.in_features, device=device, dtype=dtype)
-        b[group.key] = torch.zeros(rows, depth, group.out_features, spec.rank, device=device, dtype=dtype)
-    return LoraWeights(a, b)
 
 
 def _step(size: int, least: int) -> int:

@@ -211,12 +211,7 @@ class GraphedBase:
     ) -> None:
         self.base, self.shapes, self.taught = base, tuple(shapes), taught
         self.device = next(base.parameters()).device
-        a, b = {}, {}
-        for group in spec.groups:
-            depth = len(group.layers)
-            a[group.key] = torch.zeros(conditions, depth, spec.rank, group.in_features, device=self.device)
-            b[group.key] = torch.zeros(conditions, depth, group.out_features, spec.rank, device=self.device)
-        self.weights = LoraWeights(a, b)
+        self.weights = LoraWeights.zeros(spec, conditions, device=self.device)
         self._sums = self.weights.map(torch.zeros_like)
         self._adapters = apply_batched(base, spec, self.weights.map(torch.Tensor.detach), [0])
         self._recorded: dict[Shape, _Recorded] = {}
@@ -225,10 +220,8 @@ class GraphedBase:
     def begin(self, weights: LoraWeights) -> None:
         """Takes a step's adapters, and sets their gradients to zero."""
         with torch.no_grad():
-            for key, tensor in weights.a.items():
-                self.weights.a[key][: len(tensor)].copy_(tensor)
-                self.weights.b[key][: len(tensor)].copy_(weights.b[key])
-            for tensor in _tensors(self._sums):
+            self.weights.map(lambda kept, tensor: kept[: len(tensor)].copy_(tensor), weights)
+            for tensor in self._sums.tensors:
                 tensor.zero_()
 
     def gradients(self, conditions: int) -> LoraWeights:
@@ -296,8 +289,8 @@ class GraphedBase:
             if self.taught:
                 divergence_K = divergence_of(logits_KV, logits_of(self.base, recorded.teacher_KW).float())
                 loss = loss + (divergence_K * recorded.divergence_K).sum()
-            gradients = torch.autograd.grad(loss, _tensors(local))
-        for total, gradient in zip(_tensors(self._sums), gradients, strict=True):
+            gradients = torch.autograd.grad(loss, local.tensors)
+        for total, gradient in zip(self._sums.tensors, gradients, strict=True):
             total.add_(gradient)
         recorded.loss.copy_(loss.detach())
 
@@ -319,7 +312,3 @@ def check_graphs(recipe: Recipe, device: str) -> None:
             "and sharding.",
             "Set those to 0, or loop.graphs=false.",
         )
-
-
-def _tensors(weights: LoraWeights) -> list[Tensor]:
-    return [*weights.a.values(), *weights.b.values()]

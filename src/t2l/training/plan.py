@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2l.adapter_table import AdapterTable
 from t2l.base_structure import auto_class, base_config, empty_base
 from t2l.encoders import encoder_from_config
 from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSource, LoraSpec
+from t2l.lora import AdapterTable, LoraSource, LoraSpec
 from t2l.recipes.reader import Recipe
 from t2l.recipes.sections import LossSection
 from t2l.training.batches import IGNORED, Batch, train_tasks
@@ -317,8 +316,7 @@ def source_seconds(source: LoraSource, condition_CE: Tensor, autocast: bool) -> 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             weights = source(condition_CE)
-        tensors = [*weights.a.values(), *weights.b.values()]
-        torch.autograd.backward(tensors, [torch.ones_like(tensor) for tensor in tensors])
+        torch.autograd.backward(weights.tensors, [torch.ones_like(tensor) for tensor in weights.tensors])
 
     return _typical(step, device) * scale
 

@@ -319,9 +319,8 @@ def reconstruction_loss(hypernetwork: HyperNetwork, condition_NE: Tensor, target
     _check_target(hypernetwork, condition_NE, target)
     raw = hypernetwork.raw(condition_NE)
     wanted = hypernetwork.output_affine.normalise(target.to(hypernetwork.device))
-    pairs = [(raw.a[key], wanted.a[key]) for key in raw.a] + [(raw.b[key], wanted.b[key]) for key in raw.b]
-    total = torch.stack([(given.float() - goal.float()).abs().sum() for given, goal in pairs]).sum()
-    return total / sum(goal.numel() for _, goal in pairs)
+    distances = raw.map(lambda given, goal: (given.float() - goal.float()).abs().sum(), wanted)
+    return torch.stack(distances.tensors).sum() / sum(goal.numel() for goal in wanted.tensors)
 
 
 def delta_loss(hypernetwork: HyperNetwork, condition_NE: Tensor, target: LoraWeights, scale: float) -> Tensor:
@@ -336,9 +335,6 @@ def delta_loss(hypernetwork: HyperNetwork, condition_NE: Tensor, target: LoraWei
     _check_target(hypernetwork, condition_NE, target)
     raw, goal = hypernetwork.raw(condition_NE), target.to(hypernetwork.device)
     distances, elements = [], 0
-
-    def distance(left_NOR: Tensor, right_NRI: Tensor) -> Tensor:
-        return torch.bmm(left_NOR, right_NRI).abs().sum()
 
     for group in hypernetwork.spec.groups:
         key = group.key
@@ -415,11 +411,10 @@ class LibraryStatistics:
                 if mean is None or squares is None:
                     mean, squares = value.map(torch.clone), value.map(torch.zeros_like)
                     continue
-                for means, sums, values in ((mean.a, squares.a, value.a), (mean.b, squares.b, value.b)):
-                    for key, x in values.items():
-                        difference = x - means[key]
-                        means[key] += difference / count
-                        sums[key] += difference * (x - means[key])
+                for means, sums, x in zip(mean.tensors, squares.tensors, value.tensors, strict=True):
+                    difference = x - means
+                    means += difference / count
+                    sums += difference * (x - means)
         if mean is None or squares is None or count < 2:
             raise T2LError(f"The spread of a library of {count} adapters is not defined; it needs at least 2.")
         total = count
@@ -467,19 +462,13 @@ class LibraryStatistics:
     @classmethod
     def _load(cls, path: Path, spec: LoraSpec) -> LibraryStatistics:
         tensors = read_tensors(path, T2LError)
-        expected: dict[str, tuple[int, ...]] = {}
-        for group in spec.groups:
-            depth = len(group.layers)
-            for part in ("mean", "std"):
-                expected[f"{part}.a.{group.key}"] = (1, depth, spec.rank, group.in_features)
-                expected[f"{part}.b.{group.key}"] = (1, depth, group.out_features, spec.rank)
+        like = LoraWeights.zeros(spec, device="meta")
+        expected = {name: tuple(tensor.shape) for name, tensor in cls(like, like)._tensors().items()}
         check_tensors(tensors, expected, source=path, error=T2LError)
 
         def weights(part: str) -> LoraWeights:
-            keys = [group.key for group in spec.groups]
-            return LoraWeights(
-                {key: tensors[f"{part}.a.{key}"] for key in keys}, {key: tensors[f"{part}.b.{key}"] for key in keys}
-            )
+            a, b = ({key: tensors[f"{part}.{factor}.{key}"] for key in like.a} for factor in "ab")
+            return LoraWeights(a, b)
 
         return cls(weights("mean"), weights("std"))
 

@@ -22,11 +22,10 @@ import torch
 from torch import Tensor
 
 from t2l.adapter import Adapter
-from t2l.adapter_table import AdapterTable
 from t2l.bases import Base
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora import AdapterTable, LoraSpec, LoraWeights
 from t2l.recipes.sections import LossSection
 from t2l.training.batches import Tokens
 from t2l.training.rows import clip_rows, collate_rows, row_losses, rows_backward
@@ -157,7 +156,7 @@ def tune_adapters(
     start.check(spec)
     device = next(base.parameters()).device
     tuned = start.map(lambda tensor: tensor.detach().float().to(device).clone().requires_grad_(True))
-    tensors = [*tuned.a.values(), *tuned.b.values()]
+    tensors = tuned.tensors
     optimizer = _adamw(tensors, config)
     watch(0, tuned.detach())
     for step in range(config.steps):
@@ -210,7 +209,7 @@ def tune_with_hypernetwork(
             made = _made(hypernetwork, moved.point_NE)
         rest = _combined(start.detach().to(hypernetwork.device).map(Tensor.float), made, -1.0)
         rest = rest.map(lambda tensor: tensor.requires_grad_(True))
-        tensors = [*rest.a.values(), *rest.b.values()]
+        tensors = rest.tensors
         optimizer = _adamw(tensors, config)
         for step in range(config.steps):
             weights = _combined(_made(hypernetwork, moved.point_NE), rest)
@@ -357,10 +356,7 @@ def _made(hypernetwork: HyperNetwork, point_NE: Tensor) -> LoraWeights:
 
 def _combined(one: LoraWeights, other: LoraWeights, share: float = 1.0) -> LoraWeights:
     """``one + share * other``, A to A and B to B."""
-    return LoraWeights(
-        {key: a_NLRI + share * other.a[key] for key, a_NLRI in one.a.items()},
-        {key: b_NLOR + share * other.b[key] for key, b_NLOR in one.b.items()},
-    )
+    return one.map(lambda tensor, more: tensor + share * more, other)
 
 
 def _adamw(tensors: Sequence[Tensor], config: RefineConfig) -> torch.optim.AdamW:

@@ -23,11 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2l.adapter_table import AdapterTable
 from t2l.batched import apply_batched
 from t2l.errors import OutputError, T2LError, TrainingStopped
 from t2l.library import Library
-from t2l.lora import LoraSpec, LoraWeights
+from t2l.lora import AdapterTable, LoraSpec, LoraWeights
 from t2l.recipes.reader import Recipe
 from t2l.recipes.sections import LossSection
 from t2l.storage import read_pickled
@@ -198,12 +197,10 @@ def rows_backward(
             own = weighted_loss(base, *hidden, share_S, loss.label_smoothing)
             own.backward()
         total += own.item()
-        for sums, parts in ((gradients.a, local.a), (gradients.b, local.b)):
-            for key, tensor in parts.items():
-                if tensor.grad is not None:
-                    sums[key].index_add_(0, chosen_C, tensor.grad)
-    outputs = [*weights.a.values(), *weights.b.values()]
-    torch.autograd.backward(outputs, [*gradients.a.values(), *gradients.b.values()])
+        for total_grad, tensor in zip(gradients.tensors, local.tensors, strict=True):
+            if tensor.grad is not None:
+                total_grad.index_add_(0, chosen_C, tensor.grad)
+    torch.autograd.backward(weights.tensors, gradients.tensors)
     return total
 
 
@@ -299,9 +296,7 @@ class _Rows:
             record = self.records[row]
             if math.isfinite(loss) and (record["validation_loss"] is None or loss < record["validation_loss"]):
                 record.update(validation_loss=loss, best_step=self.steps, misses=0)
-                for best, now in ((self.best.a, table.a), (self.best.b, table.b)):
-                    for key, tensor in now.items():
-                        best[key][row] = tensor[row]
+                self.best.map(lambda best, now, row=row: best[row].copy_(now[row]), table)
             else:
                 record["misses"] += 1
         self._stop([row for row in rows if self.records[row]["misses"] >= self.recipe.library.patience], "patience")

@@ -222,15 +222,12 @@ def learn_step(
         total = total + own if counts else total
     if graphed is not None:
         recorded = graphed.gradients(len(condition_CE))
-        for sums, own in ((gradients.a, recorded.a), (gradients.b, recorded.b)):
-            for key, tensor in own.items():
-                sums[key] += tensor
+        gradients.map(Tensor.add_, recorded)
     outputs, given = [], []
-    for tensors, sums in ((weights.a, gradients.a), (weights.b, gradients.b)):
-        for key, tensor in tensors.items():
-            if tensor.requires_grad:
-                outputs.append(tensor)
-                given.append(sums[key].to(tensor.dtype))
+    for tensor, gradient in zip(weights.tensors, gradients.tensors, strict=True):
+        if tensor.requires_grad:
+            outputs.append(tensor)
+            given.append(gradient.to(tensor.dtype))
     if extra is not None and share.rank == 0:
         total = total + extra.detach()
         if extra.requires_grad:
@@ -275,10 +272,9 @@ def _backward_to_adapters(
         )
         own = own / len(micro.ids_ST) * part
         own.backward()
-    for sums, parts in ((gradients.a, local.a), (gradients.b, local.b)):
-        for key, tensor in parts.items():
-            if tensor.grad is not None and part:
-                sums[key].index_add_(0, chosen_U, tensor.grad.float())
+    for gradient, tensor in zip(gradients.tensors, local.tensors, strict=True):
+        if tensor.grad is not None and part:
+            gradient.index_add_(0, chosen_U, tensor.grad.float())
     return own.detach()
 
 
