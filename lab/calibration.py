@@ -27,7 +27,7 @@ from lab.world.tasks import tasks_of
 from lab.world.wording import descriptions
 from t2l.demo.measure import RECORD_FILE
 from t2l.errors import T2LError
-from t2l.guidance.calibrate import read
+from t2l.guidance.calibration import read
 from t2l.guidance.guide import Guide
 from t2l.model import TextToLora
 

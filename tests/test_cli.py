@@ -27,8 +27,8 @@ from helpers import save_tiny_llama
 from lab.world.base import base_config, build_tokenizer
 from t2l import cli, storage
 from t2l.adapter import Adapter
-from t2l.commands import descriptions as reading
-from t2l.commands.descriptions import Request, read_requests, slug
+from t2l.commands import generate as reading
+from t2l.commands.generate import Request, read_requests, slug
 from t2l.encoders import MiniLmEncoder, OneHotEncoder
 from t2l.errors import DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork

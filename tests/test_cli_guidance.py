@@ -21,8 +21,7 @@ from t2l.commands.guidance import read_tasks
 from t2l.encoders import MiniLmEncoder
 from t2l.encoders.sentence import SentenceTransformerEncoder
 from t2l.errors import T2LError
-from t2l.guidance.calibrate import CONTROLS, control_texts
-from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration
+from t2l.guidance.calibration import CONTROLS, JSON_FILE, TENSOR_FILE, Calibration, control_texts
 from t2l.guidance.guide import Guide
 from t2l.hypernet import HyperNetwork
 from t2l.model import TextToLora, shipped_checkpoint
@@ -174,8 +173,8 @@ def test_refine_finds_the_hypernetwork_that_wrote_the_adapter_or_says_that_it_do
 def few_controls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four of each kind with one answer each: the others take time alone."""
     few = {kind: control_texts(kind)[:4] for kind in CONTROLS}
-    monkeypatch.setattr("t2l.guidance.calibrate.control_texts", few.__getitem__)
-    monkeypatch.setattr("t2l.guidance.calibrate._INPUTS_OF_CONTROL", 1)
+    monkeypatch.setattr("t2l.guidance.calibration.control_texts", few.__getitem__)
+    monkeypatch.setattr("t2l.guidance.calibration._INPUTS_OF_CONTROL", 1)
 
 
 def test_calibrate_reads_tasks_and_keeps_what_it_measured(

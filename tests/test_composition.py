@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers import random_weights, tiny_base, tiny_config, tokens
 from t2l.adapter import Adapter
-from t2l.composition import combine, conform, interpolate, reduce_rank, scale, subtract
+from t2l.composition import combine, conform, reduce_rank, scale, subtract
 from t2l.encoders.one_hot import OneHotEncoder
 from t2l.errors import BaseModelError, DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork
@@ -133,7 +133,7 @@ def test_factors_are_averaged_apart() -> None:
 
 def test_interpolation_and_subtraction() -> None:
     first, second = make(0), make(1)
-    assert_sum(interpolate(first, second, 0.3), [first, second], [0.7, 0.3])
+    assert_sum(combine([first, second], [0.7, 0.3]), [first, second], [0.7, 0.3])
     assert_sum(subtract(first, second), [first, second], [1, -1])
     nothing = subtract(first, first, method="svd", rank=1)
     assert all(nothing.delta(path).abs().max() < 1e-6 for path in nothing.spec.module_paths())

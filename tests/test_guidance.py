@@ -18,9 +18,22 @@ from lab.world.wording import control_descriptions
 from t2l.encoders import DescriptionEncoder, MiniLmEncoder
 from t2l.encoders.description import prepare
 from t2l.errors import CheckpointError, DescriptionError, T2LError
-from t2l.guidance import calibrate as calibrate_module
-from t2l.guidance.calibrate import CONTROLS, Example, GuidedTask, calibrate, clearest, control_texts, read
-from t2l.guidance.calibration import JSON_FILE, TENSOR_FILE, Calibration, Scale, _isotonic, fit_scale
+from t2l.guidance import calibration as calibrate_module
+from t2l.guidance.calibration import (
+    CONTROLS,
+    JSON_FILE,
+    TENSOR_FILE,
+    Calibration,
+    Example,
+    GuidedTask,
+    Scale,
+    _isotonic,
+    calibrate,
+    clearest,
+    control_texts,
+    fit_scale,
+    read,
+)
 from t2l.guidance.familiarity import SIGNALS, Span, TaskSpace, restored, stored, vectors
 from t2l.guidance.guide import (
     Guide,
@@ -29,9 +42,8 @@ from t2l.guidance.guide import (
     explain_uncalibrated,
     guided,
     is_calibrated,
-    rewording_spread,
 )
-from t2l.guidance.wording import findings, paraphrases
+from t2l.guidance.wording import findings
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 from t2l.model import TextToLora
@@ -447,15 +459,10 @@ def test_an_explanation_offers_a_training_task_s_words(guide: Guide) -> None:
     kinds = [finding.kind for finding in found.findings]
     assert "negation" in kinds
     assert found.confidence is not None
-    assert 0 <= found.rewording < 2
     if found.rewrite is not None:
         assert found.rewrite[0] in {text for texts in TRAINING.values() for text in texts}
         assert found.rewrite[1] > found.confidence.value
     json.dumps(found.to_dict())
-
-
-def test_other_words_turn_what_is_read_a_little(guide: Guide) -> None:
-    assert 0 < rewording_spread(guide.t2l, "Give the last word.") < 1
 
 
 # --- wording ----------------------------------------------------------------------------------------------------------
@@ -490,14 +497,6 @@ def test_a_weakness_of_wording_is_named(text: str, kind: str) -> None:
 )
 def test_a_plain_description_is_left_in_peace(text: str) -> None:
     assert findings(text) == []
-
-
-def test_rewordings_are_other_texts_that_can_be_encoded() -> None:
-    for text in ("Give the last word.", "é", "ALL CAPS HERE", "x" * 100, "'; DROP TABLE tasks; --"):
-        made = paraphrases(text)
-        assert text not in made
-        assert len(set(made)) == len(made) >= 3
-        assert all(one.strip() for one in made)
 
 
 def test_a_scale_is_read_between_its_steps() -> None:

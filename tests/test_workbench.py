@@ -43,7 +43,7 @@ from t2l.serving.engine import Engine, Limits
 from t2l.serving.http import HttpOptions
 from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Scheduler
-from t2l.workbench import cards, code, table
+from t2l.workbench import cards, table
 from t2l.workbench.learn import learn
 from t2l.workbench.work import NOTHING_YET, Asked, Workbench
 
@@ -285,13 +285,13 @@ def test_nothing_a_visitor_writes_becomes_markup(work: Workbench) -> None:
 
 @pytest.mark.parametrize("text", [NASTY, "it's", 'a "b" \\ $HOME `id`', "-rf", "two\nlines", "häh 日本"])
 def test_the_code_holds_exactly_the_texts(text: str) -> None:
-    python = ast.parse(code.python("http://127.0.0.1:8008", "base", text, text, 0.5))
+    python = ast.parse(cards.python("http://127.0.0.1:8008", "base", text, text, 0.5))
     words = [node.value for node in ast.walk(python) if isinstance(node, ast.Constant)]
     assert words.count(text) == 2 and 0.5 in words and "http://127.0.0.1:8008/v1" in words
-    curl = shlex.split(code.curl("http://127.0.0.1:8008", text, text, 1.0).replace("\\\n", " "))
+    curl = shlex.split(cards.curl("http://127.0.0.1:8008", text, text, 1.0).replace("\\\n", " "))
     body = json.loads(curl[curl.index("-d") + 1])
     assert body["task_description"] == text and body["messages"][0]["content"] == text and "strength" not in body
-    run, generate = (shlex.split(line) for line in _commands(code.shell(text, text, 2.0))[:2])
+    run, generate = (shlex.split(line) for line in _commands(cards.shell(text, text, 2.0))[:2])
     assert run[-1] == generate[-1] == text and f"--input={text}" in run and run[run.index("--strength") + 1] == "2"
     assert ("--" in run) == text.startswith("-")
 
@@ -311,8 +311,8 @@ def _commands(text: str) -> list[str]:
 
 
 def test_only_what_can_be_an_address_is_one() -> None:
-    assert code.address_of("http", "127.0.0.1:8008") == "http://127.0.0.1:8008"
-    assert code.address_of("https", "[::1]:8") == "https://[::1]:8"
+    assert cards.address_of("http", "127.0.0.1:8008") == "http://127.0.0.1:8008"
+    assert cards.address_of("https", "[::1]:8") == "https://[::1]:8"
     for scheme, host in (
         ("http", "a b"),
         ("http", "x';id'"),
@@ -322,7 +322,7 @@ def test_only_what_can_be_an_address_is_one() -> None:
         ("http", "a\nb"),
     ):
         with pytest.raises(T2LError):
-            code.address_of(scheme, host)
+            cards.address_of(scheme, host)
 
 
 @pytest.mark.parametrize(

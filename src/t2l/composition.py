@@ -108,14 +108,6 @@ def combine(
     return Adapter(spec, tensors, {"base_model": spec.base_model, **_prompts(adapters), "composition": record})
 
 
-def interpolate(
-    first: Adapter, second: Adapter, share: float, *, method: Method = "cat", rank: int | None = None
-) -> Adapter:
-    """``(1 - share) * first + share * second`` in weight space: 0 is the first, 1 the second, beyond extrapolates."""
-    share = _number(share, "share")
-    return combine([first, second], [1 - share, share], method=method, rank=rank)
-
-
 def subtract(adapter: Adapter, other: Adapter, *, method: Method = "cat", rank: int | None = None) -> Adapter:
     """``adapter - other`` in weight space: what the first has and the second lacks."""
     return combine([adapter, other], [1.0, -1.0], method=method, rank=rank)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2l.commands.options import BaseModel, Checkpoint, Device, checked_device
+from t2l.commands.options import BaseModel, Checkpoint, Device, checked_device, open_base, open_checkpoint
 from t2l.commands.terminal import results, say, shown
 from t2l.errors import T2LError
 
@@ -120,21 +120,17 @@ def chat(
 
     Lines come from the terminal or through a pipe. /help lists what a line may begin with.
     """
-    from t2l.bases import load_base
     from t2l.encoders import prepare
-    from t2l.model import TextToLora
 
     if task is not None:
         prepare([task])  # refused before anything is loaded
     device = checked_device(device)
-    t2l = TextToLora.from_pretrained(checkpoint, device=device)
-    name = t2l.spec.base_name(base)
-    loaded = load_base(name, device=device).with_system(t2l.system)
-    t2l.spec.check_base(loaded.model)
+    t2l = open_checkpoint(checkpoint, device)
+    loaded = open_base(t2l, base, device)
     if loaded.note:
         say(f"Note: {loaded.note}", "yellow")
     talk = _Talk(t2l, Conversation(loaded, max_new_tokens))
-    say(f"{name}. /help lists the commands, Ctrl-D leaves.", "dim")
+    say(f"{t2l.spec.base_name(base)}. /help lists the commands, Ctrl-D leaves.", "dim")
     if task is None:
         say("No task yet: the base answers alone. /task DESCRIPTION", "dim")
     else:

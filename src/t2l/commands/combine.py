@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,12 +18,11 @@ from t2l.commands.options import (
     AsJson,
     Checkpoint,
     Device,
-    Dtype,
     Force,
-    FormOption,
     StoredAs,
     StoredForm,
     checked_device,
+    open_checkpoint,
 )
 from t2l.commands.terminal import Notes, print_json, results, say
 from t2l.errors import AdapterError, T2LError
@@ -33,13 +31,8 @@ if TYPE_CHECKING:
     from t2l.adapter import Adapter
 
 
-class How(str, Enum):
-    """Where and how the parts are put together."""
-
-    cat = "cat"
-    svd = "svd"
-    factors = "factors"
-    features = "features"
+How = Literal["cat", "svd", "factors", "features"]
+"""Where and how the parts are put together."""
 
 
 def combine(
@@ -61,15 +54,15 @@ def combine(
             help="cat: the exact sum, its rank the sum of the ranks. svd: the nearest to it of one rank. factors: A "
             "and B apart. features: descriptions only, mixed before there are weights."
         ),
-    ] = How.cat,
+    ] = "cat",
     rank: Annotated[
         int | None, typer.Option("--rank", min=1, help="Of the result, with svd; by default the largest of the parts.")
     ] = None,
     checkpoint: Checkpoint = None,
     force: Force = False,
     as_json: AsJson = False,
-    dtype: StoredAs = Dtype.float32,
-    form: StoredForm = FormOption.portable,
+    dtype: StoredAs = "float32",
+    form: StoredForm = "portable",
     device: Device = "cpu",
 ) -> None:
     """Add, average, subtract or blend adapters; every part is an adapter folder or a description."""
@@ -82,12 +75,12 @@ def combine(
     notes = Notes()
     with notes.of_warnings():
         made = _combined(parts, folders, weight, method, rank, checkpoint, checked_device(device))
-        made.save(out, form=form.value, dtype=dtype.value, force=force)
+        made.save(out, form=form, dtype=dtype, force=force)
     record = made.provenance["composition"]
     report = {
         "folder": str(out),
         "digest": made.digest,
-        "method": method.value,
+        "method": method,
         "rank": made.spec.rank,
         "base_model": made.spec.base_model,
         "parts": [
@@ -114,26 +107,19 @@ def _combined(
 ) -> Adapter:
     from t2l import composition
     from t2l.adapter import Adapter
-    from t2l.encoders import CachedEncoder
-    from t2l.model import TextToLora
 
     adapters = {place: Adapter.load(folder) for place, folder in enumerate(folders) if folder is not None}
     described = [part for part, folder in zip(parts, folders, strict=True) if folder is None]
-    if method is How.features and (adapters or rank is not None):
-        raise T2LError(
-            "Only descriptions can be mixed as features, and the result has the checkpoint's rank.",
-            "Use --method cat or svd for adapters; omit --rank with features.",
-        )
-    if described:
-        t2l = TextToLora.from_pretrained(checkpoint, device=device)
-        t2l.encoder = CachedEncoder(t2l.encoder)
-        if method is How.features:
-            return t2l.blend(described, weights or None)
-        made = iter(t2l.generate(described))
-    else:
-        made = iter(())
+    if method == "features":
+        if adapters or rank is not None:
+            raise T2LError(
+                "Only descriptions can be mixed as features, and the result has the checkpoint's rank.",
+                "Use --method cat or svd for adapters; omit --rank with features.",
+            )
+        return open_checkpoint(checkpoint, device).blend(described, weights or None)
+    made = iter(open_checkpoint(checkpoint, device).generate(described) if described else ())
     whole = [adapters[place] if place in adapters else next(made) for place in range(len(parts))]
-    return composition.combine(whole, weights or None, method=method.value, rank=rank)  # pyright: ignore[reportArgumentType]
+    return composition.combine(whole, weights or None, method=method, rank=rank)
 
 
 def _folder(part: str) -> Path | None:

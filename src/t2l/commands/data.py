@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,30 +29,9 @@ data = typer.Typer(
 _WINDOW_SHARE = 0.75  # of a base's window that prompts get where it is smaller than the paper's two limits
 
 
-class PromptTemplate(str, Enum):
-    """Whether a prompt says what the task is."""
-
-    withheld = "withheld"
-    included = "included"
-    mixture = "mixture"
-
-
-class Removals(str, Enum):
-    """Which tasks are omitted for being near a benchmark."""
-
-    paper = "paper"
-    strict = "strict"
-    none = "none"
-
-
-class Undescribed(str, Enum):
-    """What becomes of a task without descriptions."""
-
-    definition = "definition"
-    drop = "drop"
-    keep = "keep"
-
-
+PromptTemplate = Literal["withheld", "included", "mixture"]
+Removals = Literal["paper", "strict", "none"]
+Undescribed = Literal["definition", "drop", "keep"]
 Sources = Annotated[
     list[str],
     typer.Argument(
@@ -122,7 +100,7 @@ def prepare(
     output: _Output,
     base: _Base,
     descriptions: Descriptions = None,
-    template: _Template = PromptTemplate.withheld,
+    template: _Template = "withheld",
     included_fraction: _IncludedFraction = 0.5,
     max_prompt: _MaxPrompt = None,
     max_response: _MaxResponse = None,
@@ -131,9 +109,9 @@ def prepare(
     max_samples: _MaxSamples = 10_000,
     min_samples: _MinSamples = 1,
     language: _Language = "English",
-    remove: _Remove = Removals.paper,
+    remove: _Remove = "paper",
     exclude: _Exclude = None,
-    without_descriptions: _WithoutDescriptions = Undescribed.definition,
+    without_descriptions: _WithoutDescriptions = "definition",
     split_file: _SplitFile = None,
     validation: _Validation = 11,
     test: _Test = 0,
@@ -160,7 +138,7 @@ def prepare(
         )
     prompt_limit, response_limit = _limits(base, max_prompt, max_response, notes)
     config = PrepareConfig(
-        template=Template(template.value),
+        template=Template(template),
         system=system,
         included_fraction=included_fraction,
         max_prompt=prompt_limit,
@@ -169,9 +147,9 @@ def prepare(
         max_samples=max_samples,
         min_samples=min_samples,
         language=None if language.casefold() == "any" else language,
-        remove=remove.value,
+        remove=remove,
         exclude=tuple(exclude or ()),
-        without_descriptions=without_descriptions.value,
+        without_descriptions=without_descriptions,
         split=SplitRule(
             named=read_split_file(split_file) if split_file else None,
             validation=validation,

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Dtype, ProtocolName, SuiteName, checked_device
+from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Dtype, checked_device
 from t2l.commands.terminal import Notes, print_json, print_table, progress_of, results, say
 from t2l.errors import DescriptionError, T2LError
 
@@ -45,7 +45,7 @@ class Options:
     """What `t2l evaluate` is given."""
 
     folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="With --suite: its tasks.")] = None
-    suite: Annotated[SuiteName | None, typer.Option(help="Super-Natural-Instructions, from FOLDER.")] = None
+    suite: Annotated[Literal["sni"] | None, typer.Option(help="Super-Natural-Instructions, from FOLDER.")] = None
     tasks: Annotated[
         list[str] | None,
         typer.Option("--tasks", "-t", metavar="NAME,...", help="Of lm-evaluation-harness; paper10; all of --data."),
@@ -59,8 +59,9 @@ class Options:
     limit: Annotated[int | None, typer.Option(min=1, help="Items a task.")] = None
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="The run's; a run goes on.")] = None
     protocol: Annotated[
-        ProtocolName, _more(help="paper: greedy, first matching choice; loglikelihood: the harness's own.")
-    ] = ProtocolName.paper
+        Literal["paper", "loglikelihood"],
+        _more(help="paper: greedy, first matching choice; loglikelihood: the harness's own."),
+    ] = "paper"
     shots: Annotated[str, _more(metavar="N,...", help="Examples in the few-shot rows' prompts; 0: no such row.")] = "3"
     library: Annotated[
         Path | None, _more(metavar="FOLDER", help="PEFT adapters of training tasks: average, nearest, arrow.")
@@ -139,7 +140,7 @@ def _benchmarks(options: Options, notes: Notes) -> tuple[dict[str, Any], Path]:
     known, rows = _descriptions(options), _rows(options, "benchmarks")
     tasks = load_tasks(
         options.tasks or (["all"] if options.data is not None else ["paper10"]),
-        protocol=options.protocol.value,
+        protocol=options.protocol,
         data=options.data,
         run_code=options.run_code,
         descriptions=known,
@@ -178,10 +179,10 @@ def _benchmark_settings(options: Options, tasks: list[str], bench: Bench, rows: 
     from t2l.evaluation.harness import MAX_NEW_TOKENS
     from t2l.evaluation.runs import fingerprint
 
-    base, paper = bench.base, options.protocol is ProtocolName.paper
+    base, paper = bench.base, options.protocol == "paper"
     return {
         "tasks": tasks,
-        "protocol": options.protocol.value,
+        "protocol": options.protocol,
         "data": None if options.data is None else str(options.data),
         "checkpoint": None if bench.t2l is None else bench.t2l.digest,
         "base": base.name,
@@ -369,9 +370,9 @@ def _bench(
     if name is None:
         t2l = t2l or _checkpoint(None, device)
         name, system = t2l.spec.base_name(), system or t2l.system
-    written = options.protocol is ProtocolName.paper  # token by token: three times as fast without fused attention
+    written = options.protocol == "paper"  # token by token: three times as fast without fused attention
     loading = {"attn_implementation": "eager"} if device == "cpu" and written else None
-    base = load_base(name, device=device, dtype=options.dtype and options.dtype.value, loading=loading)
+    base = load_base(name, device=device, dtype=options.dtype, loading=loading)
     if options.dtype is None and base.model.num_parameters() >= _SMALL and _has_bfloat16(device):
         _round_to_bfloat16(base.model)
     base = base.with_system(system or NONE)

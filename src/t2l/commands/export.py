@@ -6,9 +6,8 @@ Level 6.
 from __future__ import annotations
 
 import shlex
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,12 +19,7 @@ if TYPE_CHECKING:
     from t2l.adapter import Adapter
 
 
-class ExportTarget(str, Enum):
-    """What is written."""
-
-    peft = "peft"
-    merged = "merged"
-    gguf = "gguf"
+ExportTarget = Literal["peft", "merged", "gguf"]
 
 
 def export(
@@ -58,19 +52,19 @@ def export(
     from t2l.adapter import Adapter
     from t2l.composition import scale
 
-    if form is not None and to is not ExportTarget.peft:
-        raise T2LError(f"--form has no effect with --to {to.value}.", "Leave it away.")
-    if base is not None and to is ExportTarget.peft:
+    if form is not None and to != "peft":
+        raise T2LError(f"--form has no effect with --to {to}.", "Leave it away.")
+    if base is not None and to == "peft":
         raise T2LError("--base has no effect with --to peft, which needs no base.", "Leave it away.")
     strength = checked_strength(strength)
     adapter = Adapter.load(folder)
     adapter = adapter if strength == 1 else scale(adapter, strength)
     notes = Notes()
     with notes.of_warnings():
-        _write(adapter, to, out, base, form, dtype.value if dtype else None, force, notes)
+        _write(adapter, to, out, base, form, dtype, force, notes)
     report = {
         "adapter": str(folder),
-        "to": to.value,
+        "to": to,
         "out": str(out),
         "digest": adapter.digest,
         "base_model": base or adapter.spec.base_model,
@@ -94,14 +88,14 @@ def _write(
     force: bool,
     notes: Notes,
 ) -> None:
-    if to is ExportTarget.peft:
-        if form is FormOption.rslora:  # a folder in the portable form has forgotten its alpha
+    if to == "peft":
+        if form == "rslora":  # a folder in the portable form has forgotten its alpha
             adapter = adapter.rank_stabilised()
-        adapter.save(out, form=form.value if form else "portable", dtype=dtype, force=force)
+        adapter.save(out, form=form or "portable", dtype=dtype, force=force)
         return
     from t2l.export import export_adapter
 
-    export_adapter(adapter, out, to.value, base=base, dtype=dtype, force=force)
+    export_adapter(adapter, out, to, base=base, dtype=dtype, force=force)
 
 
 def _size(out: Path) -> int:

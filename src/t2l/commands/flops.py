@@ -6,21 +6,12 @@ Level 6. `t2l.evaluation.flops` computes; this file prints. No weights of the ba
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from t2l.commands.options import AsJson, Checkpoint
 from t2l.commands.terminal import print_json, print_table, results, say
-
-
-class VariantName(str, Enum):
-    """Variants of the hypernetwork."""
-
-    L = "L"
-    M = "M"
-    S = "S"
 
 
 def flops(
@@ -35,8 +26,9 @@ def flops(
     ] = None,
     checkpoint: Checkpoint = None,
     variant: Annotated[
-        VariantName, typer.Option(help="With --base alone: the paper's hypernetwork of this variant, and gte-large.")
-    ] = VariantName.L,
+        Literal["L", "M", "S"],
+        typer.Option(help="With --base alone: the paper's hypernetwork of this variant, and gte-large."),
+    ] = "L",
     description: Annotated[int, typer.Option(min=1, help="Tokens of the description.")] = 48,
     question: Annotated[int, typer.Option(min=1, help="Tokens of a question.")] = 64,
     examples: Annotated[int, typer.Option(min=0, help="Tokens of all examples in a few-shot prompt.")] = 256,
@@ -62,8 +54,8 @@ def flops(
     if base is not None and checkpoint is None:
         config, encoder_name = base_config(base), "gte-large-en-v1.5"
         with torch.device("meta"):
-            hypernetwork = HyperNetwork(LoraSpec.from_base(config), 1024, variant.value)
-        shape, what = TransformerShape.of_config(config), f"{base}, variant {variant.value} as in the paper"
+            hypernetwork = HyperNetwork(LoraSpec.from_base(config), 1024, variant)
+        shape, what = TransformerShape.of_config(config), f"{base}, variant {variant} as in the paper"
     else:
         t2l = TextToLora.from_pretrained(checkpoint)
         name = t2l.spec.base_name(base)

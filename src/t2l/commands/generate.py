@@ -5,10 +5,15 @@ Level 6. Everything that can be refused is refused before the first adapter is m
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import shlex
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -19,25 +24,30 @@ from t2l.commands.options import (
     AsJson,
     Checkpoint,
     Device,
-    Dtype,
     Force,
-    FormOption,
     StoredAs,
     StoredForm,
     Strength,
     checked_device,
     checked_strength,
+    open_checkpoint,
 )
 from t2l.commands.terminal import Notes, messages, print_json, results, say
-from t2l.errors import OutputError
+from t2l.errors import DescriptionError, OutputError, did_you_mean
 
 if TYPE_CHECKING:
     from t2l.adapter import Adapter
-    from t2l.commands.descriptions import Request
     from t2l.guidance.guide import Guide, Policy
     from t2l.model import TextToLora
+    from t2l.records import Record
 
 DEFAULT_FOLDER = Path("adapters")
+_FORM = (
+    'Give one description a line, or records such as {"description": "Sort the words.", "name": "sort"}: JSON Lines, '
+    "a JSON list, or CSV with the columns description and name."
+)
+_SLUG_CHARS = 40
+_DIGEST_CHARS = 8
 _File = Annotated[
     str | None,
     typer.Option(
@@ -81,23 +91,19 @@ def generate(
         float,
         typer.Option(help="Confidence, 0 to 1, below which a description is not trusted.", rich_help_panel=MORE),
     ] = 0.5,
-    dtype: StoredAs = Dtype.float32,
-    form: StoredForm = FormOption.portable,
+    dtype: StoredAs = "float32",
+    form: StoredForm = "portable",
     device: Device = "cpu",
 ) -> None:
     """Make a LoRA adapter from each description, as a folder that PEFT, vLLM and SGLang load as it is."""
-    from t2l.commands.descriptions import read_requests
-    from t2l.encoders import CachedEncoder
     from t2l.guidance.guide import calibrate_command
-    from t2l.model import TextToLora
 
     notes = Notes()
     strength = checked_strength(strength)
     requests = read_requests(descriptions or [], file, notes.add)
     if len(requests) == 1 and out is not None:
         check_place(out, force)  # before the checkpoint is read
-    t2l = TextToLora.from_pretrained(checkpoint, device=checked_device(device))
-    t2l.encoder = CachedEncoder(t2l.encoder)
+    t2l = open_checkpoint(checkpoint, checked_device(device))
     guide = _guide(t2l, fallback, threshold)
     folders = _folders(requests, out, t2l.digest)
     for folder in folders:
@@ -112,8 +118,8 @@ def generate(
             folders,
             lambda request, adapter: _guided(guide, request, adapter, fallback, threshold, notes),
             strength,
-            dtype=dtype.value,
-            form=form.value,
+            dtype=dtype,
+            form=form,
             force=force,
         )
     report = {
@@ -255,3 +261,125 @@ def _show(report: dict[str, Any]) -> None:
 def _shortened(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 90 else f"{line[:87]}..."
+
+
+# --- descriptions as a user gives them: every complaint says which argument, or which line of which file --------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """One adapter that is wanted.
+
+    Args:
+        description: stripped.
+        name: what the user calls it, where they do.
+        place: where the description stands, for error messages.
+    """
+
+    description: str
+    name: str | None
+    place: str
+
+    def folder_name(self, checkpoint: str) -> str:
+        """The slug of the name or description, and a digest of description and checkpoint: known before generation."""
+        digest = hashlib.blake2b(f"{self.description}\0{checkpoint}".encode()).hexdigest()[:_DIGEST_CHARS]
+        return f"{slug(self.name or self.description)}-{digest}"
+
+
+def slug(text: str) -> str:
+    """``text`` as a part of a file name: lower-case ASCII letters and digits joined by hyphens, at whole words."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.findall(r"[a-z0-9]+", plain)
+    short = ""
+    for word in words:
+        if short and len(short) + 1 + len(word) > _SLUG_CHARS:
+            break
+        short = f"{short}-{word}" if short else word[:_SLUG_CHARS]
+    return short or "adapter"
+
+
+def read_requests(arguments: Sequence[str], file: str | None, note: Callable[[str], None]) -> list[Request]:
+    """All descriptions, arguments first, each once; ``note`` is told of those that repeat.
+
+    Args:
+        file: path of a text file with a description a line, or of records with ``description`` and optional ``name``
+            in a form of `t2l.records`; ``"-"`` reads stdin.
+
+    Raises:
+        DescriptionError: no description at all, or one that cannot be used; the file is missing, not UTF-8 or not
+            of the form that its name or its beginning promises.
+    """
+    requests = [Request(text, None, f"argument {number}") for number, text in enumerate(arguments, start=1)]
+    if file is not None:
+        requests += _read_file(file)
+    if not requests:
+        raise DescriptionError(
+            f"'{file}' holds no description." if file else "There is no description.",
+            'Say what the adapter should do: t2l generate "Sort the words by length."',
+        )
+    distinct: dict[str, Request] = {}
+    for request in requests:
+        request = Request(_checked(request), request.name, request.place)
+        first = distinct.setdefault(request.description, request)
+        if first is not request:
+            note(f"{_capital(request.place)} repeats {first.place}; its adapter is made once.")
+    return list(distinct.values())
+
+
+def _checked(request: Request) -> str:
+    from t2l.encoders.description import prepare
+
+    try:
+        prepare([request.description])
+    except DescriptionError as problem:
+        raise DescriptionError(f"{_capital(request.place)}: {problem.message}", problem.fix) from problem
+    return request.description.strip()
+
+
+def _read_file(file: str) -> list[Request]:
+    from t2l.records import parse_records
+    from t2l.storage import read_input
+
+    name = "stdin" if file == "-" else file
+    lines = list(_lines(read_input(file, DescriptionError), name))
+    records = parse_records(
+        "\n".join(line for _, line in lines), name, ("description", "name"), _FORM, DescriptionError
+    )
+    if records is not None:
+        return [_from_record(record) for record in records]
+    return [Request(line, None, f"line {number} of {name}") for number, line in lines if line.strip()]
+
+
+def _lines(data: bytes, name: str) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line, decoded one by one so that an error can say which."""
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            yield number, line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as problem:
+            raise DescriptionError(
+                f"Line {number} of {name} is not UTF-8: byte 0x{line[problem.start]:02x} at place {problem.start + 1}.",
+                "Save the file as UTF-8.",
+            ) from problem
+
+
+def _from_record(given: Record) -> Request:
+    record, place = given.value, given.place
+    if not isinstance(record, dict):
+        raise DescriptionError(f"{_capital(place)} holds {type(record).__name__}, not a JSON object.", _FORM)
+    if "description" not in record:
+        near = did_you_mean("description", record) if record else ""
+        raise DescriptionError(f"{_capital(place)} has no 'description'.", near or None)
+    return Request(_text(record, "description", place), _text(record, "name", place).strip() or None, place)
+
+
+def _text(record: dict[str, Any], field: str, place: str) -> str:
+    value = record.get(field)
+    if value is None and field == "name":
+        return ""
+    if not isinstance(value, str):
+        raise DescriptionError(f"{_capital(place)}: '{field}' is {json.dumps(value)[:60]}, not text.")
+    return value
+
+
+def _capital(place: str) -> str:
+    return place[:1].upper() + place[1:]

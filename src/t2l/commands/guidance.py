@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device
+from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device, open_base, open_checkpoint
 from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.errors import T2LError
 
 if TYPE_CHECKING:
-    from t2l.guidance.calibrate import GuidedTask, Score
+    from t2l.guidance.calibration import GuidedTask, Score
     from t2l.guidance.guide import Explanation
     from t2l.model import TextToLora
     from t2l.records import Record
@@ -36,14 +36,11 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say how far a description is to be trusted, why, and how to word it better."""
-    from t2l.encoders import CachedEncoder
     from t2l.encoders.description import prepare
     from t2l.guidance.guide import Guide, explain_uncalibrated, is_calibrated
-    from t2l.model import TextToLora
 
     prepare([description])  # before the checkpoint is read
-    t2l = TextToLora.from_pretrained(checkpoint)
-    t2l.encoder = CachedEncoder(t2l.encoder)
+    t2l = open_checkpoint(checkpoint)
     notes = Notes()
     with notes.of_warnings():
         found = Guide.of(t2l).explain(description) if is_calibrated(t2l) else explain_uncalibrated(t2l, description)
@@ -69,16 +66,13 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure on validation tasks when descriptions can be trusted, and keep it beside the checkpoint."""
-    from t2l.bases import load_base
-    from t2l.guidance.calibrate import calibrate as fit
+    from t2l.guidance.calibration import calibrate as fit
     from t2l.model import TextToLora
 
     known = read_tasks(tasks)
     t2l = TextToLora.from_pretrained(checkpoint, device=checked_device(device))
     assert t2l.folder is not None
-    name = t2l.spec.base_name(base)
-    loaded = load_base(name, device=checked_device(device)).with_system(t2l.system)
-    t2l.spec.check_base(loaded.model)
+    loaded = open_base(t2l, base, checked_device(device))
     found = fit(t2l, known, _scorer(t2l, loaded), facts={"measure": "ROUGE-L"}, report=messages().print)
     found.save(t2l.folder)
     facts = found.facts
@@ -113,7 +107,7 @@ def read_tasks(path: Path) -> list[GuidedTask]:
 
 def _task(given: Record) -> GuidedTask:
     from t2l.data.sources import as_text
-    from t2l.guidance.calibrate import GuidedTask
+    from t2l.guidance.calibration import GuidedTask
 
     record, place, form = given.value, given.place, _FORM
     name, texts, label, examples = (record.get(field) for field in _FIELDS)
@@ -170,7 +164,6 @@ def _show(found: Explanation) -> None:
     for finding in found.findings:
         about = f" ('{finding.text}')" if finding.text else ""
         say(f"  {finding.kind}{about}: {finding.advice}", console=out)
-    say(f"Said in other words, what is read of it turns by {found.rewording:.3f} (0: not at all).", console=out)
     if found.rewrite is not None:
         say(f"Try: {found.rewrite[0]}", "bold", console=out)
         say(f"  as a training task says it; confidence {found.rewrite[1]:.2f}", console=out)

@@ -1,4 +1,4 @@
-"""Options that several verbs share, so that a name means the same everywhere.
+"""Options that several verbs share, so that a name means the same everywhere, and what they open.
 
 Level 6.
 """
@@ -6,42 +6,20 @@ Level 6.
 from __future__ import annotations
 
 import math
-from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from t2l.errors import T2LError
 
+if TYPE_CHECKING:
+    from t2l.bases import Base
+    from t2l.model import TextToLora
 
-class Dtype(str, Enum):
-    """How tensors are stored."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class FormOption(str, Enum):
-    """Where an adapter's scaling lives: inside B, or with the runtime."""
-
-    portable = "portable"
-    rslora = "rslora"
-
-
-class ProtocolName(str, Enum):
-    """How the paper's benchmarks are scored."""
-
-    paper = "paper"
-    loglikelihood = "loglikelihood"
-
-
-class SuiteName(str, Enum):
-    """Suites of tasks with definitions, read from a folder."""
-
-    sni = "sni"
-
-
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""How tensors are stored."""
+FormOption = Literal["portable", "rslora"]
+"""Where an adapter's scaling lives: inside B, or with the runtime."""
 MORE = "Rarely needed"
 """Heading of the help for what most users leave as it is."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
@@ -104,3 +82,26 @@ def checked_device(name: str) -> str:
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise T2LError(f"This machine cannot compute on '{name}': {reason}", "Omit --device.") from problem
     return name
+
+
+def open_checkpoint(source: str | None, device: str = "cpu") -> TextToLora:
+    """The checkpoint that ``--checkpoint`` names; what its encoder has read stays on disk."""
+    from t2l.encoders import CachedEncoder
+    from t2l.model import TextToLora
+
+    t2l = TextToLora.from_pretrained(source, device=device)
+    t2l.encoder = CachedEncoder(t2l.encoder)
+    return t2l
+
+
+def open_base(t2l: TextToLora, name: str | None, device: str = "cpu") -> Base:
+    """The base that ``--base`` names, by default the checkpoint's own, prompted as the checkpoint was trained.
+
+    Raises:
+        BaseModelError: the checkpoint's adapters are for another base.
+    """
+    from t2l.bases import load_base
+
+    base = load_base(t2l.spec.base_name(name), device=device).with_system(t2l.system)
+    t2l.spec.check_base(base.model)
+    return base

@@ -20,9 +20,7 @@ from t2l.commands.options import (
     BaseModel,
     Checkpoint,
     Device,
-    Dtype,
     Force,
-    FormOption,
     StoredAs,
     StoredForm,
     checked_device,
@@ -73,8 +71,8 @@ def refine(
     embedding_rate: _EmbeddingRate = 0.05,
     batch: Annotated[int, typer.Option(min=1, help="Examples in a step.", rich_help_panel=MORE)] = 8,
     seed: Annotated[int, typer.Option(help="Of which examples make a step.", rich_help_panel=MORE)] = 0,
-    dtype: StoredAs = Dtype.float32,
-    form: StoredForm = FormOption.portable,
+    dtype: StoredAs = "float32",
+    form: StoredForm = "portable",
     device: Device = "cpu",
 ) -> None:
     """Make an adapter better from a few examples, starting where its description has brought it.
@@ -112,7 +110,7 @@ def refine(
     record = found.record(config, start, pairs, **lineage)
     kept = {key: start.provenance[key] for key in ("description", *RECORDED) if key in start.provenance}
     refined = Adapter(warm.spec, found.weights, {**kept, "base_model": warm.spec.base_model, "refined": record})
-    refined.save(out, form=form.value, dtype=dtype.value, force=force)
+    refined.save(out, form=form, dtype=dtype, force=force)
     seconds = round(time.perf_counter() - begun, 3)
     if as_json:
         shown = {key: value for key, value in record.items() if key != "from"}

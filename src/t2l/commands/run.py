@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Strength, checked_device, checked_strength
+from t2l.commands.options import (
+    AsJson,
+    BaseModel,
+    Checkpoint,
+    Device,
+    Strength,
+    checked_device,
+    checked_strength,
+    open_base,
+    open_checkpoint,
+)
 from t2l.commands.terminal import Notes, messages, print_json, results, say
 from t2l.errors import CheckpointError, T2LError
 from t2l.prompting import NONE, TEMPLATE
@@ -48,11 +58,8 @@ def run(
 
     Inputs are arguments, files, or what comes through a pipe.
     """
-    from t2l.bases import load_base
     from t2l.comparison import compare
     from t2l.composition import scale
-    from t2l.encoders import CachedEncoder
-    from t2l.model import TextToLora
 
     asked = [*(inputs or ()), *(more or ())]
     if description == "-":
@@ -61,8 +68,7 @@ def run(
     notes = Notes()
     strength = checked_strength(strength)
     device = checked_device(device)
-    t2l = TextToLora.from_pretrained(checkpoint, device=device)
-    t2l.encoder = CachedEncoder(t2l.encoder)
+    t2l = open_checkpoint(checkpoint, device)
     name = t2l.spec.base_name(base)
     with notes.of_warnings():
         start = time.perf_counter()
@@ -70,7 +76,7 @@ def run(
         adapter_s = time.perf_counter() - start
         confidence = _confidence(t2l, description, notes)
         adapter = adapter if strength == 1 else scale(adapter, strength)
-        loaded = load_base(name, device=device).with_system(t2l.system)
+        loaded = open_base(t2l, base, device)
         if loaded.note:
             notes.add(loaded.note)
         start = time.perf_counter()

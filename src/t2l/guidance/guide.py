@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from t2l.adapter import Adapter
@@ -21,7 +20,7 @@ from t2l.composition import scale
 from t2l.errors import CheckpointError, T2LError, did_you_mean
 from t2l.guidance.calibration import JSON_FILE, THRESHOLD, Calibration
 from t2l.guidance.familiarity import SIGNALS, vectors
-from t2l.guidance.wording import WordingFinding, content_words, findings, paraphrases
+from t2l.guidance.wording import WordingFinding, content_words, findings
 from t2l.model import TextToLora
 
 _CANDIDATES = 8  # nearest tasks among whose phrasings a rewrite is sought
@@ -97,7 +96,6 @@ class Explanation:
         description: as it was given.
         confidence: None where the checkpoint is not calibrated.
         findings: what is vague or contradictory.
-        rewording: how much its encoding turns when it is said in other words: mean 1 - cosine similarity.
         rewrite: a better description in the nearest tasks' phrasing, with its confidence; None where there is none.
         note: why the confidence is missing; None where it is there.
     """
@@ -105,7 +103,6 @@ class Explanation:
     description: str
     confidence: Confidence | None
     findings: tuple[WordingFinding, ...]
-    rewording: float
     rewrite: tuple[str, float] | None
     note: str | None = None
 
@@ -116,7 +113,6 @@ class Explanation:
             "description": self.description,
             "confidence": None if self.confidence is None else self.confidence.to_dict(),
             "findings": [finding.to_dict() for finding in self.findings],
-            "rewording": round(self.rewording, 4),
             "rewrite": rewrite,
             "note": self.note,
         }
@@ -181,9 +177,8 @@ class Guide:
             DescriptionError: it cannot be encoded.
         """
         (confidence,) = self.assess([description])
-        spread = rewording_spread(self.t2l, description)
         rewrite = self.rewrite(description, confidence)
-        return Explanation(description, confidence, tuple(findings(description)), spread, rewrite)
+        return Explanation(description, confidence, tuple(findings(description)), rewrite)
 
     def rewrite(self, description: str, confidence: Confidence) -> tuple[str, float] | None:
         """The nearest phrasing that shares a word with the description, says nearly the same and is trusted more."""
@@ -201,19 +196,10 @@ class Guide:
         return None if text is None or better is None else (text, better.value)
 
 
-@torch.inference_mode()
-def rewording_spread(t2l: TextToLora, description: str) -> float:
-    """How much a description's task features turn when it is said in other words: mean 1 - cosine similarity."""
-    texts = (description, *paraphrases(description))
-    feature_NW = torch.cat([vectors(t2l, t2l.encoder.encode([text]))[1] for text in texts])
-    return float((1 - F.cosine_similarity(feature_NW[1:], feature_NW[:1])).mean())
-
-
 def explain_uncalibrated(t2l: TextToLora, description: str) -> Explanation:
-    """What can be said of a description where the checkpoint has no calibration: its wording, and how stable it is."""
-    spread = rewording_spread(t2l, description)
+    """What can be said of a description where the checkpoint has no calibration: its wording alone."""
     note = f"The checkpoint has not been calibrated, so there is no confidence. Calibrate it: {calibrate_command(t2l)}"
-    return Explanation(description, None, tuple(findings(description)), spread, None, note)
+    return Explanation(description, None, tuple(findings(description)), None, note)
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What is vague or contradictory in a description, and the same description in other words: from its text alone.
+"""What is vague or contradictory in a description, from its text alone.
 
 Level 5. Rules for English, written by hand; nothing here knows encoders, models or tasks. What a rule finds is advice,
 never a reason to refuse.
@@ -7,7 +7,6 @@ never a reason to refuse.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -75,34 +74,6 @@ _OPPOSITES = (
     ("smallest", "largest"),
     ("keep", "remove"),
 )
-_SWAPS = {
-    "give": "return",
-    "return": "give",
-    "output": "write",
-    "write": "output",
-    "find": "identify",
-    "pick": "choose",
-    "choose": "pick",
-    "remove": "delete",
-    "delete": "remove",
-    "drop": "leave out",
-    "translate": "put",
-    "text": "input",
-    "input": "text",
-    "sentence": "line",
-    "number": "figure",
-    "letter": "character",
-    "word": "term",
-    "tell": "say",
-    "say": "tell me",
-    "make": "turn",
-    "convert": "change",
-    "change": "convert",
-    "final": "last",
-    "last": "final",
-    "only": "just",
-    "repeat": "copy",
-}
 _CONTENT_LEAST = 2  # words; below, a description says too little to be understood
 _SENTENCES_MOST = 3
 
@@ -146,30 +117,6 @@ def findings(description: str) -> list[WordingFinding]:
     return kept
 
 
-def paraphrases(description: str) -> list[str]:
-    """The description in other words that mean the same, without a language model: frames, case, near synonyms.
-
-    Between four and seven texts, none of them the description itself, in a fixed order.
-
-    Example:
-        >>> paraphrases("Give the last word.")[0]
-        'Please give the last word.'
-    """
-    bare = description.strip().rstrip(".!").strip()
-    lowered = bare[:1].lower() + bare[1:] if bare[1:2].islower() or len(bare) < 2 or bare[1:2].isspace() else bare
-    swapped = _WORD.sub(lambda match: _swap(match.group()), bare)
-    made = (
-        f"Please {lowered}.",
-        f"Your task: {lowered}.",
-        f"For the given input, {lowered}.",
-        f"{bare}, please. Nothing else.",
-        bare.lower(),
-        f"{swapped}.",
-        f"{bare}!",
-    )
-    return [text for text in dict.fromkeys(made) if text not in (description, description.strip())]
-
-
 def content_words(text: str) -> set[str]:
     """Its words, lower case, without those that say little: what two wordings of one task may share."""
     return {word.lower() for word in _WORD.findall(text)} - _STOP
@@ -180,13 +127,6 @@ a an the of to in on at for from with and or is are be it its this that as by yo
 must each every given only just then there so if into task input output answer text
 """
 _STOP = frozenset(_STOP_TEXT.split())
-
-
-def _swap(word: str) -> str:
-    other = _SWAPS.get(word.lower())
-    if other is None:
-        return word
-    return other[:1].upper() + other[1:] if word[:1].isupper() else other
 
 
 def _not_words(text: str, words: list[str]) -> WordingFinding | None:
@@ -286,7 +226,3 @@ def _stems(word: str) -> set[str]:
         if len(stem) > 3 and stem[-1] == stem[-2]:
             found.add(stem[:-1])
     return found
-
-
-Check = Callable[[str, list[str]], WordingFinding | None]
-"""Text and its lower-case words -> what is found, if anything."""

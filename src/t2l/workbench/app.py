@@ -23,8 +23,7 @@ from starlette.routing import Mount
 
 from t2l.serving.access import App, Receive, Scope, Send
 from t2l.serving.errors import RequestError
-from t2l.workbench import theme
-from t2l.workbench.page import build
+from t2l.workbench import page as pages
 from t2l.workbench.work import Workbench
 
 PATH = "/workbench"
@@ -72,18 +71,18 @@ def add_workbench(app: FastAPI, work: Workbench) -> None:
 
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:
-        return Response(theme.ICON, media_type="image/svg+xml")
+        return Response(pages.ICON, media_type="image/svg+xml")
 
     async def mount() -> gr.Blocks:
-        page = build(work)
+        page = pages.build(work)
         page.has_launched = True  # mounting does not set it, and without it Gradio opens any path that it is given
         gr.mount_gradio_app(
             app,
             page,
             path=PATH,
-            theme=theme.theme(),
-            css=theme.css(),
-            head=theme.head(),
+            theme=pages.theme(),
+            css=pages.css(),
+            head=pages.head(),
             footer_links=[],
             run_history=False,
             ssr_mode=False,

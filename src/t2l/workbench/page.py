@@ -8,19 +8,34 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import gradio as gr
+from gradio.themes import Base
+from gradio.themes.utils import colors, sizes
 
 from t2l.demo.gallery import gallery, scored
 from t2l.demo.measure import kept
 from t2l.demo.tasks import demo_tasks
 from t2l.errors import T2LError
 from t2l.serving.engine import Engine
-from t2l.workbench import cards, code
+from t2l.workbench import cards
 from t2l.workbench.learn import MOST_STEPS
 from t2l.workbench.work import NO_INPUT, NOTHING_YET, Asked, Workbench
 
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-2 -10 48 48" fill="#0f766e">'
+    '<rect width="11" height="28" rx="2.5"/><rect x="16" width="28" height="11" rx="2.5"/>'
+    '<rect x="16" y="14" width="28" height="14" rx="2.5" opacity=".3"/></svg>'
+)
+"""Two thin matrices and the square they make: the page's icon."""
+
+_MARGINS = (
+    ".gradio-container{padding:20px 20px 48px!important}"
+    "@media(max-width:640px){.gradio-container{padding:0!important}"
+    ".gradio-container>.main{padding:12px 14px 28px!important}}"
+)
 _MOST_CHARS = 8192
 _MOST_EXAMPLES = 12
 _LEARN_DESCRIPTION = "Say which team the ticket is for: billing, login or delivery."
@@ -285,6 +300,65 @@ def _sampling(work: Workbench) -> list[gr.Slider]:
 def _address(request: gr.Request) -> str:
     """As the browser names the server; loopback where it names nothing usable."""
     try:
-        return code.address_of(request.url.scheme, request.headers.get("host", ""))
+        return cards.address_of(request.url.scheme, request.headers.get("host", ""))
     except T2LError:
         return "http://127.0.0.1:8008"
+
+
+# --- how it looks: Gradio's variables in our colours, fonts that the visitor's system has ---------------------------
+
+
+def theme() -> Base:
+    """Gradio's theme object."""
+    return Base(
+        primary_hue=colors.teal,
+        secondary_hue=colors.teal,
+        neutral_hue=colors.slate,
+        radius_size=sizes.radius_md,
+        text_size=sizes.text_md,
+        font=["sans-serif"],
+        font_mono=["monospace"],
+    ).set(
+        block_radius="12px",
+        container_radius="12px",
+        input_radius="8px",
+        button_large_radius="8px",
+        button_medium_radius="8px",
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="#0b1120",
+        block_background_fill="white",
+        block_background_fill_dark="#111a2e",
+        block_border_color="*neutral_200",
+        block_border_color_dark="#22304a",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_400",
+        block_shadow="0 1px 2px rgb(15 23 42 / 5%)",
+        block_shadow_dark="none",
+        input_background_fill="white",
+        input_background_fill_dark="#0d1526",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_text_color="white",
+        button_secondary_background_fill="white",
+        button_secondary_background_fill_dark="#16213a",
+        button_secondary_border_color="*neutral_200",
+        button_secondary_border_color_dark="#22304a",
+        color_accent="#0f766e",
+        slider_color="*primary_700",
+        slider_color_dark="*primary_400",
+    )
+
+
+def css() -> str:
+    """The style sheet of the cards."""
+    return (resources.files("t2l.workbench") / "page.css").read_text(encoding="utf-8")
+
+
+def head() -> str:
+    """The page's own script, inline, and its margins: Gradio rewrites the selectors of a style sheet, but not these."""
+    script = (resources.files("t2l.workbench") / "page.js").read_text(encoding="utf-8")
+    return f"<style>{_MARGINS}</style><script>{script}</script>"

@@ -24,7 +24,7 @@ from t2l.serving.maker import Combination, CombineMethod, Made, check_request
 from t2l.serving.prompts import chat_tokens
 from t2l.serving.sampling import Sampling
 from t2l.serving.stream import Stream
-from t2l.workbench import cards, code, table
+from t2l.workbench import cards, table
 from t2l.workbench.cards import AnswerCard
 from t2l.workbench.learn import learn
 
@@ -92,9 +92,9 @@ class Workbench:
             cards.made(made, [finding.advice for finding in findings(description)], rewrite),
             cards.heat_map(norms),
             cards.links([(f"Download the adapter ({size})", where, f"{made.kept.id}.zip")]),
-            code.python(address, self.engine.name, description, example, strength),
-            code.curl(address, description, example, strength),
-            code.shell(description, example, strength),
+            cards.python(address, self.engine.name, description, example, strength),
+            cards.curl(address, description, example, strength),
+            cards.shell(description, example, strength),
         )
 
     async def answer(self, description: str, text: str, strength: float, asked: Asked) -> AsyncIterator[str]:
