@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -56,7 +57,7 @@ def run(gate: bool = True, protocol: str = "paper", evil: str = "") -> dict[str,
         "settings": {"base": "b", "checkpoint": "c" * 64, "protocol": protocol, "seed": 0, "limit": None},
         "rows": {row: ROWS[row].title if row in ROWS else row for row in chances},
         "tasks": {f"t{task}": {"family": f"f{task % 2}"} for task in range(8)},
-        "findings": json.loads(json.dumps(found.to_dict())),
+        "findings": json.loads(json.dumps(asdict(found))),
         "map": {
             "tasks": [f"t{task}" for task in range(8) for _ in range(2)],
             "families": [f"f{task % 2}" for task in range(8) for _ in range(2)],

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -49,7 +50,7 @@ def test_the_gates_section_has_every_row_with_its_paired_difference(results: Mod
         for document in range(10)
         for row, chance in chances.items()
     ]
-    found = json.loads(json.dumps(gate_of(items, judged=True).to_dict()))
+    found = json.loads(json.dumps(asdict(gate_of(items, judged=True))))
     settings = {"wordings": 2, "max_new_tokens": 32, "seed": 0, "adapters": ["f" * 64], "tasks": ["t0"]}
     printed = {
         "rows": {row: f"what {row} is" for row in chances},

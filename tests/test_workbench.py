@@ -222,8 +222,8 @@ def test_examples_give_an_adapter_that_fits_them_better(embedded: Engine) -> Non
     work, engine, text = Workbench(embedded), embedded, "Cut the two letters at the front off."
     pairs = [(word, word[2:]) for word in WORDS]
     steps: list[int] = []
-    learned = learn(engine, text, pairs, 6, steps.append)
-    assert learned.held == (0, 5) and learned.after < learned.before and steps == list(range(7))
+    _, learned = learn(engine, text, pairs, 6, steps.append)
+    assert learned.held == (0, 5) and learned.loss < learned.before and steps == list(range(7))
     (made,) = engine.make([text]).result(30)
     assert "refined" not in made.adapter.provenance  # what was learned is not taken for the description's own
     shown, link = asyncio.run(last(work.learn(text, EXAMPLES, 2, SHORT)))

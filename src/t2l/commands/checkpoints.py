@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2l.commands.options import AsJson, Force
-from t2l.commands.terminal import Notes, print_json, print_table, results, say
+from t2l.commands.terminal import Notes, print_json, print_table, results, tell
 from t2l.errors import T2LError
 
 if TYPE_CHECKING:
@@ -57,15 +57,13 @@ def import_checkpoint(
     if as_json:
         print_json(report)
         return
-    console = results()
-    say(str(out), "bold green", console=console)
-    say(
+    tell(str(out), "bold green")
+    tell(
         f"Variant {report['variant']}, {report['parameters']:,} parameters; rank {spec.rank} for "
-        f"{', '.join(report['modules'])} of {spec.base_model or 'a base that it does not name'}.",
-        console=console,
+        f"{', '.join(report['modules'])} of {spec.base_model or 'a base that it does not name'}."
     )
-    say("\nNext:", "bold", console=console)
-    say(f"  t2l generate DESCRIPTION --checkpoint {shlex.quote(str(out))}", console=console)
+    tell("\nNext:", "bold")
+    tell(f"  t2l generate DESCRIPTION --checkpoint {shlex.quote(str(out))}")
 
 
 def push(
@@ -92,19 +90,13 @@ def push(
     else:
         raise T2LError(f"'{folder}' is neither a checkpoint of t2l nor an adapter.", "Import it first: t2l import")
     done = hub.push(
-        folder,
-        repository,
-        files,
-        private=private or None,
-        branch=branch,
-        create_pr=create_pr,
-        commit_message=message,
+        folder, repository, files, private=private or None, branch=branch, create_pr=create_pr, commit_message=message
     )
     if as_json:
         print_json({"folder": str(folder), "repository": repository, "url": done.url, "files": list(done.files)})
         return
-    say(done.url, "bold green", console=results())
-    say(f"Uploaded: {', '.join(done.files)}.", console=results())
+    tell(done.url, "bold green")
+    tell(f"Uploaded: {', '.join(done.files)}.")
 
 
 def inspect(
@@ -152,7 +144,7 @@ def inspect(
     if report.norms is not None:
         _show_norms(report.norms)
     if heatmap is not None:
-        say(f"Heat map: {heatmap}", console=results())
+        tell(f"Heat map: {heatmap}")
 
 
 def _compare(path: str | None, texts: list[str], heatmap: Path | None, as_json: bool, notes: Notes) -> None:
@@ -177,18 +169,14 @@ def _compare(path: str | None, texts: list[str], heatmap: Path | None, as_json: 
         return
     console = results()
     drift = sum(found.drift) / len(found.drift)
-    say(
+    tell(
         f"An adapter lies {drift:.2f} times the mean adapter's norm away from it, on average over "
-        f"{len(found.descriptions)} descriptions: {'they decide much' if drift > 0.5 else 'they decide little'}.",
-        console=console,
+        f"{len(found.descriptions)} descriptions: {'they decide much' if drift > 0.5 else 'they decide little'}."
     )
     if found.correlation is None:
-        say("Similarity of descriptions and of adapters cannot be correlated: one does not vary.", console=console)
+        tell("Similarity of descriptions and of adapters cannot be correlated: one does not vary.")
     else:
-        say(
-            f"Similar descriptions, similar adapters: correlation {found.correlation:.2f} ({len(found.pairs)} pairs).",
-            console=console,
-        )
+        tell(f"Similar descriptions, similar adapters: correlation {found.correlation:.2f} ({len(found.pairs)} pairs).")
     lines = [["module", "layer", "norm of the mean change", "spread around it", "share of all spread"]]
     for site in found.sites[:12]:
         numbers = f"{site.mean:.4g}", f"{site.spread:.4g}", f"{100 * site.share:.1f}%"
@@ -205,7 +193,7 @@ def _show_facts(kind: str, facts: dict[str, Any]) -> None:
     from rich.text import Text
 
     console = results()
-    say(f"{facts['path'] or 'The checkpoint that ships'}: {kind}", "bold", console=console)
+    tell(f"{facts['path'] or 'The checkpoint that ships'}: {kind}", "bold")
     table = Table("", "", show_header=False, box=None, padding=(0, 2))
     table.columns[1].overflow = "fold"  # digests are shown whole
     for name, value in facts.items():
@@ -255,7 +243,7 @@ def _show_norms(norms: NormTable) -> None:
         cells = ["-" if norm is None else f"{norm:<8.4g}{_bar(norm, largest)}" for norm in row]
         table.add_row(str(layer), *cells)
     console.print(table)
-    say(f"All together: {norms.total:.4g}", console=console)
+    tell(f"All together: {norms.total:.4g}")
 
 
 def _bar(norm: float, largest: float) -> str:

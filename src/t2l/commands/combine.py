@@ -24,7 +24,7 @@ from t2l.commands.options import (
     checked_device,
     open_checkpoint,
 )
-from t2l.commands.terminal import Notes, print_json, results, say
+from t2l.commands.terminal import Notes, print_json, tell
 from t2l.errors import AdapterError, T2LError
 
 if TYPE_CHECKING:
@@ -90,10 +90,7 @@ def combine(
         "kept": record.get("kept"),
         "notes": notes.texts,
     }
-    if as_json:
-        print_json(report)
-    else:
-        _show(report)
+    (print_json if as_json else _show)(report)
 
 
 def _combined(
@@ -137,11 +134,10 @@ def _folder(part: str) -> Path | None:
 
 
 def _show(report: dict[str, Any]) -> None:
-    out = results()
-    say(report["folder"], "bold green", console=out)
+    tell(report["folder"], "bold green")
     for part in report["parts"]:
-        say(f"  {part['weight']:+.4g} x {part['kind']} {part['part']!r}", "dim", console=out)
+        tell(f"  {part['weight']:+.4g} x {part['kind']} {part['part']!r}", "dim")
     kept = "" if report["kept"] is None else f", which keeps {report['kept']:.2%} of the sum's squared norm"
-    say(f"One adapter of rank {report['rank']}{kept}.", console=out)
-    say("\nUse it as any other, for example:", "bold", console=out)
-    say(f"  t2l export {shlex.quote(report['folder'])} --to gguf --out adapter.gguf", console=out)
+    tell(f"One adapter of rank {report['rank']}{kept}.")
+    tell("\nUse it as any other, for example:", "bold")
+    tell(f"  t2l export {shlex.quote(report['folder'])} --to gguf --out adapter.gguf")

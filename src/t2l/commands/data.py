@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from t2l.commands.options import AsJson, Force
-from t2l.commands.terminal import Notes, messages, print_json, results, say
+from t2l.commands.terminal import Notes, messages, print_json, results, tell
 from t2l.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,79 +46,59 @@ Descriptions = Annotated[
 ]
 
 
-_Output = Annotated[Path, typer.Option("--output", "-o", help="The folder of the store.")]
-_Base = Annotated[str, typer.Option("--base", "-b", help="The base model whose tokenizer and chat template are used.")]
-_Template = Annotated[
-    PromptTemplate,
-    typer.Option(help="Is the task's definition in the prompt: never, always (the paper), or mixed."),
-]
-_IncludedFraction = Annotated[
-    float, typer.Option(help="Of a mixture: the fraction of samples with the definition.", min=0, max=1)
-]
-_MaxPrompt = Annotated[int | None, typer.Option(help="Tokens of a prompt; 512, or what fits the base.", min=1)]
-_MaxResponse = Annotated[int | None, typer.Option(help="Tokens of a response; 512, or what fits.", min=1)]
-_System = Annotated[
-    str,
-    typer.Option(
-        metavar="TEXT|none|template",
-        help="The system message of prompts: a text, none at all, or what the base's chat template adds.",
-    ),
-]
-_DropLong = Annotated[bool, typer.Option("--drop-long", help="Omit samples that would be cut.")]
-_MaxSamples = Annotated[int, typer.Option(help="Samples of a task; of more, so many are drawn.", min=1)]
-_MinSamples = Annotated[int, typer.Option(help="A task with fewer is omitted.", min=1)]
-_Language = Annotated[str, typer.Option(help="Omit tasks in another language; 'any' takes all.")]
-_Remove = Annotated[
-    Removals,
-    typer.Option(help="Omit the paper's ten removals; also what it left in (strict); or nothing."),
-]
-_Exclude = Annotated[
-    list[str] | None, typer.Option(help="Omit a task by name or pattern ('*winogrande*'); may be repeated.")
-]
-_WithoutDescriptions = Annotated[
-    Undescribed,
-    typer.Option(help="A task without descriptions: described by its definition, omitted, or kept without."),
-]
-_SplitFile = Annotated[
-    Path | None, typer.Option(help='JSON that names tasks of a split: {"validation": ["task035_x"], "test": []}.')
-]
-_Validation = Annotated[
-    int, typer.Option(help="Validation tasks at least: the paper's by name, then drawn ones.", min=0)
-]
-_Test = Annotated[int, typer.Option(help="Test tasks at least.", min=0)]
-_ByDataset = Annotated[
-    bool, typer.Option("--by-dataset", help="Draw all tasks that were made from one data set together.")
-]
-_Seed = Annotated[int, typer.Option(help="Of all draws.")]
-_Update = Annotated[bool, typer.Option("--update", help="Add what a finished store lacks.")]
-_Restart = Annotated[bool, typer.Option("--restart", help="Begin again; do not resume an unfinished store.")]
-
-
 @data.command("prepare")
 def prepare(
     sources: Sources,
-    output: _Output,
-    base: _Base,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the store.")],
+    base: Annotated[
+        str, typer.Option("--base", "-b", help="The base model whose tokenizer and chat template are used.")
+    ],
     descriptions: Descriptions = None,
-    template: _Template = "withheld",
-    included_fraction: _IncludedFraction = 0.5,
-    max_prompt: _MaxPrompt = None,
-    max_response: _MaxResponse = None,
-    system: _System = "template",
-    drop_long: _DropLong = False,
-    max_samples: _MaxSamples = 10_000,
-    min_samples: _MinSamples = 1,
-    language: _Language = "English",
-    remove: _Remove = "paper",
-    exclude: _Exclude = None,
-    without_descriptions: _WithoutDescriptions = "definition",
-    split_file: _SplitFile = None,
-    validation: _Validation = 11,
-    test: _Test = 0,
-    by_dataset: _ByDataset = False,
-    seed: _Seed = 0,
-    update: _Update = False,
-    restart: _Restart = False,
+    template: Annotated[
+        PromptTemplate,
+        typer.Option(help="Is the task's definition in the prompt: never, always (the paper), or mixed."),
+    ] = "withheld",
+    included_fraction: Annotated[
+        float, typer.Option(help="Of a mixture: the fraction of samples with the definition.", min=0, max=1)
+    ] = 0.5,
+    max_prompt: Annotated[
+        int | None, typer.Option(help="Tokens of a prompt; 512, or what fits the base.", min=1)
+    ] = None,
+    max_response: Annotated[int | None, typer.Option(help="Tokens of a response; 512, or what fits.", min=1)] = None,
+    system: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT|none|template",
+            help="The system message of prompts: a text, none at all, or what the base's chat template adds.",
+        ),
+    ] = "template",
+    drop_long: Annotated[bool, typer.Option("--drop-long", help="Omit samples that would be cut.")] = False,
+    max_samples: Annotated[int, typer.Option(help="Samples of a task; of more, so many are drawn.", min=1)] = 10_000,
+    min_samples: Annotated[int, typer.Option(help="A task with fewer is omitted.", min=1)] = 1,
+    language: Annotated[str, typer.Option(help="Omit tasks in another language; 'any' takes all.")] = "English",
+    remove: Annotated[
+        Removals, typer.Option(help="Omit the paper's ten removals; also what it left in (strict); or nothing.")
+    ] = "paper",
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Omit a task by name or pattern ('*winogrande*'); may be repeated.")
+    ] = None,
+    without_descriptions: Annotated[
+        Undescribed,
+        typer.Option(help="A task without descriptions: described by its definition, omitted, or kept without."),
+    ] = "definition",
+    split_file: Annotated[
+        Path | None, typer.Option(help='JSON that names tasks of a split: {"validation": ["task035_x"], "test": []}.')
+    ] = None,
+    validation: Annotated[
+        int, typer.Option(help="Validation tasks at least: the paper's by name, then drawn ones.", min=0)
+    ] = 11,
+    test: Annotated[int, typer.Option(help="Test tasks at least.", min=0)] = 0,
+    by_dataset: Annotated[
+        bool, typer.Option("--by-dataset", help="Draw all tasks that were made from one data set together.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    update: Annotated[bool, typer.Option("--update", help="Add what a finished store lacks.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin again; do not resume an unfinished store.")] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -191,7 +171,7 @@ def show(
             return
         _print_summary(opened.folder, opened.manifest, tasks=True)
         if verify:
-            say("Every sample is the one that was written.", console=results())
+            tell("Every sample is the one that was written.")
         return
     from t2l.base_structure import load_tokenizer
 
@@ -206,16 +186,15 @@ def show(
     if as_json:
         print_json({**record, "descriptions": list(entry.descriptions), "samples": samples})
         return
-    console = results()
-    say(f"{entry.name}: {entry.split}, {entry.samples:,} samples", "bold", console=console)
-    say(f"Source: {record['source']}; licence: {', '.join(record['licences']) or 'not stated'}", console=console)
+    tell(f"{entry.name}: {entry.split}, {entry.samples:,} samples", "bold")
+    tell(f"Source: {record['source']}; licence: {', '.join(record['licences']) or 'not stated'}")
     for text in entry.descriptions[:count]:
-        say(f"  description  {text}", console=console)
+        tell(f"  description  {text}")
     if len(entry.descriptions) > count:
-        say(f"  and {len(entry.descriptions) - count} more descriptions", console=console)
+        tell(f"  and {len(entry.descriptions) - count} more descriptions")
     for sample in samples:
-        say(f"  prompt       {sample['prompt']!r}", console=console)
-        say(f"  response     {sample['response']!r}", console=console)
+        tell(f"  prompt       {sample['prompt']!r}")
+        tell(f"  response     {sample['response']!r}")
 
 
 @data.command("audit")
@@ -275,19 +254,14 @@ def audit(
             }
         )
         return
-    console = results()
-    say(
-        f"{len(found)} tasks, {len(flagged)} flagged; {len(given)} benchmarks, runs of {n} words",
-        "bold",
-        console=console,
-    )
+    tell(f"{len(found)} tasks, {len(flagged)} flagged; {len(given)} benchmarks, runs of {n} words", "bold")
     for task in found if everything else flagged:
-        say(f"{task.name}: {'; '.join(task.flags) or 'nothing found'}", console=console)
+        tell(f"{task.name}: {'; '.join(task.flags) or 'nothing found'}")
         for overlap in task.overlaps:
             if overlap.held:
-                say(f"    {overlap.benchmark}: {overlap.example}", console=console)
+                tell(f"    {overlap.benchmark}: {overlap.example}")
     for name, reason in unread.items():
-        say(f"{name}: not read: {reason}", "yellow", console=console)
+        tell(f"{name}: not read: {reason}", "yellow")
 
 
 def read_descriptions(paths: Sequence[Path] | None) -> DescriptionFile:
@@ -361,30 +335,26 @@ def _print_summary(folder: Path, manifest: dict[str, Any], *, tasks: bool = Fals
 
     console, totals = results(), manifest["totals"]
     splits = ", ".join(f"{number} {split}" for split, number in totals["tasks_by_split"].items())
-    say(f"{folder}: {totals['tasks']} tasks ({splits}), {totals['samples']:,} samples", "bold", console=console)
-    say(
+    tell(f"{folder}: {totals['tasks']} tasks ({splits}), {totals['samples']:,} samples", "bold")
+    tell(
         f"{totals['prompt_tokens']:,} tokens of prompts and {totals['response_tokens']:,} of responses for "
-        f"'{manifest['base']}'; {manifest['bytes'] / 1e6:,.1f} MB",
-        console=console,
+        f"'{manifest['base']}'; {manifest['bytes'] / 1e6:,.1f} MB"
     )
     if (system := manifest.get("system", "template")) != "template":
-        say("No system message." if system == "none" else f"System message: {system}", console=console)
+        tell("No system message." if system == "none" else f"System message: {system}")
     cut = f"{totals['prompts_cut']:,} prompts and {totals['responses_cut']:,} responses"
-    say(f"Cut to the limits: {cut}.", console=console)
+    tell(f"Cut to the limits: {cut}.")
     described = ", ".join(f"{number} by {origin}" for origin, number in totals["tasks_described_by"].items())
-    say(f"Tasks described: {described}.", console=console)
+    tell(f"Tasks described: {described}.")
     if totals["special_text_replaced"]:
-        say(
-            f"Texts with a special token's text replaced by a space: {totals['special_text_replaced']:,}.",
-            console=console,
-        )
+        tell(f"Texts with a special token's text replaced by a space: {totals['special_text_replaced']:,}.")
     if totals["dropped_samples"]:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(totals["dropped_samples"].items()))
-        say(f"Samples omitted: {reasons}.", console=console)
+        tell(f"Samples omitted: {reasons}.")
     if manifest["dropped_tasks"]:
-        say(f"Tasks omitted: {len(manifest['dropped_tasks'])}", console=console)
+        tell(f"Tasks omitted: {len(manifest['dropped_tasks'])}")
         for name, reason in manifest["dropped_tasks"].items():
-            say(f"  {name}: {reason}", console=console)
+            tell(f"  {name}: {reason}")
     if tasks:
         table = Table("task", "split", "samples", "descriptions", "licence", box=None)
         for record in manifest["tasks"]:

@@ -16,7 +16,7 @@ import typer
 
 from t2l.commands.data import Descriptions, Sources, bar, open_sources, read_descriptions
 from t2l.commands.options import AsJson
-from t2l.commands.terminal import Notes, print_json, results, say
+from t2l.commands.terminal import Notes, print_json, say, tell
 from t2l.errors import DataError
 
 if TYPE_CHECKING:
@@ -93,24 +93,22 @@ def describe(
 
 
 def _show(done: Described, output: Path, money: float | None, wanted: int) -> None:
-    console = results()
     number = sum(len(texts) for texts in done.texts.values())
-    say(f"{output}: {number:,} descriptions of {len(done.texts)} tasks", "bold", console=console)
+    tell(f"{output}: {number:,} descriptions of {len(done.texts)} tasks", "bold")
     if done.cost.requests:
         spent = "" if money is None else f", {money:.2f} in money"
-        say(
+        tell(
             f"{done.cost.requests} requests, {done.cost.prompt_tokens:,} tokens of questions and "
-            f"{done.cost.completion_tokens:,} of answers{spent}",
-            console=console,
+            f"{done.cost.completion_tokens:,} of answers{spent}"
         )
     if done.left_out:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(done.left_out.items()))
-        say(f"Omitted: {reasons}.", console=console)
+        tell(f"Omitted: {reasons}.")
     for name, reason in done.failed.items():
-        say(f"{name}: {reason}", "yellow", console=console)
+        tell(f"{name}: {reason}", "yellow")
     few = [name for name, texts in done.texts.items() if len(texts) < wanted]
     if few:
-        say(f"{len(few)} tasks have fewer than {wanted}: {', '.join(few[:5])}", "yellow", console=console)
+        tell(f"{len(few)} tasks have fewer than {wanted}: {', '.join(few[:5])}", "yellow")
 
 
 def _read_tasks(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device
-from t2l.commands.terminal import Notes, messages, print_json, results, say
+from t2l.commands.terminal import Notes, messages, print_json, results, tell
 from t2l.demo import TITLE
 from t2l.errors import T2LError
 
@@ -41,7 +41,7 @@ def demo(
     if not as_json:
         sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     if not as_json:
-        say(TITLE, "bold cyan", console=results())
+        tell(TITLE, "bold cyan")
     session = _session(checkpoint, base, checked_device(device))
     if every:
         _all(session, keep=keep, as_json=as_json)
@@ -94,4 +94,4 @@ def _all(session: Any, *, keep: bool, as_json: bool) -> None:
         return
     show.show_table(console, outcomes, measured)
     if place is not None:
-        say(f"Kept: {place}", "dim", console=console)
+        tell(f"Kept: {place}", "dim")

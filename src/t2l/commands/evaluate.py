@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, Dtype, checked_device
-from t2l.commands.terminal import Notes, print_json, print_table, progress_of, results, say
+from t2l.commands.terminal import Notes, print_json, print_table, progress_of, say, tell
 from t2l.errors import DescriptionError, T2LError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def evaluate(**given: Any) -> None:
         print_json({name: value for name, value in run.items() if name != "items"} | {"file": str(folder / RUN_FILE)})
         return
     (_show_benchmarks if options.suite is None else _show_suite)(run)
-    say(f"Run: {folder}. Read it: t2l report {folder}", console=results())
+    tell(f"Run: {folder}. Read it: t2l report {folder}")
 
 
 evaluate.__signature__ = signature(Options, eval_str=True)  # pyright: ignore[reportFunctionMemberAccess]
@@ -448,9 +448,9 @@ def _show_benchmarks(run: Mapping[str, Any]) -> None:
         lines += [[row, *(_cell(accuracy[row].get(task)) for task in some)] for row in rows]
     print_table(f"Accuracy, % (95% interval), {how}", lines)
     for line in run["findings"]["verdict"]:
-        say(line, console=results())
+        tell(line)
     if cut := sum(1 for item in run["items"] if item.get("cut")):
-        say(f"{cut} of {len(run['items'])} answers reached their bound of tokens and were cut.", console=results())
+        tell(f"{cut} of {len(run['items'])} answers reached their bound of tokens and were cut.")
 
 
 def _cell(value: Mapping[str, float] | None) -> str:
@@ -464,12 +464,11 @@ def _show_suite(run: Mapping[str, Any]) -> None:
     title = f"Super-Natural-Instructions: {len(run['tasks'])} tasks, {items} instances (95% intervals over tasks)"
     print_table(title, by_row(run, short=True))
     print_table("By category: ROUGE-L / exact match", by_category(run, TERMINAL_ROWS))
-    say(
-        "t2l minus it: in ROUGE-L. labels: % of answers in the label set of classification tasks. tokens: of a prompt.",
-        console=results(),
+    tell(
+        "t2l minus it: in ROUGE-L. labels: % of answers in the label set of classification tasks. tokens: of a prompt."
     )
     for line in [*not_ended(run), *run.get("gate", {}).get("verdict", ())]:
-        say(line, console=results())
+        tell(line)
 
 
 def report(
@@ -494,4 +493,4 @@ def report(
     if as_json:
         print_json({"page": str(out), "tables": str(tables), "runs": len(read)})
         return
-    say(f"{out} and {tables}", "bold green", console=results())
+    tell(f"{out} and {tables}", "bold green")

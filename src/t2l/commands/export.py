@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from t2l.commands.options import AsJson, Dtype, Force, FormOption, checked_strength
-from t2l.commands.terminal import Notes, print_json, results, say
+from t2l.commands.terminal import Notes, print_json, tell
 from t2l.errors import T2LError
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def export(
     to: Annotated[
         ExportTarget,
         typer.Option(
-            "--to",
-            help="peft: an adapter folder. merged: a whole model folder. gguf: an adapter for llama.cpp.",
+            "--to", help="peft: an adapter folder. merged: a whole model folder. gguf: an adapter for llama.cpp."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="The folder or, for GGUF, the file.")],
@@ -41,8 +40,7 @@ def export(
         typer.Option(help="With peft. portable (default): right in every runtime. rslora: scaled by the runtime."),
     ] = None,
     dtype: Annotated[
-        Dtype | None,
-        typer.Option(help="By default float32 for adapters, and for whole models as the base is stored."),
+        Dtype | None, typer.Option(help="By default float32 for adapters, and for whole models as the base is stored.")
     ] = None,
     strength: Annotated[float, typer.Option("--strength", help="Multiplies what the adapter changes.")] = 1.0,
     force: Force = False,
@@ -72,10 +70,7 @@ def export(
         "bytes": _size(out),
         "notes": notes.texts,
     }
-    if as_json:
-        print_json(report)
-    else:
-        _show(report)
+    (print_json if as_json else _show)(report)
 
 
 def _write(
@@ -105,13 +100,13 @@ def _size(out: Path) -> int:
 
 
 def _show(report: dict[str, Any]) -> None:
-    out, path = results(), shlex.quote(report["out"])
-    say(report["out"], "bold green", console=out)
-    say(f"{report['bytes'] / 1e6:,.1f} MB.", console=out)
+    path = shlex.quote(report["out"])
+    tell(report["out"], "bold green")
+    tell(f"{report['bytes'] / 1e6:,.1f} MB.")
     use = {
         "peft": f'PeftModel.from_pretrained(base, "{report["out"]}")',
         "merged": f'AutoModelForCausalLM.from_pretrained("{report["out"]}")',
         "gguf": f"llama-cli --model BASE.gguf --lora {path}",
     }
-    say("\nUse it:", "bold", console=out)
-    say(f"  {use[report['to']]}", console=out)
+    tell("\nUse it:", "bold")
+    tell(f"  {use[report['to']]}")

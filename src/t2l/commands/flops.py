@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from t2l.commands.options import AsJson, Checkpoint
-from t2l.commands.terminal import print_json, print_table, results, say
+from t2l.commands.terminal import print_json, print_table, tell
 
 
 def flops(
@@ -71,14 +71,11 @@ def flops(
         "costs": [{**asdict(cost), "total": cost.total(questions)} for cost in costs],
         "paper": paper_setting(),
     }
-    if as_json:
-        print_json(report)
-    else:
-        _show(report)
+    (print_json if as_json else _show)(report)
 
 
 def _show(report: dict[str, Any]) -> None:
-    console, setting = results(), report["setting"]
+    setting = report["setting"]
     columns = ["", "TFLOPs before", "TFLOPs a question", f"TFLOPs for {setting['questions']}", "MB kept", "ms before"]
     lines = [[*columns, "ms a question"]]
     for cost in report["costs"]:
@@ -87,21 +84,18 @@ def _show(report: dict[str, Any]) -> None:
     print_table(f"{report['what']}; encoder {report['encoder']}", lines)
     ratio = report["costs"][1]["total"] / report["costs"][0]["total"]
     cached = report["costs"][2]["total"] / report["costs"][0]["total"]
-    say(
+    tell(
         f"A description of {setting['description']} tokens, questions of {setting['question']}, examples of "
         f"{setting['examples']}, answers of {setting['answer']}: the few-shot prompt takes {ratio:.2f} times the "
-        f"operations of Text-to-LoRA, with its prefix cached {cached:.2f} times.",
-        console=console,
+        f"operations of Text-to-LoRA, with its prefix cached {cached:.2f} times."
     )
-    say(
+    tell(
         f"Seconds are a roofline ({setting['tflops']:g} TFLOP/s, {setting['bandwidth']:g} GB/s): no run is faster, "
-        "most are slower.",
-        console=console,
+        "most are slower."
     )
     paper = report["paper"]
-    say(
+    tell(
         f"The paper's setting by the paper's formula: {paper['t2l'] / 1e12:.3f} against "
         f"{paper['in_context'] / 1e12:.3f} TFLOPs ("
-        "Mistral-7B without grouped queries, an MLP of 4 H, reading alone, one question, nothing cached).",
-        console=console,
+        "Mistral-7B without grouped queries, an MLP of 4 H, reading alone, one question, nothing cached)."
     )

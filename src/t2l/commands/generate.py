@@ -32,7 +32,7 @@ from t2l.commands.options import (
     checked_strength,
     open_checkpoint,
 )
-from t2l.commands.terminal import Notes, messages, print_json, results, say
+from t2l.commands.terminal import Notes, messages, print_json, say, tell
 from t2l.errors import DescriptionError, OutputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def generate(
     strength: Strength = 1.0,
     fallback: _Fallback = "warn",
     threshold: Annotated[
-        float,
-        typer.Option(help="Confidence, 0 to 1, below which a description is not trusted.", rich_help_panel=MORE),
+        float, typer.Option(help="Confidence, 0 to 1, below which a description is not trusted.", rich_help_panel=MORE)
     ] = 0.5,
     dtype: StoredAs = "float32",
     form: StoredForm = "portable",
@@ -136,10 +135,7 @@ def generate(
         "calibrate": calibrate_command(t2l) if guide is None else None,
         "notes": notes.texts,
     }
-    if as_json:
-        print_json(report)
-    else:
-        _show(report)
+    (print_json if as_json else _show)(report)
 
 
 def _guide(t2l: TextToLora, policy: str, threshold: float) -> Guide | None:
@@ -224,38 +220,33 @@ def check_place(folder: Path, force: bool) -> None:
 
 
 def _show(report: dict[str, Any]) -> None:
-    out, adapters, times = results(), report["adapters"], report["milliseconds"]
+    adapters, times = report["adapters"], report["milliseconds"]
     for adapter in adapters:
         folder = adapter["folder"]
-        say(folder or f"(no adapter for '{_shortened(adapter['description'])}')", "bold green", console=out)
+        tell(folder or f"(no adapter for '{_shortened(adapter['description'])}')", "bold green")
         if folder and len(adapters) > 1:
-            say(f"  {_shortened(adapter['description'])}", "dim", console=out)
+            tell(f"  {_shortened(adapter['description'])}", "dim")
         if (confidence := adapter["confidence"]) is not None:
             instead = "" if adapter["action"] == "generated" else f"; instead: {adapter['action']}"
-            say(f"  {confidence['in_words']}{instead}\n  {confidence['known']}", "dim", console=out)
+            tell(f"  {confidence['in_words']}{instead}\n  {confidence['known']}", "dim")
     plural = "adapter" if len(adapters) == 1 else "adapters"
     each = f" ({times['generate_per_adapter']:.1f} ms each)" if len(adapters) > 1 else ""
-    say(
+    tell(
         f"{len(adapters)} {plural}: encoding {times['encode']:.0f} ms, generation {times['generate']:.0f} ms{each}, "
-        f"writing {times['write']:.0f} ms.",
-        console=out,
+        f"writing {times['write']:.0f} ms."
     )
     if report["calibrate"]:
-        say(
-            f"The checkpoint is not calibrated, so nothing is said about trust: {report['calibrate']}",
-            "dim",
-            console=out,
-        )
+        tell(f"The checkpoint is not calibrated, so nothing is said about trust: {report['calibrate']}", "dim")
     first, source = next((one for one in adapters if one["folder"]), None), report["checkpoint"]
     if first is None:
         return
     chosen = f" --checkpoint {shlex.quote(source)}" if source else ""
     base = report["base_model"] or "BASE_MODEL"
-    say("\nNext, see it work:", "bold", console=out)
-    say(f"  t2l run {shlex.quote(first['description'])} --input TEXT{chosen}", console=out)
-    say("or load it in Python:", "bold", console=out)
-    say(f"  base = AutoModelForCausalLM.from_pretrained({base!r})", console=out)
-    say(f"  model = PeftModel.from_pretrained(base, {first['folder']!r})", console=out)
+    tell("\nNext, see it work:", "bold")
+    tell(f"  t2l run {shlex.quote(first['description'])} --input TEXT{chosen}")
+    tell("or load it in Python:", "bold")
+    tell(f"  base = AutoModelForCausalLM.from_pretrained({base!r})")
+    tell(f"  model = PeftModel.from_pretrained(base, {first['folder']!r})")
 
 
 def _shortened(text: str) -> str:

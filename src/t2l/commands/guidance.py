@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2l.commands.options import AsJson, BaseModel, Checkpoint, Device, checked_device, open_base, open_checkpoint
-from t2l.commands.terminal import Notes, messages, print_json, results, say
+from t2l.commands.terminal import Notes, messages, print_json, tell
 from t2l.errors import T2LError
 
 if TYPE_CHECKING:
@@ -79,12 +79,11 @@ def calibrate(
     if as_json:
         print_json({"folder": str(t2l.folder), **facts, "score": found.scale.score, "gain": found.scale.gain})
         return
-    say(f"Calibrated: {t2l.folder}", "bold green", console=results())
-    say(
+    tell(f"Calibrated: {t2l.folder}", "bold green")
+    tell(
         f"{facts['training_tasks']} training tasks are known. Adapters of {facts['descriptions']} descriptions of "
         f"{facts['validation_tasks']} validation tasks add {100 * facts['mean_gain']:+.1f} ROUGE-L points to the base, "
-        f"those of {facts['controls']} vague, senseless or foreign texts {100 * facts['mean_gain_of_controls']:+.1f}.",
-        console=results(),
+        f"those of {facts['controls']} vague, senseless or foreign texts {100 * facts['mean_gain_of_controls']:+.1f}."
     )
 
 
@@ -149,21 +148,20 @@ def _scorer(t2l: TextToLora, base: Any) -> Score:
 
 
 def _show(found: Explanation) -> None:
-    out = results()
     confidence = found.confidence
     if confidence is None:
-        say(found.note or "", "yellow", console=out)
+        tell(found.note or "", "yellow")
     else:
         style = "green" if confidence.value >= 0.5 else "yellow" if confidence.value >= 0.2 else "red"
         words = confidence.in_words()
-        say(f"{words[:1].upper()}{words[1:]}.", f"bold {style}", console=out)
-        say("Known, the nearest of this checkpoint's training tasks:", "bold", console=out)
+        tell(f"{words[:1].upper()}{words[1:]}.", f"bold {style}")
+        tell("Known, the nearest of this checkpoint's training tasks:", "bold")
         for neighbour in confidence.nearest[:_SHOWN]:
-            say(f"  {neighbour.similarity:.2f}  {neighbour.description}", console=out)
-    say("Wording:" if found.findings else "Wording: nothing vague or contradictory was found.", "bold", console=out)
+            tell(f"  {neighbour.similarity:.2f}  {neighbour.description}")
+    tell("Wording:" if found.findings else "Wording: nothing vague or contradictory was found.", "bold")
     for finding in found.findings:
         about = f" ('{finding.text}')" if finding.text else ""
-        say(f"  {finding.kind}{about}: {finding.advice}", console=out)
+        tell(f"  {finding.kind}{about}: {finding.advice}")
     if found.rewrite is not None:
-        say(f"Try: {found.rewrite[0]}", "bold", console=out)
-        say(f"  as a training task says it; confidence {found.rewrite[1]:.2f}", console=out)
+        tell(f"Try: {found.rewrite[0]}", "bold")
+        tell(f"  as a training task says it; confidence {found.rewrite[1]:.2f}")

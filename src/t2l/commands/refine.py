@@ -25,7 +25,7 @@ from t2l.commands.options import (
     StoredForm,
     checked_device,
 )
-from t2l.commands.terminal import Notes, messages, print_json, results, say
+from t2l.commands.terminal import Notes, messages, print_json, tell
 from t2l.errors import CheckpointError, T2LError
 from t2l.prompting import RECORDED, TEMPLATE
 
@@ -116,12 +116,11 @@ def refine(
         shown = {key: value for key, value in record.items() if key != "from"}
         print_json({"folder": str(out), "digest": refined.digest, **shown, "notes": notes.texts, "seconds": seconds})
         return
-    say(str(out), "bold green", console=results())
+    tell(str(out), "bold green")
     what = "held-out examples" if found.held else "examples themselves"
-    say(
+    tell(
         f"Loss on the {what}: {found.before:.3f} before, {found.loss:.3f} after step {found.step} of {steps} "
-        f"({seconds:.1f} s).",
-        console=results(),
+        f"({seconds:.1f} s)."
     )
 
 

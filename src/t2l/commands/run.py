@@ -24,7 +24,7 @@ from t2l.commands.options import (
     open_base,
     open_checkpoint,
 )
-from t2l.commands.terminal import Notes, messages, print_json, results, say
+from t2l.commands.terminal import Notes, messages, print_json, results, tell
 from t2l.errors import CheckpointError, T2LError
 from t2l.prompting import NONE, TEMPLATE
 
@@ -97,10 +97,7 @@ def run(
         "milliseconds": {"adapter": round(1000 * adapter_s, 3), "answers": round(1000 * answer_s, 3)},
         "notes": notes.texts,
     }
-    if as_json:
-        print_json(report)
-    else:
-        _show(report)
+    (print_json if as_json else _show)(report)
 
 
 def read_inputs(arguments: Sequence[str], files: Sequence[Path], *, lines: bool) -> list[str]:
@@ -172,18 +169,18 @@ def _show(report: dict[str, Any]) -> None:
     from rich.text import Text
 
     out, times = results(), report["milliseconds"]
-    say(report["description"], "bold", console=out)
+    tell(report["description"], "bold")
     if (confidence := report["confidence"]) is not None:
-        say(f"  {confidence['in_words']}\n  {confidence['known']}", "dim", console=out)
+        tell(f"  {confidence['in_words']}\n  {confidence['known']}", "dim")
     for row in report["answers"]:
-        say(f"\n{row['input']}", "cyan", console=out)
+        tell(f"\n{row['input']}", "cyan")
         for label, key, style in _ROWS:
             answer = row[key].strip() or "(nothing)"
             hanging = answer.replace("\n", "\n" + " " * _LABEL)
             out.print(Text.assemble((f"{label:<{_LABEL}}", "dim"), (hanging, style)), soft_wrap=True)
     system = _SYSTEM.get(report["system"], "a system message of its own")
     took = f"The adapter took {times['adapter']:.0f} ms, the answers {times['answers']:.0f} ms."
-    say(f"\nBase: {report['base']}, prompted with {system}. {took}", "dim", console=out)
+    tell(f"\nBase: {report['base']}, prompted with {system}. {took}", "dim")
 
 
 _SYSTEM = {NONE: "no system message", TEMPLATE: "its chat template"}

@@ -48,6 +48,11 @@ def say(text: str, style: str | None = None, *, console: Console | None = None) 
     (console or messages()).print(Text(text, style=style or ""), soft_wrap=True)
 
 
+def tell(text: str, style: str | None = None) -> None:
+    """As `say`, on stdout: what is a result."""
+    say(text, style, console=results())
+
+
 def say_error(error: T2LError) -> None:
     """An error in red: what is wrong, then what to do about it."""
     say(f"Error: {error.message}", "red")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2l.commands.options import AsJson, Force
-from t2l.commands.terminal import print_json, results, say
+from t2l.commands.terminal import print_json, say, tell
 from t2l.errors import TrainingStopped
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from t2l.training.run_folder import RunFolder
 
 train = typer.Typer(
-    name="train",
-    help="Train a hypernetwork, a library of adapters, or one LoRA, from a recipe.",
-    no_args_is_help=True,
+    name="train", help="Train a hypernetwork, a library of adapters, or one LoRA, from a recipe.", no_args_is_help=True
 )
 recipes = typer.Typer(name="recipes", help="The recipes that ship with t2l.", no_args_is_help=True)
 
@@ -43,7 +41,7 @@ def list_recipes(as_json: AsJson = False) -> None:
         return
     width = max(map(len, found))
     for name, about in found.items():
-        say(f"{name:<{width}}  {about}", console=results())
+        tell(f"{name:<{width}}  {about}")
 
 
 @recipes.command("show")
@@ -60,9 +58,9 @@ def show(
     if as_json:
         print_json(recipe.to_dict())
     elif full or overrides or name not in recipe_names():
-        say(recipe.to_yaml().rstrip(), console=results())
+        tell(recipe.to_yaml().rstrip())
     else:
-        say(recipe_text(name).rstrip(), console=results())
+        tell(recipe_text(name).rstrip())
 
 
 @recipes.command("copy")
@@ -78,7 +76,7 @@ def copy(
     text = recipe_text(name)
     check_file(out, force=force)
     write_bytes(out, text.encode())
-    say(f"{out}: train with it: t2l train sft {out} data.store=STORE", console=results())
+    tell(f"{out}: train with it: t2l train sft {out} data.store=STORE")
 
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name (t2l recipes ls) or a YAML file.")]
@@ -146,7 +144,7 @@ def _train(
         if as_json:
             print_json(plan.to_dict())
         else:
-            say(plan.text(), console=results())
+            tell(plan.text())
         return
     from t2l.training.sft_run import train_from_store
 
@@ -203,9 +201,9 @@ def _tell_result(folder: RunFolder, result: Path, as_json: bool) -> None:
     if as_json:
         print_json({"run": str(folder.folder), "result": str(result)})
         return
-    say(str(result), "bold green", console=results())
+    tell(str(result), "bold green")
     if result == folder.result:  # a checkpoint
-        say(f"Next: t2l generate 'what it should do' --checkpoint {result}", console=results())
+        tell(f"Next: t2l generate 'what it should do' --checkpoint {result}")
 
 
 def _prompts(recipe: Recipe) -> dict[str, Any]:
@@ -284,8 +282,8 @@ def library(
     stopped = [record["stopped"] for record in losses.values()]
     reasons = ", ".join(f"{stopped.count(reason)} {reason}" for reason in dict.fromkeys(stopped))
     say(f"{len(found)} adapters, each a PEFT folder; they stopped by: {reasons}.")
-    say(str(folder), "bold green", console=results())
-    say(f"Next: t2l train recon {recipe} data.store={wanted.data.store} recon.library={folder}", console=results())
+    tell(str(folder), "bold green")
+    tell(f"Next: t2l train recon {recipe} data.store={wanted.data.store} recon.library={folder}")
 
 
 @train.command("recon")
@@ -324,4 +322,4 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
     width = max(map(len, figures))
     for name, value in figures.items():
         shown = f"{value:,}" if isinstance(value, int) else value
-        say(f"{name.replace('_', ' '):<{width}}  {shown}", console=results())
+        tell(f"{name.replace('_', ' '):<{width}}  {shown}")

@@ -10,7 +10,7 @@ Axis letters: T new tokens, C tokens seen, H width of all heads together.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -19,9 +19,6 @@ from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.site_attention import SiteHead
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

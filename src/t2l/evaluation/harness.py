@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
+from dataclasses import asdict
 from typing import Any
 
 from lm_eval.api.model import LM
@@ -342,7 +343,7 @@ def document(
             for v in variants
         ],
         "gate": judged,
-        "findings": gate_of(items, settings["seed"], judged=judged).to_dict(),
+        "findings": asdict(gate_of(items, settings["seed"], judged=judged)),
         **more,
         "items": [dict(item) for item in items],
     }

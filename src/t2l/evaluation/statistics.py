@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -139,10 +139,6 @@ class Gate:
     comparisons: tuple[Comparison, ...]
     verdict: tuple[str, ...]
     passed: bool | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 def scores_of(items: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:

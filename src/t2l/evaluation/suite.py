@@ -259,7 +259,7 @@ def scored(
         "summary": summary,
         "differences": differences,
         "categories": _categories(table, tasks),
-        **({"gate": gate_of(items, seed, judged=True).to_dict()} if judged else {}),
+        **({"gate": asdict(gate_of(items, seed, judged=True))} if judged else {}),
     }
 
 

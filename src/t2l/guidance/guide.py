@@ -112,7 +112,7 @@ class Explanation:
         return {
             "description": self.description,
             "confidence": None if self.confidence is None else self.confidence.to_dict(),
-            "findings": [finding.to_dict() for finding in self.findings],
+            "findings": [vars(finding) for finding in self.findings],
             "rewrite": rewrite,
             "note": self.note,
         }

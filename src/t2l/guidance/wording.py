@@ -93,10 +93,6 @@ class WordingFinding:
     text: str
     advice: str
 
-    def to_dict(self) -> dict[str, str]:
-        """Plain JSON values."""
-        return {"kind": self.kind, "text": self.text, "advice": self.advice}
-
 
 def findings(description: str) -> list[WordingFinding]:
     """What is vague or contradictory in a description, the gravest first; empty where nothing was found.

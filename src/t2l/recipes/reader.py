@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib import resources
@@ -44,6 +44,30 @@ _FORMER = {
 }
 
 
+_BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "at least 1": (
+        lambda value: value >= 1,
+        "loop.steps loop.tasks loop.samples loop.micro_tokens loop.parts loop.save_every loop.keep loop.log_every "
+        "loop.patience library.steps library.samples library.validation library.check_every library.patience "
+        "library.together library.pass_tokens recon.steps recon.tasks loss.views",
+    ),
+    "at least 2": (lambda value: value >= 2, "data.max_length"),
+    "above 0": (lambda value: value > 0, "loop.clip recon.learning_rate recon.delta_scale"),
+    "above 1": (lambda value: value > 1, "loop.spike"),
+    "at least 0": (lambda value: value >= 0, "loop.micro_overhead loss.neftune condition.noise recon.noise"),
+    "a fraction, from 0 to 1": (
+        lambda value: 0 <= value <= 1,
+        "loop.warmup loop.decay library.warmup library.decay recon.warmup recon.decay recon.held_out loss.distill "
+        "loss.crossed hardware.utilization",
+    ),
+    "at least 0 and below 1": (
+        lambda value: 0 <= value < 1,
+        "loss.label_smoothing lora.dropout hypernetwork.dropout loop.ema",
+    ),
+}
+"""What a number must be, and which keys hold such."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One training run.
@@ -68,43 +92,11 @@ class Recipe:
     hardware: HardwareSection = field(default_factory=HardwareSection)
 
     def __post_init__(self) -> None:
-        loop, loss = self.loop, self.loss
-        _at_least("loop.steps", loop.steps, 1)
-        for name in ("tasks", "samples", "micro_tokens", "parts", "save_every", "keep", "log_every", "patience"):
-            _at_least(f"loop.{name}", getattr(loop, name), 1)
-        for name in ("steps", "samples", "validation", "check_every", "patience", "together", "pass_tokens"):
-            _at_least(f"library.{name}", getattr(self.library, name), 1)
-        for name in ("steps", "tasks"):
-            _at_least(f"recon.{name}", getattr(self.recon, name), 1)
-        _at_least("data.max_length", self.data.max_length, 2)
-        recon = self.recon
-        if recon.learning_rate <= 0 or recon.delta_scale <= 0 or recon.noise < 0:
-            raise RecipeError("recon.learning_rate and recon.delta_scale must be above 0, recon.noise at least 0.")
-        for name, share in (
-            ("loop.warmup", loop.warmup),
-            ("loop.decay", loop.decay),
-            ("library.warmup", self.library.warmup),
-            ("library.decay", self.library.decay),
-            ("recon.warmup", recon.warmup),
-            ("recon.decay", recon.decay),
-            ("recon.held_out", recon.held_out),
-            ("loss.distill", loss.distill),
-            ("loss.crossed", loss.crossed),
-            ("hardware.utilization", self.hardware.utilization),
-        ):
-            if not 0 <= share <= 1:
-                raise RecipeError(f"{name} is {share}; it is a fraction, from 0 to 1.")
-        for name, value in (
-            ("loss.label_smoothing", loss.label_smoothing),
-            ("lora.dropout", self.lora.dropout),
-            ("hypernetwork.dropout", self.hypernetwork.dropout),
-        ):
-            if not 0 <= value < 1:
-                raise RecipeError(f"{name} is {value}; it must be at least 0 and below 1.")
-        if loop.clip <= 0 or loop.spike <= 1 or loss.neftune < 0:
-            raise RecipeError("loop.clip must be above 0, loop.spike above 1 and loss.neftune at least 0.")
-        if not 0 <= loop.ema < 1 or loop.micro_overhead < 0 or self.condition.noise < 0:
-            raise RecipeError("loop.ema must be from 0 to below 1, loop.micro_overhead and condition.noise at least 0.")
+        loop, loss, flat = self.loop, self.loss, self.flat()
+        for rule, (allowed, names) in _BOUNDS.items():
+            for name in names.split():
+                if not allowed(flat[name]):
+                    raise RecipeError(f"{name} is {flat[name]}; it must be {rule}.")
         if loss.contrast and loss.views < 2:
             raise RecipeError("loss.contrast compares descriptions of one task; it needs loss.views=2.")
         if loss.crossed and loss.teacher is None:
@@ -116,7 +108,6 @@ class Recipe:
             raise RecipeError(
                 "loss.teacher has no effect without loss.distill or loss.crossed.", "Such as: loss.distill=0.5"
             )
-        _at_least("loss.views", loss.views, 1)
         if loop.samples % loss.views:
             raise RecipeError(
                 f"loop.samples={loop.samples} samples of a task cannot be shared out to "
@@ -338,8 +329,3 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
     else:
         yield prefix, value
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
-        raise RecipeError(f"{name} is {value}; it must be at least {least}.")

@@ -16,7 +16,7 @@ from t2l.errors import T2LError
 from t2l.inspection import NormTable
 from t2l.serving.maker import Made
 from t2l.serving.stream import Completion
-from t2l.workbench.learn import Learned
+from t2l.training.refinement import Refined
 from t2l.workbench.table import EXPECTED
 
 UNCALIBRATED = "This checkpoint is not calibrated, so there are no confidence and no known tasks (t2l calibrate)."
@@ -142,10 +142,10 @@ def made(one: Made, tips: Sequence[str], rewrite: tuple[str, float] | None) -> s
     return f'<div class="wb-card" role="status">{"".join(parts)}</div>'
 
 
-def learned(one: Learned, examples: int) -> str:
+def learned(one: Refined) -> str:
     """What examples led to, in numbers."""
     where = f"{len(one.held)} held-out examples" if one.held else "the examples themselves"
-    numbers = [(f"{one.before:.3f}", "loss as described"), (f"{one.after:.3f}", f"after step {one.step}")]
+    numbers = [(f"{one.before:.3f}", "loss as described"), (f"{one.loss:.3f}", f"after step {one.step}")]
     return figures(numbers) + hint(f"Measured on {where}.")
 
 

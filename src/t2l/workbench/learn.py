@@ -6,36 +6,16 @@ Level 6. So others are answered meanwhile. This file knows no page.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from t2l.adapter import Adapter
 from t2l.errors import T2LError
 from t2l.lora import LoraWeights
 from t2l.prompting import recorded
 from t2l.serving.engine import Engine
-from t2l.training.refinement import EMBEDDING_RATE, WARM_RATE, RefineConfig, answer_samples, refine
+from t2l.training.refinement import EMBEDDING_RATE, WARM_RATE, RefineConfig, Refined, answer_samples, refine
 
 MOST_EXAMPLES = 200
 MOST_STEPS = 100
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What examples led to.
-
-    Args:
-        adapter: with its origin in the provenance.
-        held: the numbers of the examples that nothing was learned from; none where there are few.
-        before: loss on these (or on all) of the adapter as described.
-        after: of this one.
-        step: after which that was measured.
-    """
-
-    adapter: Adapter
-    held: tuple[int, ...]
-    before: float
-    after: float
-    step: int
 
 
 def learn(
@@ -44,8 +24,8 @@ def learn(
     pairs: Sequence[tuple[str, str]],
     steps: int,
     report: Callable[[int], None] = lambda step: None,
-) -> Learned:
-    """An adapter of the engine's checkpoint, refined on examples; waits for it.
+) -> tuple[Adapter, Refined]:
+    """An adapter of the engine's checkpoint, refined on examples, and how it went; waits for it.
 
     Args:
         pairs: inputs and outputs.
@@ -77,4 +57,4 @@ def learn(
     record = found.record(config, made.adapter, pairs, embedding_rate=EMBEDDING_RATE, checkpoint=t2l.digest)
     origin = {"description": description, "base_model": t2l.spec.base_model, **recorded(t2l.metadata)}
     adapter = Adapter(t2l.spec, found.weights, {**origin, "refined": record})
-    return Learned(adapter, found.held, found.before, found.loss, found.step)
+    return adapter, found

@@ -188,28 +188,28 @@ class Workbench:
             task = asyncio.create_task(asyncio.to_thread(learn, self.engine, description, pairs, steps, report))
             while not (await asyncio.wait([task], timeout=_TABLE_EVERY_S))[0]:
                 yield cards.hint(f"Step {reached} of {steps}; others are answered meanwhile."), ""
-            learned = task.result()
+            adapter, learned = task.result()
         except T2LError as error:
             yield cards.problem(error), ""
             return
-        kept = self.engine.adapters.add(learned.adapter)
+        kept = self.engine.adapters.add(adapter)
         rows: list[dict[str, str | None]] = [
             {table.INPUT: question, table.EXPECTED: answer, "used": "held out" if number in learned.held else "learned"}
             for number, (question, answer) in enumerate(pairs)
         ]
         counted = [row for row in rows if row["used"] == "held out"] or rows
         where = ", held out" if len(counted) < len(rows) else ""
-        ways = {"base": None, "described": made.adapter, "refined": learned.adapter}
+        ways = {"base": None, "described": made.adapter, "refined": adapter}
         for row in rows:
             row.update(dict.fromkeys(ways))
         jobs = [(row, way, (str(row[table.INPUT]), adapter, 1.0)) for row in rows for way, adapter in ways.items()]
-        about, filled, failed = cards.learned(learned, len(pairs)), "", []
+        about, filled, failed = cards.learned(learned), "", []
         async for _ in self._answered(jobs, asked, failed):
             numbers = [_right(counted, way, f"right, {way}{where}") for way in ways]
             filled = cards.figures(numbers) + _unanswered(failed)
             filled += cards.batch_table(rows, [table.INPUT, table.EXPECTED, "used", *ways], [*ways])
             yield about + filled, ""
-        size = f"rank {learned.adapter.spec.rank}, {learned.adapter.spec.num_parameters:,} parameters"
+        size = f"rank {adapter.spec.rank}, {adapter.spec.num_parameters:,} parameters"
         link = cards.links([(f"Download the adapter ({size})", f"/v1/adapters/{kept.id}/download", f"{kept.id}.zip")])
         yield about + filled, link + cards.hint(f"On this server it answers to the name {kept.id}.")
 
