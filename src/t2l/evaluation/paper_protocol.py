@@ -16,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 LETTERS = "ABCDEFGH"
@@ -41,8 +40,10 @@ _PASSED = 86  # so that a program that leaves early with 0 has not passed
 def configs() -> dict[str, dict[str, Any]]:
     """Benchmark -> the harness's config, its data on the hub."""
     return {
-        "arc_challenge": _arc("ARC-Challenge"),
-        "arc_easy": _arc("ARC-Easy"),
+        "arc_challenge": _choosing(
+            "allenai/ai2_arc", "ARC-Challenge", "test", "train", _arc_question, _labelled_target
+        ),
+        "arc_easy": _choosing("allenai/ai2_arc", "ARC-Easy", "test", "train", _arc_question, _labelled_target),
         "boolq": _choosing(
             "aps/super_glue", "boolq", "validation", "train", _boolq_question, _boolq_target, _first_yes_or_no
         ),
@@ -146,20 +147,13 @@ def _lettered(question: str, choices: Sequence[str], ask: str = "Answer with the
     return f"Question: {question.strip()}\n{listed}\n{ask}\nAnswer:"
 
 
-def _arc(name: str) -> dict[str, Any]:
-    return _choosing(
-        "allenai/ai2_arc",
-        name,
-        "test",
-        "train",
-        lambda doc: _lettered(doc["question"], doc["choices"]["text"]),
-        _labelled_target,
-    )
-
-
 def _labelled_target(doc: Any) -> str:
     """The letter by position: some questions label their choices 1 to 4."""
     return LETTERS[doc["choices"]["label"].index(doc["answerKey"].strip())]
+
+
+def _arc_question(doc: Any) -> str:
+    return _lettered(doc["question"], doc["choices"]["text"])
 
 
 def _openbook_question(doc: Any) -> str:
@@ -210,7 +204,7 @@ def _humaneval_tests(doc: Any) -> str:
 def _humaneval_right(doc: Any, answer: str) -> bool:
     body = _without_fence(answer)
     whole = body if f"def {doc['entry_point']}" in body else doc["prompt"] + body
-    return run_program(f"{whole}\n{_humaneval_tests(doc)}\n").passed
+    return not run_program(f"{whole}\n{_humaneval_tests(doc)}\n")
 
 
 def _mbpp_question(doc: Any) -> str:
@@ -224,7 +218,7 @@ def _mbpp_target(doc: Any) -> str:
 
 def _mbpp_right(doc: Any, answer: str) -> bool:
     tests = "\n".join([doc.get("test_setup_code") or "", *doc["test_list"]])
-    return run_program(f"{_without_fence(answer)}\n{tests}\n").passed
+    return not run_program(f"{_without_fence(answer)}\n{tests}\n")
 
 
 def _without_fence(answer: str) -> str:
@@ -233,16 +227,8 @@ def _without_fence(answer: str) -> str:
     return found[1] if found else answer.removesuffix("```").rstrip()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a program ended; ``reason`` says why it did not pass."""
-
-    passed: bool
-    reason: str = ""
-
-
-def run_program(program: str, *, timeout_s: float = 10.0) -> Outcome:
-    """Whether the program ends by itself, without an error, within the time.
+def run_program(program: str, *, timeout_s: float = 10.0) -> str:
+    """Why the program did not end by itself, without an error, within the time; "" where it did.
 
     The process is a fresh interpreter with an empty environment in an empty folder, bounded in time, memory, processor
     seconds and file size. That stops accidents, not attacks: it is no sandbox.
@@ -267,13 +253,12 @@ def run_program(program: str, *, timeout_s: float = 10.0) -> Outcome:
             _, errors = process.communicate(program, timeout=timeout_s)
         except subprocess.TimeoutExpired:
             _end(process)
-            return Outcome(False, f"no end after {timeout_s:g} s")
+            return f"no end after {timeout_s:g} s"
         finally:
             _end(process)
     if process.returncode == _PASSED:
-        return Outcome(True)
-    last = (errors.strip().splitlines() or [f"ended with {process.returncode}"])[-1]
-    return Outcome(False, last[:200])
+        return ""
+    return (errors.strip().splitlines() or [f"ended with {process.returncode}"])[-1][:200]
 
 
 def _end(process: subprocess.Popen[str]) -> None:
