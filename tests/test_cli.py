@@ -526,6 +526,24 @@ def test_run_puts_both_answers_side_by_side(assets: Path, checkpoint: Path) -> N
     assert "confidence" not in shown
 
 
+def test_run_answers_in_all_ways(assets: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from t2l.bases import load_base
+
+    words = ["run", "add three", "--input", "7", "--checkpoint", checkpoint, "--max-new-tokens", "6", "--all-ways"]
+    told = ["add three\nGive the answer only, without an explanation.\n\n7"]
+    made = TextToLora.from_pretrained(checkpoint)
+    (adapter, other), base = made.generate(["add three", "sort the words"]), load_base(assets / "base")
+    expected = [base.answer(told, spec=x.spec, weights=x.weights, max_new_tokens=6)[0] for x in (adapter, other)]
+    report = document(*words)
+    assert report["answers"][0]["t2l-in-prompt"] == expected[0] and "multi-task-prompt" not in report["answers"][0]
+    assert any("left out" in note for note in report["notes"])
+    monkeypatch.setattr("t2l.model._ASSETS", checkpoint.parent)  # as if it shipped
+    other.save(checkpoint.with_name(f"{checkpoint.name}-reading"), force=True)
+    report = document(*words)
+    assert report["answers"][0]["multi-task-prompt"] == expected[1] and not report["notes"]
+    assert "one LoRA, told" in done(*words).stdout
+
+
 def test_run_reads_files_and_pipes(checkpoint: Path, tmp_path: Path) -> None:
     words = ["run", "add three", "--checkpoint", checkpoint, "--max-new-tokens", "2"]
 

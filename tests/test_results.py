@@ -92,7 +92,7 @@ def test_answers_to_behaviours_are_judged_by_their_rules(results: ModuleType) ->
         ("C", {"one of": ["A", "B"]}, False),
     ]  # fmt: skip
     assert [keeps(answer, rule) for answer, rule, _ in judged] == [expected for *_, expected in judged]
-    assert keeps("oslo", {}, "Oslo") and not keeps("Rome", {}, "Oslo")
+    assert keeps(" OSLO", {}, "OSLO") and not keeps("Oslo", {}, "OSLO")
 
 
 def test_the_page_of_descriptions_counts_by_kind(results: ModuleType) -> None:
@@ -110,7 +110,13 @@ def test_the_page_of_descriptions_counts_by_kind(results: ModuleType) -> None:
         for task in tasks
         for place in range(4)
     ]
-    behaviour = {"input": "Hi?", "adapter": "a|b", "description-in-prompt": "HI", "adapter keeps": False}
+    behaviour = {
+        "input": "Hi?",
+        "adapter": "a|b",
+        "description-in-prompt": "HI",
+        "adapter keeps": False,
+        "multi-task-prompt keeps": True,
+    }
     case = {
         "description": "Shout.",
         "rule": {"upper": True},
@@ -118,12 +124,18 @@ def test_the_page_of_descriptions_counts_by_kind(results: ModuleType) -> None:
     }
     result = {
         "checkpoint": "d" * 64, "base": "tiny", "weights": None, "tasks": tasks, "answers": answers,
-        "base_told_the_task": [True] * 4 + [False] * 4, "behaviours": [{"question": "Loud?", "cases": [case]}],
+        "base_told_the_task": [True] * 4 + [False] * 4, "base_told_mentions": [True] * 8, "one_lora_told_the_task": [],
+        "behaviours": [{"question": "Loud?", "cases": [case]}],
     }  # fmt: skip
     run = {"result": result, "command": "made", "date": "today", "machine": "here", "versions": {"torch": "2"}}
     text = module.page(run, results._table)
     assert "| the task's own description | 100% (100 to 100) | 8 |" in text and "| random strings | 12% (" in text
-    assert "prompt | 50% (" in text and "| sort | 4 of 4 | 0 of 4 |" in text and "| add | 4 of 4 | 1 of 4 |" in text
-    assert "## Loud?" in text and "| Shout. | 0 of 1 | 1 of 1 | `a\\|b` |" in text
+    assert (
+        "prompt | 50% (" in text
+        and "counted | 100% (" in text
+        and "| sort | 4 of 4 | 0 of 4 |" in text
+        and "| add | 4 of 4 | 1 of 4 |" in text
+    )
+    assert "## Loud?" in text and "| Shout. | 0 of 1 | 1 of 1 | 1 of 1 | `a\\|b` |" in text
     drawn = {kind for _, kind, _ in module._described(module.texts())}
     assert drawn == set(module.KINDS)

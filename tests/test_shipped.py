@@ -9,15 +9,17 @@ import pytest
 
 import t2l
 from t2l import compiled
+from t2l.adapter import Adapter
 from t2l.base_structure import base_config
 from t2l.bases import Base
+from t2l.comparison import answer_told, told
 from t2l.demo.gallery import gallery, shipped_record
 from t2l.demo.measure import MAX_NEW_TOKENS
 from t2l.demo.tasks import demo_tasks
 from t2l.errors import CheckpointError
 from t2l.evaluation.statistics import gate_of
 from t2l.lora import LoraSpec, LoraWeights
-from t2l.model import TENSOR_FILE, TextToLora, default_checkpoint, shipped_checkpoint
+from t2l.model import TENSOR_FILE, TextToLora, default_checkpoint, reading_lora, shipped_checkpoint
 from t2l.prompting import NONE
 
 REVIEW = "Say whether the review is positive or negative."
@@ -43,6 +45,20 @@ def test_it_is_small_and_the_default(as_shipped: Path) -> None:
     assert (as_shipped / TENSOR_FILE).stat().st_size <= 25e6
     assert default_checkpoint() == "smollm2-135m"
     assert (as_shipped / "README.md").is_file()  # data, licences, figures, limits
+
+
+def test_one_lora_that_reads_lies_beside_it(as_shipped: Path, smollm2: Base) -> None:
+    """Its card says how it is prompted; it answers with a label that the description names."""
+    folder = reading_lora(as_shipped)
+    assert folder is not None and reading_lora(folder) is None and reading_lora(None) is None
+    lora, asked = Adapter.load(folder), (0, "The soup was cold and the waiter was rude.")
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 3e6
+    ((text,), framed) = told([REVIEW], [asked]), smollm2.with_system(NONE)
+    said = (folder / "README.md").read_text(encoding="utf-8").split("`")
+    (frame,) = [part for part in said if "{description}" in part]
+    filled = frame.replace("\\n", "\n").replace("{description}", REVIEW).replace("{input}", asked[1])
+    assert filled == framed.prompt(text)
+    assert answer_told(framed, [lora], [REVIEW], [asked], max_new_tokens=8)[0] in ("positive", "negative")
 
 
 def test_it_fits_its_base(as_shipped: Path) -> None:

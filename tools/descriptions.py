@@ -18,12 +18,13 @@ from typing import Any
 
 import yaml
 
+from t2l.adapter import Adapter
 from t2l.bases import Base, load_base
-from t2l.data.prompts import prompt_text
+from t2l.comparison import answer_told, told
 from t2l.demo.tasks import DemoExample, DemoTask, normalised
 from t2l.evaluation.statistics import pooled
 from t2l.lora import LoraWeights
-from t2l.model import TextToLora
+from t2l.model import TextToLora, reading_lora
 
 CASES = Path(__file__).with_suffix(".yaml")
 TOKENS = 24  # of an answer
@@ -41,6 +42,19 @@ KINDS = {
 }
 """What an adapter may be made from, and how the page says it."""
 
+TOLD = {
+    "base_told_the_task": "no adapter: the base with the description in its prompt",
+    "base_told_mentions": "... a right answer inside a longer one counted",
+    "one_lora_told_the_task": "one LoRA for all tasks, the description in its prompt",
+}
+"""What is told the task in its prompt."""
+WAYS = {
+    "adapter": "with the adapter",
+    "description-in-prompt": "base told the task",
+    "multi-task-prompt": "one LoRA told the task",
+}
+"""Who is asked to behave, and how the page says it."""
+
 Table = Callable[[list[list[str]]], str]
 
 
@@ -53,7 +67,7 @@ def measure(checkpoint: str | None) -> dict[str, Any]:
     """Every answer to every case."""
     t2l = TextToLora.from_pretrained(checkpoint)
     base = load_base(t2l.spec.base_name(None)).with_system(t2l.system)
-    cases = texts()
+    cases, reader = texts(), reading_lora(t2l.folder)
     asked = [
         {"task": task["name"], "kind": kind, "description": text, **example}
         for task, kind, text in _described(cases)
@@ -63,25 +77,21 @@ def measure(checkpoint: str | None) -> dict[str, Any]:
     rules = {task["name"]: _task(task) for task in cases["tasks"]}
     for one, answer in zip(asked, answered, strict=True):
         one["answer"] = answer
-        example = DemoExample(one.pop("input"), tuple(one.pop("answers")))
-        one["right"] = rules[one["task"]].is_right(answer, example)
-    told = [(task["description"], example) for task in cases["tasks"] for example in task["examples"]]
-    prompted = base.answer(
-        [prompt_text(example["input"], text, included=True) for text, example in told], max_new_tokens=TOKENS
-    )
-    right = [
-        rules[task["name"]].is_right(prompted.pop(0), DemoExample(example["input"], tuple(example["answers"])))
-        for task in cases["tasks"]
-        for example in task["examples"]
-    ]
+        one["right"] = rules[one["task"]].is_right(answer, _example(one))
+    pairs = [(rules[task["name"]], _example(one)) for task in cases["tasks"] for one in task["examples"]]
+    asking = [(rule.description, one.text) for rule, one in pairs]
+    judged = [(rule, answer, one) for (rule, one), answer in zip(pairs, _told(base, asking), strict=True)]
+    read = [rule.is_right(answer, one) for (rule, one), answer in zip(pairs, _told(base, asking, reader), strict=True)]
     return {
         "checkpoint": t2l.digest,
         "base": base.name,
         "weights": base.weights,
         "tasks": [task["name"] for task in cases["tasks"]],
         "answers": asked,
-        "base_told_the_task": right,
-        "behaviours": list(_behaviours(t2l, base, cases["behaviours"])),
+        "base_told_the_task": [rule.is_right(answer, one) for rule, answer, one in judged],
+        "base_told_mentions": [rule.mentions(answer, one) for rule, answer, one in judged],
+        "one_lora_told_the_task": read if reader is not None else [],
+        "behaviours": list(_behaviours(t2l, base, reader, cases["behaviours"])),
     }
 
 
@@ -122,24 +132,33 @@ def _answers(t2l: TextToLora, base: Base, asked: Sequence[tuple[str, str]]) -> l
     return [answers[one] for one in asked]
 
 
-def _behaviours(t2l: TextToLora, base: Base, groups: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _told(base: Base, asked: Sequence[tuple[str, str]], lora: Path | None = None) -> list[str]:
+    """The base's answers with the description in the prompt, plain or under one LoRA."""
+    descriptions, numbered = [text for text, _ in asked], [(row, text) for row, (_, text) in enumerate(asked)]
+    if lora is not None:
+        return answer_told(base, [Adapter.load(lora)], descriptions, numbered, max_new_tokens=TOKENS)
+    return base.answer(told(descriptions, numbered), max_new_tokens=TOKENS)
+
+
+def _behaviours(
+    t2l: TextToLora, base: Base, reader: Path | None, groups: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     cases = [case for group in groups for case in group["cases"]]
     asked = [(case["description"], text) for case in cases for text in case["inputs"]]
-    adapted = iter(_answers(t2l, base, asked))
-    prompted = iter(
-        base.answer([prompt_text(text, said, included=True) for said, text in asked], max_new_tokens=TOKENS)
-    )
+    rows = {"adapter": iter(_answers(t2l, base, asked)), "description-in-prompt": iter(_told(base, asked))}
+    if reader is not None:
+        rows["multi-task-prompt"] = iter(_told(base, asked, reader))
     for group in groups:
         made = []
         for case in group["cases"]:
-            rows = [
-                {"input": text, "adapter": next(adapted), "description-in-prompt": next(prompted)}
-                for text in case["inputs"]
-            ]
-            for place, row in enumerate(rows):
-                for name in ("adapter", "description-in-prompt"):
+            answers = []
+            for place, text in enumerate(case["inputs"]):
+                row: dict[str, Any] = {"input": text}
+                for name, given in rows.items():
+                    row[name] = next(given)
                     row[f"{name} keeps"] = keeps(row[name], case.get("rule", {}), _answer_of(case, place))
-            made.append({"description": case["description"], "rule": case.get("rule", {}), "rows": rows})
+                answers.append(row)
+            made.append({"description": case["description"], "rule": case.get("rule", {}), "rows": answers})
         yield {"question": group["question"], "cases": made}
 
 
@@ -162,7 +181,7 @@ def keeps(answer: str, rule: dict[str, Any], wanted: str | None = None) -> bool:
         "one of": lambda value: normalised(answer) in {normalised(str(one)) for one in value},
     }
     fits = all(checks[name](value) for name, value in rule.items())
-    return fits and (wanted is None or normalised(answer) == normalised(wanted))
+    return fits and (wanted is None or answer.strip() == wanted)
 
 
 def _json_has(answer: str, key: str) -> bool:
@@ -174,8 +193,11 @@ def _json_has(answer: str, key: str) -> bool:
 
 
 def _task(record: dict[str, Any]) -> DemoTask:
-    examples = tuple(DemoExample(one["input"], tuple(one["answers"])) for one in record["examples"])
-    return DemoTask(record["name"], "", record["description"], "same", examples)
+    return DemoTask(record["name"], "", record["description"], "same", tuple(map(_example, record["examples"])))
+
+
+def _example(record: dict[str, Any]) -> DemoExample:
+    return DemoExample(record["input"], tuple(record["answers"]))
 
 
 # ------------------------------------------------------------------------------------------------------- the page
@@ -184,16 +206,17 @@ def _task(record: dict[str, Any]) -> DemoTask:
 def by_kind(result: dict[str, Any]) -> list[list[str]]:
     """Right answers by what the adapter was made from, over tasks."""
     rows = [["adapter made from", "right", "answers"]]
-    told = result["base_told_the_task"]
-    size = len(told) // len(result["tasks"])
-    groups = [[float(one) for one in told[start : start + size]] for start in range(0, len(told), size)]
     for kind, title in KINDS.items():
         tasks = [
             [float(one["right"]) for one in result["answers"] if one["kind"] == kind and one["task"] == task]
             for task in result["tasks"]
         ]
         rows.append([title, _figure(tasks), str(sum(map(len, tasks)))])
-    rows.append(["no adapter: the base with the description in its prompt", _figure(groups), str(len(told))])
+    size = len(result["base_told_the_task"]) // len(result["tasks"])
+    for key, title in TOLD.items():
+        right = [float(one) for one in result[key]]
+        if right:
+            rows.append([title, _figure([right[at : at + size] for at in range(0, len(right), size)]), str(len(right))])
     return rows
 
 
@@ -244,12 +267,9 @@ def page(run: dict[str, Any], table: Table) -> str:
     ]
     for group in result["behaviours"]:
         parts.append(f"## {group['question']}")
-        rows = [["description", "with the adapter", "base told the task", "answers with the adapter, as they came"]]
+        rows = [["description", *WAYS.values(), "answers with the adapter, as they came"]]
         for case in group["cases"]:
-            counts = [
-                f"{sum(row[f'{name} keeps'] for row in case['rows'])} of {len(case['rows'])}"
-                for name in ("adapter", "description-in-prompt")
-            ]
+            counts = [f"{sum(row[f'{name} keeps'] for row in case['rows'])} of {len(case['rows'])}" for name in WAYS]
             shown = " · ".join(f"`{_cell(row['adapter'])}`" for row in case["rows"][:3])
             rows.append([_cell(case["description"], 120), *counts, shown])
         parts.append(table(rows))

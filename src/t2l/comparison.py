@@ -22,7 +22,6 @@ ROWS = {
 }
 """Who answers, and how a person is told."""
 
-
 _SMALL = 16  # inputs; adapted answers of more than these end early together
 
 
@@ -47,6 +46,28 @@ class Compared:
         return {"base": self.base, "description-in-prompt": self.prompted, "adapter": self.adapted}[row]
 
 
+def told(descriptions: Sequence[str], asked: Sequence[tuple[int, str]]) -> list[str]:
+    """Each input with its description before it, as a base that is told the task reads it."""
+    return [prompt_text(text, descriptions[row].strip(), included=True) for row, text in asked]
+
+
+def answer_told(
+    base: Base,
+    adapters: Sequence[Adapter],
+    descriptions: Sequence[str],
+    asked: Sequence[tuple[int, str]],
+    **options: int,
+) -> list[str]:
+    """The answer to each description and input under the adapter of its number, or under the only one.
+
+    Args:
+        options: ``max_new_tokens``.
+    """
+    weights = LoraWeights.cat([adapter.weights for adapter in adapters])
+    index = [row if len(adapters) > 1 else 0 for row, _ in asked]
+    return base.answer(told(descriptions, asked), spec=adapters[0].spec, weights=weights, index=index, **options)
+
+
 def compare(
     base: Base,
     adapters: Sequence[Adapter],
@@ -69,12 +90,12 @@ def compare(
     if len(adapters) != len(descriptions) or not adapters:
         raise T2LError(f"There are {len(adapters)} adapters and {len(descriptions)} descriptions.")
     texts = [text for _, text in asked]
-    told = [prompt_text(text, descriptions[row].strip(), included=True) for row, text in asked]
     weights = LoraWeights.cat([adapter.weights for adapter in adapters])
     plain, adapted = [-1] * len(asked), [row for row, _ in asked]
-    together = [(texts, plain), (told, plain), (texts, adapted)]
+    prompted = told(descriptions, asked)
+    together = [(texts, plain), (prompted, plain), (texts, adapted)]
     if len(asked) < _SMALL:  # one batch of all, rather than three small ones
-        together = [([*texts, *told, *texts], [*plain, *plain, *adapted])]
+        together = [([*texts, *prompted, *texts], [*plain, *plain, *adapted])]
     answers: list[str] = []
     for prompts, index in together:
         answers += base.answer(

@@ -355,6 +355,16 @@ def shipped_checkpoint(name: str) -> Path:
     return folder
 
 
+def reading_lora(folder: Path | None) -> Path | None:
+    """The LoRA beside a checkpoint that ships: one for all its training tasks, which reads descriptions in the prompt.
+
+    Returns:
+        None where the checkpoint has none.
+    """
+    found = None if folder is None else folder.with_name(f"{folder.name}-reading")
+    return found if found is not None and found.parent == _ASSETS and found.is_dir() else None
+
+
 def _find(source: str | Path, revision: str | None, hub: Mapping[str, Any]) -> Path:
     if str(source) in _SHIPPED:
         return shipped_checkpoint(str(source))

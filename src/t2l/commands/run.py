@@ -29,6 +29,8 @@ from t2l.errors import CheckpointError, T2LError
 from t2l.prompting import NONE, TEMPLATE
 
 if TYPE_CHECKING:
+    from t2l.adapter import Adapter
+    from t2l.bases import Base
     from t2l.guidance.guide import Confidence
     from t2l.model import TextToLora
 
@@ -51,6 +53,13 @@ def run(
     base: BaseModel = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")] = 64,
     strength: Strength = 1.0,
+    all_ways: Annotated[
+        bool,
+        typer.Option(
+            "--all-ways",
+            help="Also answer with the description in the prompt: beside the adapter, and of one LoRA for all tasks.",
+        ),
+    ] = False,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -83,6 +92,7 @@ def run(
         with messages().status("Answering ..."):
             pairs = [(0, text) for text in texts]
             answers = compare(loaded, [adapter], [description], pairs, max_new_tokens=max_new_tokens)
+            more = _more_ways(t2l, loaded, adapter, description, pairs, max_new_tokens, notes) if all_ways else {}
         answer_s = time.perf_counter() - start
     report = {
         "description": description.strip(),
@@ -92,12 +102,44 @@ def run(
         "strength": strength,
         "confidence": None if confidence is None else confidence.to_dict(),
         "answers": [
-            {"input": one.text, "base": one.base, "prompted": one.prompted, "adapted": one.adapted} for one in answers
+            {
+                "input": one.text,
+                "base": one.base,
+                "prompted": one.prompted,
+                "adapted": one.adapted,
+                **{row: found[place] for row, found in more.items()},
+            }
+            for place, one in enumerate(answers)
         ],
         "milliseconds": {"adapter": round(1000 * adapter_s, 3), "answers": round(1000 * answer_s, 3)},
         "notes": notes.texts,
     }
     (print_json if as_json else _show)(report)
+
+
+def _more_ways(
+    t2l: TextToLora,
+    base: Base,
+    adapter: Adapter,
+    description: str,
+    asked: list[tuple[int, str]],
+    max_new_tokens: int,
+    notes: Notes,
+) -> dict[str, list[str]]:
+    """Answers of two rows more, named as in t2l evaluate; the second where such a LoRA lies beside the checkpoint."""
+    from t2l.adapter import Adapter
+    from t2l.comparison import answer_told
+    from t2l.model import reading_lora
+
+    ways = {"t2l-in-prompt": adapter}
+    if (folder := reading_lora(t2l.folder)) is not None:
+        ways["multi-task-prompt"] = Adapter.load(folder)
+    else:
+        notes.add("No LoRA that reads descriptions lies beside this checkpoint, so that way is left out.")
+    return {
+        row: answer_told(base, [lora], [description], asked, max_new_tokens=max_new_tokens)
+        for row, lora in ways.items()
+    }
 
 
 def read_inputs(arguments: Sequence[str], files: Sequence[Path], *, lines: bool) -> list[str]:
@@ -175,6 +217,8 @@ def _show(report: dict[str, Any]) -> None:
     for row in report["answers"]:
         tell(f"\n{row['input']}", "cyan")
         for label, key, style in _ROWS:
+            if key not in row:
+                continue
             answer = row[key].strip() or "(nothing)"
             hanging = answer.replace("\n", "\n" + " " * _LABEL)
             out.print(Text.assemble((f"{label:<{_LABEL}}", "dim"), (hanging, style)), soft_wrap=True)
@@ -189,4 +233,6 @@ _ROWS = (
     ("  base alone", "base", "dim"),
     ("  base told the task", "prompted", "dim"),
     ("  with the adapter", "adapted", "green"),
+    ("  adapter, told too", "t2l-in-prompt", "dim"),
+    ("  one LoRA, told", "multi-task-prompt", "dim"),
 )
