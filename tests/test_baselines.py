@@ -15,8 +15,7 @@ from helpers import random_weights, tiny_base, tiny_config, tokens
 from t2l.baselines import arrow as arrow_module
 from t2l.baselines.arrow import arrow_model
 from t2l.baselines.hyperdecoder import input_states
-from t2l.baselines.nearest import nearest_tasks
-from t2l.baselines.static import StaticLora, average_of
+from t2l.baselines.static import StaticLora, average_of, nearest_tasks
 from t2l.batched import apply_batched
 from t2l.errors import BaseModelError, DescriptionError, T2LError
 from t2l.hypernet import HyperNetwork

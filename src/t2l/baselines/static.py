@@ -1,8 +1,8 @@
-"""One adapter for every task: a multi-task LoRA that is trained, or the average of a library that is not.
+"""Adapters that no hypernetwork makes: a multi-task LoRA, the average of a library, or the one of the nearest task.
 
-Axis letters: N conditions, E condition width, L layers, R rank, I in-features, O out-features.
+Axis letters: N conditions, M known descriptions, E condition width, L layers, R rank, I in-features, O out-features.
 
-Level 5. Knows shapes and libraries; does not know tasks, texts or where batches come from.
+Level 5. Knows shapes, libraries and embeddings; does not know texts, encoders or where batches come from.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from t2l.adapter import Adapter
-from t2l.errors import T2LError
+from t2l.errors import DescriptionError, T2LError
 from t2l.library import Library
 from t2l.lora import AdapterTable, LoraSource, LoraSpec, LoraWeights
 
@@ -67,3 +68,30 @@ def average_of(library: Library, names: Sequence[str] | None = None) -> Adapter:
     for adapter in library.stream(names[1:]):
         total.map(Tensor.add_, adapter)
     return Adapter(library.spec, total.map(lambda tensor: (tensor / len(names)).float()), {"mean_of": len(names)})
+
+
+def nearest_tasks(names: Sequence[str], embedding_ME: Tensor, condition_NE: Tensor) -> list[str]:
+    """For each of N description embeddings the name of the nearest task, by cosine similarity.
+
+    Nothing is trained. A task is as near as the nearest of its descriptions; of equally near ones the first counts.
+
+    Args:
+        names: the task of each known description, M of them; a task may have several.
+        embedding_ME: their embeddings, one vector each.
+
+    Raises:
+        T2LError: not one name for each known embedding.
+        DescriptionError: ``condition_NE`` is not (N, E).
+    """
+    if embedding_ME.ndim != 2 or len(names) != len(embedding_ME) or not names:
+        raise T2LError(
+            f"{len(names)} names for embeddings of shape {tuple(embedding_ME.shape)}; give one name for each row."
+        )
+    if condition_NE.ndim != 2 or condition_NE.shape[1] != embedding_ME.shape[1]:
+        raise DescriptionError(
+            f"The description embeddings have shape {tuple(condition_NE.shape)}; "
+            f"the known ones are {embedding_ME.shape[1]} wide.",
+            "Use the same encoder for both.",
+        )
+    known_ME, unit_NE = (F.normalize(rows.float().cpu(), dim=-1) for rows in (embedding_ME, condition_NE))
+    return [str(names[int(index)]) for index in (unit_NE @ known_ME.T).argmax(dim=1)]

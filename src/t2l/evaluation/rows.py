@@ -18,8 +18,7 @@ import torch
 from t2l.adapter import Adapter
 from t2l.baselines.arrow import arrow_model
 from t2l.baselines.hyperdecoder import load_hyperdecoder
-from t2l.baselines.nearest import nearest_tasks
-from t2l.baselines.static import average_of
+from t2l.baselines.static import average_of, nearest_tasks
 from t2l.bases import Base
 from t2l.data.descriptions import DescriptionFile
 from t2l.encoders.description import warned_once
