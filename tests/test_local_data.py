@@ -95,7 +95,7 @@ def test_groups_leave_out_what_runs_code_and_say_so(tmp_path: Path) -> None:
         notes: list[str] = []
         found = load_tasks([asked], data=data, note=notes.append)
         assert sorted(task.name for task in found) == sorted(set(PAPER10) - set(CODE))
-        assert notes == ["Left out, as scoring runs what the model wrote: humaneval, mbpp. Add --run-generated-code."]
+        assert notes == ["Omitted, as scoring runs what the model wrote: humaneval, mbpp. Add --run-generated-code."]
     for name in ("mbpp", "all,mbpp"):
         with pytest.raises(T2LError, match="add --run-generated-code"):
             load_tasks([name], data=data)

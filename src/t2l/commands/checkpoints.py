@@ -160,7 +160,7 @@ def _compare(path: str | None, texts: list[str], heatmap: Path | None, as_json: 
     if kind == ADAPTER:
         raise T2LError(f"'{path}' is an adapter; descriptions are compared in a checkpoint.")
     if heatmap is not None:
-        raise T2LError("Descriptions that are compared have no heat map.", "Leave --heatmap away, or give one.")
+        raise T2LError("Descriptions that are compared have no heat map.", "Omit --heatmap, or give one description.")
     with notes.of_warnings():
         t2l = import_checkpoint(str(path)) if kind == REFERENCE else TextToLora.from_pretrained(path)
         found = sensitivity(t2l, texts or PROBES)

@@ -51,9 +51,9 @@ def export(
     from t2l.composition import scale
 
     if form is not None and to != "peft":
-        raise T2LError(f"--form has no effect with --to {to}.", "Leave it away.")
+        raise T2LError(f"--form has no effect with --to {to}.", "Omit it.")
     if base is not None and to == "peft":
-        raise T2LError("--base has no effect with --to peft, which needs no base.", "Leave it away.")
+        raise T2LError("--base has no effect with --to peft, which needs no base.", "Omit it.")
     strength = checked_strength(strength)
     adapter = Adapter.load(folder)
     adapter = adapter if strength == 1 else scale(adapter, strength)

@@ -304,7 +304,7 @@ def recon(
     wanted = load_recipe(recipe, overrides or [])
     plan = plan_recon(wanted)
     for name, reason in plan.left_out.items():
-        say(f"Left out: {name}: {reason}", "yellow")
+        say(f"Omitted: {name}: {reason}", "yellow")
     if dry_run:
         _show(plan_figures(wanted, plan, encoder_from_config(wanted.encoder)), as_json)
         return

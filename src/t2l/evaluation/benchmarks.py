@@ -82,7 +82,7 @@ class EvaluationTask:
         if shots and not self.can_show:
             raise T2LError(
                 f"The task '{self.name}' has no examples to show ({shots} asked for).",
-                "Leave --shots away, or give it a train split.",
+                "Omit --shots, or give it a train split.",
             )
         if prefix:
             one.set_config(key="description", value=f"{prefix.strip()}\n\n")
@@ -145,7 +145,7 @@ def load_tasks(
     if not run_code and (left := [name for name in names if name in CODE and name not in spelled]):
         names = [name for name in names if name not in left] or names
         if not set(left) & set(names):
-            note(f"Left out, as scoring runs what the model wrote: {', '.join(left)}. Add --run-generated-code.")
+            note(f"Omitted, as scoring runs what the model wrote: {', '.join(left)}. Add --run-generated-code.")
     if not names:
         raise T2LError("No task was named.", f"--tasks {GROUP}, or --tasks all with --data FOLDER")
     paper = configs() if protocol == "paper" else {name: code_config(name) for name in CODE}
