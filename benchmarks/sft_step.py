@@ -249,9 +249,9 @@ def on_store(args: argparse.Namespace) -> dict[str, Any]:
     )
     source.to(device).train()
     generator = torch.Generator().manual_seed(0)
-    tasks = train_tasks(store, recipe)
+    tasks = train_tasks(store, recipe.data)
     table = ConditionTable.of({task: torch.randn(1, width, generator=generator) for task in tasks})
-    batches = StoreBatches(store, recipe, table)
+    batches = StoreBatches(store, table, recipe.data, recipe.loop, recipe.loss, recipe.condition, recipe.base)
     terms, autocast = (
         LossSection(label_smoothing=0.0, weight_penalty=0.0),
         next(base.parameters()).dtype == torch.bfloat16,

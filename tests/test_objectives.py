@@ -177,7 +177,9 @@ def test_the_teacher_reads_each_samples_description_and_input_and_crossed_ones_t
     changes += ["loop.tasks=4", "loop.samples=2", "loop.micro_tokens=90"]
     recipe = load_recipe(MICRO_RECIPE, changes)
     tables = {task: torch.arange(2.0)[:, None] + 10 * task for task in range(4)}
-    batches = StoreBatches(store, recipe, ConditionTable.of(tables))
+    batches = StoreBatches(
+        store, ConditionTable.of(tables), recipe.data, recipe.loop, recipe.loss, recipe.condition, recipe.base
+    )
     tokenizer, frame = load_tokenizer(MICRO_BASE), store.manifest["frame"]
     step, picks, crossed = batches.step(3), batches.picks(3), 0
     assert torch.equal(batches.step(3).teachers[0].ids_ST, step.teachers[0].ids_ST)

@@ -176,7 +176,7 @@ def test_a_step_takes_definitions_and_shows_examples_as_often_as_the_recipe_says
     recipe = small_recipe(first=0.5, examples=0.5)
     texts = {place: task.descriptions for place, task in enumerate(SAMPLED.tasks)}
     conditions = StepConditions(Lengths(), texts, lambda task, sample: (f"in {sample}", f"out {sample}"))
-    batches = StoreBatches(SAMPLED, recipe, conditions)
+    batches = StoreBatches(SAMPLED, conditions, recipe.data, recipe.loop, recipe.loss, recipe.condition, recipe.base)
     made = [text for step in range(60) for text in batches.step(step).gathered]
     shown = [text for text in made if "\nOutput: out" in text]
     assert 0.35 < len(shown) / len(made) < 0.65
@@ -192,8 +192,9 @@ def test_a_step_takes_definitions_and_shows_examples_as_often_as_the_recipe_says
 
 def test_examples_need_an_encoder_that_reads_each_step() -> None:
     table = ConditionTable(torch.zeros(20, 4), {place: [2 * place, 2 * place + 1, 2 * place + 2] for place in ALL}, 4)
+    recipe = small_recipe(first=0.0, examples=0.2)
     with pytest.raises(RecipeError, match="token states"):
-        StoreBatches(SAMPLED, small_recipe(first=0.0, examples=0.2), table)
+        StoreBatches(SAMPLED, table, recipe.data, recipe.loop, recipe.loss, recipe.condition, recipe.base)
 
 
 def test_batches_are_made_ahead_in_any_order_of_steps() -> None:

@@ -262,7 +262,9 @@ def batches_of(store: Path, *changes: str) -> StoreBatches:
     recipe = load_recipe(MICRO_RECIPE, settings)
     opened = DataStore.open(store)
     tables = {task: torch.arange(2.0)[:, None] + 10 * task for task in range(len(opened.tasks))}
-    return StoreBatches(opened, recipe, ConditionTable.of(tables))
+    return StoreBatches(
+        opened, ConditionTable.of(tables), recipe.data, recipe.loop, recipe.loss, recipe.condition, recipe.base
+    )
 
 
 def test_a_steps_samples_are_drawn_by_the_sampler_and_depend_on_nothing_else(store: Path) -> None:

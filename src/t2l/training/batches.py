@@ -25,7 +25,7 @@ from t2l.data.prompts import Frame, SampleTokenizer, prompt_text
 from t2l.data.sampler import Pick, TaskSampler
 from t2l.data.store import DataStore
 from t2l.errors import DataError, RecipeError
-from t2l.recipes.reader import Recipe
+from t2l.recipes.sections import BaseSection, ConditionSection, DataSection, LoopSection, LossSection
 from t2l.training.conditions import Conditions, Gathered, SampleTexts, Wanted
 
 IGNORED = -100
@@ -128,37 +128,48 @@ class StoreBatches:
 
     Args:
         conditions: of each description that may be drawn.
+        base: whose tokenizer gives back the samples' texts, for a teacher that reads descriptions.
 
     Raises:
         DataError: a task is unknown, or has no samples or descriptions.
         RecipeError: ``data.mixture`` does not fit the store's tasks, or a teacher that reads descriptions has none.
     """
 
-    def __init__(self, store: DataStore, recipe: Recipe, conditions: Conditions) -> None:
-        self.store, self.recipe, self.conditions = store, recipe, conditions
-        if recipe.condition.examples and not conditions.shows_examples:
+    def __init__(
+        self,
+        store: DataStore,
+        conditions: Conditions,
+        data: DataSection,
+        loop: LoopSection,
+        loss: LossSection,
+        condition: ConditionSection,
+        base: BaseSection,
+    ) -> None:
+        self.store, self.conditions = store, conditions
+        self.data, self.loop, self.loss, self.condition = data, loop, loss, condition
+        if condition.examples and not conditions.shows_examples:
             raise RecipeError(
                 "condition.examples needs an encoder of token states that reads each step's texts.",
                 "Use encoder.kind=token-states, or set condition.examples=0.",
             )
-        if recipe.loss.teacher is not None and conditions.shared:
+        if loss.teacher is not None and conditions.shared:
             raise RecipeError("loss.teacher reads descriptions, and what is trained here has none.", "Leave it out.")
         self._lock = Lock()  # the sampler keeps what it made last, and steps are made in another thread
         self.shapes = shapes_of()
-        self.shaped = recipe.loop.graphs
+        self.shaped = loop.graphs
         self._sampler = TaskSampler(
             store,
-            train_tasks(store, recipe),
-            recipe.loop.tasks,
-            recipe.loop.samples,
-            recipe.loop.seed,
-            descriptions=recipe.data.descriptions_per_task,
+            train_tasks(store, data),
+            loop.tasks,
+            loop.samples,
+            loop.seed,
+            descriptions=data.descriptions_per_task,
             with_descriptions=not conditions.shared,
-            mixture=recipe.data.mixture,
+            mixture=data.mixture,
         )
         self._described: DescribedPrompts | None = None
-        if recipe.loss.teacher is not None:
-            self._described = DescribedPrompts(store, SampleTexts(store, recipe.base), 2 * recipe.data.max_length)
+        if loss.teacher is not None:
+            self._described = DescribedPrompts(store, SampleTexts(store, base), 2 * data.max_length)
 
     def picks(self, step: int) -> list[Pick]:
         """(task, sample, description) of each sample of a step; the samples of a task are neighbours."""
@@ -167,9 +178,9 @@ class StoreBatches:
 
     def step(self, number: int) -> StepBatch:
         """One step's samples and conditions."""
-        loop, loss = self.recipe.loop, self.recipe.loss
+        loop, loss = self.loop, self.loss
         picks = self.picks(number)
-        samples = [self._sample(task, sample) for task, sample, _ in picks]
+        samples = [self.sample(task, sample) for task, sample, _ in picks]
         wanted, index, crossed = self._conditions_of(number, picks)
         lengths = [len(ids) for ids, _ in samples]
         micros, taught = [], bool(loss.distill or loss.crossed)
@@ -184,18 +195,18 @@ class StoreBatches:
             arrays = None if shape is None else arrays_of(batch, shape)
             micros.append(replace(batch, shape=shape, arrays=arrays))
         teachers = self._teachers(picks, samples, [wanted[row] for row in index] if wanted else []) if taught else ()
-        generator = torch.Generator().manual_seed(_seed_of_noise(loop.seed, number))
+        generator = torch.Generator().manual_seed(key_of("noise", loop.seed, number) >> 1)
         gathered = self.conditions.gather(wanted, generator)
         computed = sum(micro.ids_ST.numel() if micro.arrays is None else micro.arrays[0].numel() for micro in micros)
         return StepBatch(tuple(micros), teachers, gathered, len(picks), sum(lengths), computed)
 
     def _conditions_of(self, number: int, picks: list[Pick]) -> tuple[list[Wanted], list[int], set[int]]:
         """The step's conditions, the condition of each sample, and the samples described as another task."""
-        loop, views = self.recipe.loop, self.recipe.loss.views
+        loop, views = self.loop, self.loss.views
         if self.conditions.shared:
             return [], [0] * len(picks), set()
         groups = [picks[start : start + loop.samples] for start in range(0, len(picks), loop.samples)]
-        described = _crossed(groups, self.recipe.loss.crossed, f"crossed/{loop.seed}/{number}")
+        described = _crossed(groups, self.loss.crossed, f"crossed/{loop.seed}/{number}")
         wanted: list[Wanted] = []
         index: list[int] = []
         crossed: set[int] = set()
@@ -212,7 +223,6 @@ class StoreBatches:
 
     def _cut(self, lengths: Sequence[int]) -> list[tuple[Shape | None, list[int]]]:
         """Places of samples in micro-batches, those of recorded graphs with their shapes."""
-        loop = self.recipe.loop
         if self.shaped:
             found = cut_into_shapes(lengths, self.shapes)
             cut: list[tuple[Shape | None, list[int]]] = [(shape, rows) for shape, rows in found if shape is not None]
@@ -220,13 +230,14 @@ class StoreBatches:
         else:
             cut, rest = [], list(range(len(lengths)))
         if rest:
-            parts = cut_by_tokens([lengths[row] for row in rest], loop.micro_tokens, loop.micro_overhead, loop.parts)
+            loop, left = self.loop, [lengths[row] for row in rest]
+            parts = cut_by_tokens(left, loop.micro_tokens, loop.micro_overhead, loop.parts)
             cut += [(None, [rest[place] for place in part]) for part in parts]
         return cut
 
     def _wanted(self, drawn: Random, task: int, description: int, shown: tuple[int, ...]) -> Wanted:
         """A condition of a task; its examples are none of the samples that the step learns from."""
-        settings = self.recipe.condition
+        settings = self.condition
         if settings.first and drawn.random() < settings.first:
             description = 0
         examples: tuple[int, ...] = ()
@@ -235,9 +246,10 @@ class StoreBatches:
             examples = tuple(drawn.sample(others, min(EXAMPLES_SHOWN, len(others))))
         return Wanted(task, description % self.conditions.count(task), examples)
 
-    def _sample(self, task: int, sample: int) -> Tokens:
+    def sample(self, task: int, sample: int) -> Tokens:
+        """A sample of the store, cut to the longest that is trained on."""
         found = self.store.sample(task, sample)
-        return cut(found.input_ids, found.prompt_length, self.recipe.data.max_length)
+        return cut(found.input_ids, found.prompt_length, self.data.max_length)
 
     def _teachers(self, picks: list[Pick], samples: list[Tokens], wanted: list[Wanted]) -> tuple[Batch, ...]:
         """The step's samples after the teacher's prompts: the description, or examples of the task."""
@@ -251,8 +263,7 @@ class StoreBatches:
                 ],
                 samples,
             )
-        loop = self.recipe.loop
-        parts = cut_by_tokens([len(ids) for ids, _ in read], loop.micro_tokens, loop.micro_overhead)
+        parts = cut_by_tokens([len(ids) for ids, _ in read], self.loop.micro_tokens, self.loop.micro_overhead)
         return tuple(
             replace(collate([read[row] for row in rows], [0] * len(rows)), numbers=tuple(rows)) for rows in parts
         )
@@ -261,8 +272,8 @@ class StoreBatches:
         """A sample after others of its task, prompt and response each; only its own response is labelled."""
         task, sample, _ = pick
         count = self.store.tasks[task].samples
-        others = [(sample + 1 + shot) % count for shot in range(min(self.recipe.loss.teacher_shots, count - 1))]
-        parts = [self._sample(task, other)[0] for other in others]
+        others = [(sample + 1 + shot) % count for shot in range(min(self.loss.teacher_shots, count - 1))]
+        parts = [self.sample(task, other)[0] for other in others]
         ids, prompt = own
         first = ids[0]
         # the token that begins every text stands once, at the beginning
@@ -389,15 +400,15 @@ def cut_by_tokens(lengths: Sequence[int], budget: int, overhead: int, parts: int
     return sorted(runs, key=lambda run: (-lengths[run[0]], run))
 
 
-def train_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
+def train_tasks(store: DataStore, data: DataSection) -> tuple[int, ...]:
     """Places of the tasks that a recipe trains on.
 
     Raises:
         DataError: an unknown task, or one that is held out for validation or test.
     """
-    if not recipe.data.tasks:
+    if not data.tasks:
         return store.split("train")
-    places = tuple(store.task_index(name) for name in recipe.data.tasks)
+    places = tuple(store.task_index(name) for name in data.tasks)
     held = next((store.tasks[place] for place in places if store.tasks[place].split != "train"), None)
     if held is not None:
         raise DataError(f"'{held.name}' is a {held.split} task of this store; it is not trained on.")
@@ -467,5 +478,6 @@ def _crossed(groups: Sequence[Sequence[Pick]], fraction: float, key: str) -> lis
     return described
 
 
-def _seed_of_noise(seed: int, step: int) -> int:
-    return int.from_bytes(blake2b(f"noise/{seed}/{step}".encode(), digest_size=8).digest(), "little") >> 1
+def key_of(*parts: str | int) -> int:
+    """A number of 64 bits for a choice, the same on every machine."""
+    return int.from_bytes(blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "little")

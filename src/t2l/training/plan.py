@@ -217,7 +217,7 @@ def _tokens_of_a_sample(recipe: Recipe) -> tuple[int, int, list[str]]:
 
     store = DataStore.open(recipe.data.store)
     limit, tokens, responses, count = recipe.data.max_length, 0.0, 0.0, 0
-    for place in train_tasks(store, recipe):  # every task is as frequent as every other
+    for place in train_tasks(store, recipe.data):  # every task is as frequent as every other
         lengths = store.lengths(place).clip(max=limit)
         drawn = range(0, store.tasks[place].samples, max(1, store.tasks[place].samples // 50))
         found = [store.sample(place, number) for number in drawn]

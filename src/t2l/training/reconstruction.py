@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ from t2l.prompting import recorded
 from t2l.recipes.reader import Recipe
 from t2l.recipes.sections import ReconSection
 from t2l.storage import check_tensors, new_file, read_tensors, write_tensors
+from t2l.training.batches import key_of
 from t2l.training.conditions import Conditions, Wanted
 from t2l.training.loop import Done, Job, Say, run, seed_draws
 from t2l.training.run_folder import RunFolder
@@ -116,8 +116,8 @@ def plan_recon(recipe: Recipe) -> ReconPlan:
             left_out[name] = "its task is a test task"
     if not held_out and recipe.recon.held_out > 0 and len(learned) > 3:
         count = max(1, round(recipe.recon.held_out * len(learned)))
-        key = int.from_bytes(blake2b(f"held out/{recipe.loop.seed}".encode(), digest_size=8).digest(), "little")
-        drawn = {learned[int(place)] for place in permutation(len(learned), key)[:count]}
+        order = permutation(len(learned), key_of("held out", recipe.loop.seed))
+        drawn = {learned[int(place)] for place in order[:count]}
         held_out = [name for name in learned if name in drawn]
         learned = [name for name in learned if name not in drawn]
     if len(learned) < 2:

@@ -28,7 +28,7 @@ from t2l.errors import OutputError, T2LError, TrainingStopped
 from t2l.library import Library
 from t2l.lora import AdapterTable, LoraSpec, LoraWeights
 from t2l.recipes.reader import Recipe
-from t2l.recipes.sections import LossSection
+from t2l.recipes.sections import LibrarySection, LoopSection, LossSection
 from t2l.storage import read_pickled
 from t2l.training.batches import Batch, Tokens, collate, cut_by_tokens
 from t2l.training.loop import stop_requests
@@ -125,7 +125,9 @@ def train_rows(
     with stop_requests(signal.SIGTERM) as stop:
         for number, chunk in enumerate(chunks):
             done = number * steps
-            rows = _Rows(base, spec, chunk, recipe)
+            rows = _Rows(
+                base, spec, chunk, recipe.library, recipe.loop, recipe.loss, recipe.lora.dropout, row_settings(recipe)
+            )
             rows.restore(state_path, library)
             while rows.active:
                 loss = rows.step()
@@ -219,12 +221,22 @@ def clip_rows(tensors: Sequence[Tensor], clip: float) -> list[bool]:
 class _Rows:
     """The training of one chunk of adapters, from where its saved state left it."""
 
-    def __init__(self, base: Any, spec: LoraSpec, tasks: Sequence[RowTask], recipe: Recipe) -> None:
-        self.base, self.spec, self.tasks, self.recipe = base, spec, tasks, recipe
+    def __init__(
+        self,
+        base: Any,
+        spec: LoraSpec,
+        tasks: Sequence[RowTask],
+        library: LibrarySection,
+        loop: LoopSection,
+        loss: LossSection,
+        dropout: float,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.base, self.spec, self.tasks, self.settings = base, spec, tasks, settings
+        self.library, self.loop, self.loss, self.dropout = library, loop, loss, dropout
         self.device = next(base.parameters()).device
-        self.table = AdapterTable(spec, [recipe.loop.seed] * len(tasks)).to(self.device)
+        self.table = AdapterTable(spec, [loop.seed] * len(tasks)).to(self.device)
         self.best = self.table.table().map(lambda tensor: tensor.detach().clone())
-        library = recipe.library
         self.optimizer = torch.optim.AdamW(
             self.table.parameters(), lr=library.learning_rate, weight_decay=library.weight_decay, betas=(0.9, 0.98)
         )
@@ -240,13 +252,13 @@ class _Rows:
         if self.fresh:
             self._measure()
             self.fresh = False
-        library, seed = self.recipe.library, self.recipe.loop.seed
+        library, seed = self.library, self.loop.seed
         torch.manual_seed((seed << 32) + self.steps)  # LoRA dropout, the same after a resume
         factor = rate_factor(self.steps, library.steps, library.warmup, library.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = library.learning_rate * factor
         loss = self._backward()
-        finite = clip_rows(list(self.table.parameters()), self.recipe.loop.clip)
+        finite = clip_rows(list(self.table.parameters()), self.loop.clip)
         self._stop([row for row in self.active if not finite[row]], "diverged")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -271,9 +283,9 @@ class _Rows:
     def _backward(self) -> float:
         """Gradients of the sum of the active rows' losses; gives their mean."""
         drawn = [(row, sample) for row in self.active for sample in self.tasks[row].draw(self.steps)]
-        batches = collate_rows(drawn, self.recipe.library.pass_tokens)
-        loss = self.recipe.loss
-        total = rows_backward(self.base, self.spec, self.table.table(), batches, loss, self.recipe.lora.dropout)
+        batches = collate_rows(drawn, self.library.pass_tokens)
+        loss = self.loss
+        total = rows_backward(self.base, self.spec, self.table.table(), batches, loss, self.dropout)
         if loss.weight_penalty:
             weights = self.table.rows(torch.tensor(self.active))
             (loss.weight_penalty * len(self.active) * mean_squares(weights)).backward()
@@ -287,9 +299,7 @@ class _Rows:
         training = self.base.training
         self.base.eval()
         weights = self.table.rows(torch.tensor(rows))
-        losses = row_losses(
-            self.base, self.spec, weights, collate_rows(samples, self.recipe.library.pass_tokens)
-        ).tolist()
+        losses = row_losses(self.base, self.spec, weights, collate_rows(samples, self.library.pass_tokens)).tolist()
         self.base.train(training)
         table = self.table.table()
         for row, loss in zip(rows, losses, strict=True):
@@ -299,7 +309,7 @@ class _Rows:
                 self.best.map(lambda best, now, row=row: best[row].copy_(now[row]), table)
             else:
                 record["misses"] += 1
-        self._stop([row for row in rows if self.records[row]["misses"] >= self.recipe.library.patience], "patience")
+        self._stop([row for row in rows if self.records[row]["misses"] >= self.library.patience], "patience")
 
     def _stop(self, rows: Sequence[int], reason: str) -> None:
         for row in rows:
@@ -312,7 +322,7 @@ class _Rows:
         """Writes all that the rest of the run depends on, whole or not at all."""
         state = {
             "names": [task.name for task in self.tasks],
-            "settings": row_settings(self.recipe),
+            "settings": self.settings,
             "steps": self.steps,
             "active": self.active,
             "records": self.records,
@@ -330,7 +340,7 @@ class _Rows:
         names, settings = list(state["names"]), state["settings"]
         if all(name in library for name in names):  # killed after the chunk was stored
             return
-        if names != [task.name for task in self.tasks] or settings != row_settings(self.recipe):
+        if names != [task.name for task in self.tasks] or settings != self.settings:
             raise T2LError(
                 f"The training state '{path}' is of a run with other tasks or settings.",
                 f"Use the same tasks, in the same order, and the same settings; or: {afresh}",

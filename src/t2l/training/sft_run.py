@@ -9,7 +9,7 @@ Level 4. Puts the parts together: base, encoder, hypernetwork, micro-batches, lo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSource, LoraSpec
 from t2l.model import TextToLora
 from t2l.recipes.reader import Recipe
-from t2l.training.batches import Ahead, Batch, StepBatch, StoreBatches, collate, cut, cut_by_tokens, train_tasks
+from t2l.recipes.sections import OptimizerSection, ValidationSection
+from t2l.training.batches import Ahead, Batch, StepBatch, StoreBatches, collate, cut_by_tokens, train_tasks
 from t2l.training.conditions import (
     Conditions,
     ConditionTable,
@@ -58,37 +59,40 @@ class SftJob(Job):
     Args:
         base: the frozen causal LM.
         source: in training mode, on the device.
-        conditions: of the descriptions, as the source reads them.
-        read: for a source that reads the samples' prompts instead.
-        teacher: that the recipe's loss distils from.
+        batches: of the steps.
+        dropout: chance of dropping an input of the LoRA branch.
+        in_step: every process runs the base equally often, as it is spread over them.
+        read: for a source that reads the samples' prompts, not descriptions.
+        teacher: that the loss distils from.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
         base: Any,
         source: LoraSource,
-        store: DataStore,
-        conditions: Conditions,
+        batches: StoreBatches,
+        optimizer: OptimizerSection,
+        validation: ValidationSection,
         device: torch.device,
+        *,
+        dropout: float = 0.0,
+        in_step: bool = False,
         read: Read | None = None,
         teacher: Teacher | None = None,
     ) -> None:
-        self.recipe, self.base, self.source, self.store, self.device = recipe, base, source, store, device
-        self.conditions, self.read, self.teacher = conditions, read, teacher
+        self.base, self.source, self.batches, self.device = base, source, batches, device
+        self.optimizer, self.validation, self.dropout, self.in_step = optimizer, validation, dropout, in_step
+        self.store, self.conditions, self.read, self.teacher = batches.store, batches.conditions, read, teacher
         self.module: nn.Module = source
-        self.batches = StoreBatches(store, recipe, conditions)
-        self._ahead = Ahead(self._made, recipe.loop.steps)
+        self._ahead = Ahead(self._made, batches.loop.steps)
         self.autocast = next(base.parameters()).dtype == torch.bfloat16
         self._graphs: GraphedBase | None = None
-        if recipe.loop.graphs:
-            check_graphs(recipe, device.type)
         self._adapters: BatchedLora | None = None  # kept from step to step
-        self._held_out = validation_tasks(store, recipe) if recipe.validation.every else ()
+        self._held_out = validation_tasks(self.store, validation) if validation.every else ()
         self._plain: dict[int, float] = {}  # loss of the base alone, which does not change
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        settings = self.recipe.optimizer
+        settings = self.optimizer
         return muon_and_adamw(
             self.source,
             hidden_matrices(self.source),
@@ -107,9 +111,8 @@ class SftJob(Job):
         if self._adapters is None:
             with torch.no_grad():
                 weights = self.source(condition_CE[:1])
-            dropout = self.recipe.lora.dropout
-            self._adapters = apply_batched(self.base, self.source.spec, weights, [0], dropout=dropout)
-        share, states = Share(rank, world, in_step=self.recipe.base.shard), None
+            self._adapters = apply_batched(self.base, self.source.spec, weights, [0], dropout=self.dropout)
+        share, states = Share(rank, world, in_step=self.in_step), None
         if self.teacher is not None:
             wanted = {number for micro, _ in share.numbers(len(micros)) for number in micros[micro].numbers}
             states = self.teacher.states(batch.teachers, None if share.in_step else wanted)
@@ -118,12 +121,12 @@ class SftJob(Job):
             self.source,
             condition_CE,
             micros,
-            self.recipe.loss,
-            dropout=self.recipe.lora.dropout,
+            self.batches.loss,
+            dropout=self.dropout,
             teacher=states,
             adapters=self._adapters,
             share=share,
-            seed=lambda number: seed_draws(self.recipe.loop.seed, step, number),
+            seed=lambda number: seed_draws(self.batches.loop.seed, step, number),
             autocast=self.autocast,
             graphed=self._graphs,
         )
@@ -131,9 +134,10 @@ class SftJob(Job):
 
     def record(self, say: Say) -> None:
         """Records the base's graphs, where the recipe asks for them; without them where that fails."""
-        if not self.recipe.loop.graphs:
+        loop = self.batches.loop
+        if not loop.graphs:
             return
-        conditions = 1 if self.conditions.shared else self.recipe.loop.tasks * self.recipe.loss.views
+        conditions = 1 if self.conditions.shared else loop.tasks * self.batches.loss.views
         graphs = GraphedBase(
             self.base, self.source.spec, conditions, self.batches.shapes, taught=self.teacher is not None
         )
@@ -180,20 +184,16 @@ class SftJob(Job):
 
     def _validation_loss(self, task: int, described_by: int | None) -> float:
         """The loss on a task's samples under the adapters of a task's descriptions; under none where it is None."""
-        settings = self.recipe.validation
-        count = min(settings.samples, self.store.tasks[task].samples)
-        samples = []
-        for place in range(count):
-            found = self.store.sample(task, place)
-            samples.append(cut(found.input_ids, found.prompt_length, self.recipe.data.max_length))
+        count = min(self.validation.samples, self.store.tasks[task].samples)
+        samples = [self.batches.sample(task, place) for place in range(count)]
         weights, used = None, 1
         if described_by is not None and self.read is None:
-            used = min(settings.descriptions, self.conditions.count(described_by))
+            used = min(self.validation.descriptions, self.conditions.count(described_by))
             gathered = self.conditions.gather([Wanted(described_by, number) for number in range(used)])
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 weights = self.source(self.conditions.on_device(gathered, self.device))
-        total, loop, lengths = 0.0, self.recipe.loop, [len(ids) for ids, _ in samples]
-        if self.recipe.base.shard:  # every process runs the base equally often
+        total, loop, lengths = 0.0, self.batches.loop, [len(ids) for ids, _ in samples]
+        if self.in_step:  # every process runs the base equally often
             runs = [list(range(start, min(count, start + _SMALL))) for start in range(0, count, _SMALL)]
         else:
             runs = cut_by_tokens(lengths, loop.micro_tokens, loop.micro_overhead)
@@ -221,7 +221,7 @@ class SftJob(Job):
         return found, torch.cat(states)
 
 
-def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
+def validation_tasks(store: DataStore, validation: ValidationSection) -> tuple[int, ...]:
     """Places of the held-out tasks that validation measures: those with descriptions, so many spread over all.
 
     Raises:
@@ -233,7 +233,7 @@ def validation_tasks(store: DataStore, recipe: Recipe) -> tuple[int, ...]:
             f"'{store.folder}' has no validation task with descriptions, so no checkpoint could be selected.",
             "Prepare the data with validation tasks, or train without: validation.every=0",
         )
-    count = min(len(found), recipe.validation.tasks)
+    count = min(len(found), validation.tasks)
     return tuple(found[place * len(found) // count] for place in range(count))
 
 
@@ -331,10 +331,10 @@ def train_from_store(
         quiet(f"Note: {note}")
     spec = build_spec(recipe)
     encoder = encoder_from_config(recipe.encoder, device=str(accelerator.device))
-    learned, standardize = train_tasks(store, recipe), None
+    learned, standardize = train_tasks(store, recipe.data), None
     if make_source is None:
         source: LoraSource = build_source(recipe, spec, encoder)
-        others = validation_tasks(store, recipe) if recipe.validation.every else ()
+        others = validation_tasks(store, recipe.validation) if recipe.validation.every else ()
         conditions, standardize = conditions_for(
             recipe, store, encoder, source, learned, others, folder, accelerator, quiet
         )
@@ -347,12 +347,26 @@ def train_from_store(
         quiet(f"Note: {base.note}")
     if recipe.base.shard:
         shard(base.model)
+    batches = StoreBatches(store, conditions, recipe.data, recipe.loop, recipe.loss, recipe.condition, recipe.base)
     if read is not None and recipe.hypernetwork.standardize:
-        standardize = _scale_of_states(read, base.model, store, recipe, accelerator.device)
+        standardize = _scale_of_states(read, base.model, batches, accelerator.device)
         read = _standardized(read, standardize)
     source.to(accelerator.device).train()
     teacher = _teacher(recipe, base.model, store)
-    job = SftJob(recipe, base.model, source, store, conditions, accelerator.device, read, teacher)
+    if recipe.loop.graphs:
+        check_graphs(recipe, accelerator.device.type)
+    job = SftJob(
+        base.model,
+        source,
+        batches,
+        recipe.optimizer,
+        recipe.validation,
+        accelerator.device,
+        dropout=recipe.lora.dropout,
+        in_step=recipe.base.shard,
+        read=read,
+        teacher=teacher,
+    )
     job.record(quiet)
     try:
         every, settings = recipe.validation.every, recipe.to_dict()
@@ -409,25 +423,17 @@ def _teacher(recipe: Recipe, base: Any, store: DataStore) -> Teacher | None:
     return Teacher(base, adapter.spec, adapter.weights)
 
 
-def _scale_of_states(read: Read, base: Any, store: DataStore, recipe: Recipe, device: torch.device) -> Standardization:
-    """Gives what the base says of training prompts mean 0 and variance 1; kept on the CPU."""
-    states = [read(base, part.ids_ST, part.labels_ST).cpu() for part in _batches_for_scale(store, recipe, device)]
-    return Standardization.of(torch.cat(states))
-
-
-def _batches_for_scale(store: DataStore, recipe: Recipe, device: torch.device) -> Iterator[Batch]:
-    """The same samples for the same store and recipe, spread over the training tasks."""
-    places = train_tasks(store, recipe)
+def _scale_of_states(read: Read, base: Any, batches: StoreBatches, device: torch.device) -> Standardization:
+    """Gives what the base says of prompts, spread over the training tasks, mean 0 and variance 1; kept on the CPU."""
+    store, places, states = batches.store, train_tasks(batches.store, batches.data), []
     each = max(1, _STATES_FOR_SCALE // len(places))
     picks = [(task, sample) for task in places for sample in range(min(each, store.tasks[task].samples))]
     picks = picks[:: max(1, len(picks) // _STATES_FOR_SCALE)]
     for start in range(0, len(picks), _SMALL):
-        samples = []
-        for task, place in picks[start : start + _SMALL]:
-            found = store.sample(task, place)
-            samples.append(cut(found.input_ids, found.prompt_length, recipe.data.max_length))
+        samples = [batches.sample(task, place) for task, place in picks[start : start + _SMALL]]
         batch = collate(samples, range(len(samples))).to(device)
-        yield replace(batch, labels_ST=batch.labels_ST.to(device))
+        states.append(read(base, batch.ids_ST, batch.labels_ST.to(device)).cpu())
+    return Standardization.of(torch.cat(states))
 
 
 def _standardized(read: Read, standardize: Standardization) -> Read:

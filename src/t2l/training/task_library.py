@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from t2l.lora import LoraSpec
 from t2l.prompting import TEMPLATE
 from t2l.recipes.reader import Recipe
 from t2l.storage import tensors_digest
-from t2l.training.batches import Tokens, cut
+from t2l.training.batches import Tokens, cut, key_of
 from t2l.training.frozen_base import load_frozen_base
 from t2l.training.rows import Report, RowTask, row_settings, train_rows
 from t2l.training.source import build_spec
@@ -166,7 +165,7 @@ def row_task(store: DataStore, task: TaskEntry, recipe: Recipe, vocabulary: int)
     if task.samples < 1:
         raise DataError(f"The task '{task.name}' has no samples.", "Leave it out.")
     seed, section = recipe.loop.seed, recipe.library
-    order = permutation(task.samples, _key(seed, task.name, "split"))
+    order = permutation(task.samples, key_of(seed, task.name, "split"))
     count = min(section.validation, task.samples // _SHARE_HELD)
     held, free = order[:count], order[count:]
     held = held if count else order[: section.validation]
@@ -183,7 +182,7 @@ def row_task(store: DataStore, task: TaskEntry, recipe: Recipe, vocabulary: int)
 
     def draw(step: int) -> list[Tokens]:
         numbers = range(step * section.samples, (step + 1) * section.samples)
-        return [read(int(index)) for index in _endless(free, numbers, lambda turn: _key(seed, task.name, turn))]
+        return [read(int(index)) for index in _endless(free, numbers, lambda turn: key_of(seed, task.name, turn))]
 
     record = {"data": _data_digest(store, task), "data_samples": task.samples}
     return RowTask(task.name, draw, [read(int(index)) for index in sorted(held)], record)
@@ -233,7 +232,3 @@ def _data_digest(store: DataStore, task: TaskEntry) -> str | None:
     """What the store says of a task's samples."""
     records = store.manifest.get("tasks", ())
     return next((record.get("digest") for record in records if record.get("name") == task.name), None)
-
-
-def _key(*parts: str | int) -> int:
-    return int.from_bytes(blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "little")
