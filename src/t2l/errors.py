@@ -98,3 +98,10 @@ def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
         return ""
     shown = ", ".join(f"'{n}'" for n in known[:12])
     return f"Known: {shown}{', ...' if len(known) > 12 else ''}."
+
+
+def bullets(items: Iterable[str], most: int) -> str:
+    """A line for each of the first few items, and how many more there are; begins with a line break."""
+    items = list(items)
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return "".join(f"\n  - {item}" for item in [*items[:most], *more])

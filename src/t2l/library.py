@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2l.adapter import Adapter
-from t2l.errors import AdapterError, OutputError, T2LError, did_you_mean
+from t2l.errors import AdapterError, OutputError, T2LError, bullets, did_you_mean
 from t2l.lora import LoraSpec, LoraWeights
 from t2l.peft_format import (
     CONFIG_FILE,
@@ -208,11 +208,14 @@ class Library:
             raise T2LError(
                 f"'{folder}' is no library of adapters: it has neither {INDEX_FILE} nor folders of PEFT adapters in it."
             )
-        found = survey(folder, spec)
-        if not skip_odd or not found.names:
-            found.check()
-        entries = {name: _Entry(name, {}) for name in found.names}
-        return cls(folder, found.spec, entries, peft=True, odd=found.odd)
+        shared, names, odd = survey(folder, spec)
+        if odd and (not skip_odd or not names):
+            listed = bullets((f"{name}: {reason}" for name, reason in odd.items()), _SHOWN)
+            raise AdapterError(
+                f"{len(odd)} of {len(odd) + len(names)} adapters do not fit the others:{listed}",
+                "Take them out of the folder, or leave them out: skip_odd=true in a recipe.",
+            )
+        return cls(folder, shared, {name: _Entry(name, {}) for name in names}, peft=True, odd=odd)
 
     @classmethod
     def _open_own(cls, folder: Path, spec: LoraSpec | None) -> Library:
@@ -289,33 +292,8 @@ def _afresh(folder: Path) -> str:
 # Folders of PEFT adapter folders
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What a folder holds.
-
-    Args:
-        spec: the one in which its adapters are read.
-        names: of the adapters that fit, sorted.
-        odd: name -> why it does not fit.
-    """
-
-    spec: LoraSpec
-    names: tuple[str, ...]
-    odd: dict[str, str]
-
-    def check(self) -> None:
-        """Raises `AdapterError` where some do not fit; it names them, and why."""
-        if self.odd:
-            listed = "\n".join(f"  - {name}: {reason}" for name, reason in list(self.odd.items())[:_SHOWN])
-            more = f"\n  - and {len(self.odd) - _SHOWN} more" if len(self.odd) > _SHOWN else ""
-            raise AdapterError(
-                f"{len(self.odd)} of {len(self.odd) + len(self.names)} adapters do not fit the others:\n{listed}{more}",
-                "Take them out of the folder, or leave them out: skip_odd=true in a recipe.",
-            )
-
-
-def survey(folder: Path, spec: LoraSpec | None = None) -> Survey:
-    """Looks at every PEFT folder below ``folder``.
+def survey(folder: Path, spec: LoraSpec | None = None) -> tuple[LoraSpec, list[str], dict[str, str]]:
+    """Of the PEFT folders below ``folder``: the spec in which they are read, names that fit it, and why others do not.
 
     Args:
         spec: what they must fit: the same modules and shapes, a rank no higher, the same base where both name one. By
@@ -349,7 +327,7 @@ def survey(folder: Path, spec: LoraSpec | None = None) -> Survey:
         reason = reasons[kind] or _rank_misfit(rank, spec)
         if reason is not None:
             odd[name] = reason
-    return Survey(spec, tuple(name for name in names if name not in odd), {name: odd[name] for name in sorted(odd)})
+    return spec, [name for name in names if name not in odd], {name: odd[name] for name in sorted(odd)}
 
 
 def header_spec(folder: Path) -> LoraSpec:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_structure import LinearSite, Structure, base_config, linear_shape, structure_of
-from t2l.errors import BaseModelError, T2LError, did_you_mean
+from t2l.errors import BaseModelError, T2LError, bullets, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -291,9 +291,7 @@ class LoraSpec:
                     problems.append(f"{path} is {shape[0]}x{shape[1]}, the adapter is for {wanted[0]}x{wanted[1]}")
         if problems:
             made_for = f" (made for '{self.base_model}')" if self.base_model else ""
-            listed = "\n".join(f"  - {problem}" for problem in problems[:4])
-            more = f"\n  - and {len(problems) - 4} more" if len(problems) > 4 else ""
-            raise BaseModelError(f"The adapter{made_for} does not fit this base model:\n{listed}{more}")
+            raise BaseModelError(f"The adapter{made_for} does not fit this base model:{bullets(problems, 4)}")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from t2l.base_structure import is_inside_larger
-from t2l.errors import AdapterError, UnsupportedAdapterError
+from t2l.errors import AdapterError, UnsupportedAdapterError, bullets
 from t2l.lora import LoraSpec, LoraWeights, ModuleGroup
 from t2l.storage import MOST_FOREIGN, check_tensors, read_json
 
@@ -292,9 +292,8 @@ def _module_shapes(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, tup
         kinds = {str(tensor.dtype): name for name, tensor in tensors.items()}
         foreign += [f"{name} has dtype {kind}; all must have one dtype" for kind, name in kinds.items()]
     if foreign or not factors:
-        listed = "".join(f"\n  - {problem}" for problem in foreign[:6])
-        more = f"\n  - and {len(foreign) - 6} more" if len(foreign) > 6 else ""
-        raise AdapterError(f"'{folder / TENSOR_FILE}' is not a plain LoRA adapter:{listed or ' it is empty.'}{more}")
+        problems = bullets(foreign, 6) or " it is empty."
+        raise AdapterError(f"'{folder / TENSOR_FILE}' is not a plain LoRA adapter:{problems}")
     return {path: (pair["A"].shape[1], pair["B"].shape[0]) for path, pair in factors.items()}
 
 

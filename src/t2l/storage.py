@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from t2l.errors import OutputError, T2LError
+from t2l.errors import OutputError, T2LError, bullets
 
 _SMALL_FILE = 1 << 20
 _BLOCK, _NUM_BLOCKS = 4096, 16
@@ -334,9 +334,7 @@ def check_tensors(
         elif not bool(torch.isfinite(tensor).all()):
             problems.append(f"{name} holds NaN or infinite values")
     if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems[:6])
-        more = f"\n  - and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise error(f"The tensors in '{source}' do not fit:\n{listed}{more}")
+        raise error(f"The tensors in '{source}' do not fit:{bullets(problems, 6)}")
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

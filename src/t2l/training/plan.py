@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_structure import auto_class, base_config, empty_base
-from t2l.encoders import encoder_from_config
+from t2l.encoders import DescriptionEncoder, encoder_from_config
 from t2l.hypernet import HyperNetwork
 from t2l.lora import AdapterTable, LoraSource, LoraSpec
 from t2l.recipes.reader import Recipe
@@ -110,7 +110,11 @@ def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
     spec = build_spec(recipe)
     config = base_config(recipe.base.model, revision=recipe.base.revision)
     base_parameters, linear_parameters = _count(config)
-    trained = spec.num_parameters if what in _ONE_ADAPTER else _hypernetwork_parameters(recipe, spec, config, what)
+    trained, encoder = spec.num_parameters, None
+    if what not in _ONE_ADAPTER:
+        encoder = None if what == "hyperdecoder" else encoder_from_config(recipe.encoder)
+        with torch.device("meta"):
+            trained = _source(recipe, spec, config, encoder)[0].num_parameters
     tokens, responses, notes = _tokens_of_a_sample(recipe)
     memory = _memory(recipe, spec, config, base_parameters, linear_parameters, trained, tokens, what)
     batch, devices = recipe.loop.tasks * recipe.loop.samples, recipe.hardware.devices
@@ -137,7 +141,7 @@ def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
         conditions = _conditions_a_step(recipe, what)
         rate = layers_rate(recipe, config, targets_of(recipe), tokens, passes, conditions) * devices
         if what not in _ONE_ADAPTER:
-            extra = recipe.loop.steps * _seconds_of_source(recipe, spec, config, what, conditions)
+            extra = recipe.loop.steps * _seconds_of_source(recipe, spec, config, encoder, conditions)
         where = "its GPU" if this_device().type == "cuda" else f"{torch.get_num_threads()} threads"
         notes.append(
             f"time was measured on this machine ({where}): {rate / 1e12 / devices:.2g} TFLOP/s in the base's layers; "
@@ -166,24 +170,26 @@ def plan_of(recipe: Recipe, what: str = "sft") -> Plan:
 def _count(config: Any) -> tuple[int, int]:
     """Parameters of the base, and those of its linear layers, from shapes alone."""
     model = empty_base(config)
-    head = model.get_output_embeddings()
-    linear = sum(
-        module.weight.numel()
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    )
-    return sum(parameter.numel() for parameter in model.parameters()), linear
+    return sum(parameter.numel() for parameter in model.parameters()), _linear_parameters(model)
 
 
-def _hypernetwork_parameters(recipe: Recipe, spec: LoraSpec, config: Any, what: str) -> int:
-    if what == "hyperdecoder":
+def _linear_parameters(model: Any) -> int:
+    """Those of the linear layers, the output layer aside."""
+    head, linear = model.get_output_embeddings(), (part for part in model.modules() if isinstance(part, nn.Linear))
+    return sum(part.weight.numel() for part in linear if part is not head)
+
+
+def _source(
+    recipe: Recipe, spec: LoraSpec, config: Any, encoder: DescriptionEncoder | None
+) -> tuple[HyperNetwork, int]:
+    """The hypernetwork, and the width of the conditions that it typically reads; a hyperdecoder without an encoder."""
+    if encoder is None:
         wanted, width = recipe.hypernetwork, int(config.get_text_config().hidden_size)
-        with torch.device("meta"):
-            made = HyperNetwork(spec, width, wanted.variant, trunk_dim=wanted.trunk_dim, head_dim=wanted.head_dim)
-        return made.num_parameters
-    encoder = encoder_from_config(recipe.encoder)
-    with torch.device("meta"):
-        return build_source(recipe, spec, encoder).num_parameters
+        return HyperNetwork(spec, width, wanted.variant, trunk_dim=wanted.trunk_dim, head_dim=wanted.head_dim), width
+    width = encoder.dim
+    if encoder.ragged and encoder.token_dim is not None:
+        width = min(width, _TOKENS_OF_A_DESCRIPTION * encoder.token_dim)
+    return build_source(recipe, spec, encoder), width
 
 
 def _conditions_a_step(recipe: Recipe, what: str) -> int:
@@ -192,17 +198,12 @@ def _conditions_a_step(recipe: Recipe, what: str) -> int:
     return recipe.loop.tasks * (recipe.loop.samples if what == "hyperdecoder" else recipe.loss.views)
 
 
-def _seconds_of_source(recipe: Recipe, spec: LoraSpec, config: Any, what: str, conditions: int) -> float:
+def _seconds_of_source(
+    recipe: Recipe, spec: LoraSpec, config: Any, encoder: DescriptionEncoder | None, conditions: int
+) -> float:
     """What generating a step's adapters takes here, forward and backward."""
     autocast = dtype_of(recipe.base, this_device()) == "bfloat16"
-    if what == "hyperdecoder":
-        wanted, width = recipe.hypernetwork, int(config.get_text_config().hidden_size)
-        source = HyperNetwork(spec, width, wanted.variant, trunk_dim=wanted.trunk_dim, head_dim=wanted.head_dim)
-    else:
-        encoder = encoder_from_config(recipe.encoder)
-        source, width = build_source(recipe, spec, encoder), encoder.dim
-        if encoder.ragged and encoder.token_dim is not None:
-            width = min(width, _TOKENS_OF_A_DESCRIPTION * encoder.token_dim)
+    source, width = _source(recipe, spec, config, encoder)
     condition_CE = torch.randn(conditions, width, generator=torch.Generator().manual_seed(0))
     return source_seconds(source, condition_CE, autocast)
 
@@ -299,11 +300,7 @@ def layers_rate(recipe: Recipe, config: Any, target_modules: Any, tokens: int, p
     source = AdapterTable(spec, range(count)).to(device)
     loss, condition_CE = LossSection(label_smoothing=0.0), torch.eye(count, device=device)
     seconds = _typical(lambda: learn_step(base, source, condition_CE, [micro], loss), device)
-    head = base.get_output_embeddings()
-    weights = sum(
-        module.weight.numel() for module in base.modules() if isinstance(module, nn.Linear) and module is not head
-    )
-    return passes * weights * samples * tokens / seconds
+    return passes * _linear_parameters(base) * samples * tokens / seconds
 
 
 def source_seconds(source: LoraSource, condition_CE: Tensor, autocast: bool) -> float:

@@ -28,7 +28,7 @@ from t2l.data.sampler import permutation
 from t2l.data.store import DataStore, TaskEntry
 from t2l.encoders import DescriptionEncoder, encoder_from_config
 from t2l.encoders.cache import default_cache_folder
-from t2l.errors import RecipeError, T2LError
+from t2l.errors import RecipeError, T2LError, bullets
 from t2l.hypernet import HyperNetwork
 from t2l.library import Library
 from t2l.lora import LoraSpec, LoraWeights
@@ -102,10 +102,9 @@ def plan_recon(recipe: Recipe) -> ReconPlan:
             left_out[name] = "its task has no description"
     missing = [name for name in left_out if name not in library.odd]
     if missing and not recipe.recon.skip_odd:
-        listed = "\n".join(f"  - {name}: {left_out[name]}" for name in missing[:_SHOWN])
-        more = f"\n  - and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        listed = bullets((f"{name}: {left_out[name]}" for name in missing), _SHOWN)
         raise T2LError(
-            f"{len(missing)} of {len(library)} adapters cannot be learned:\n{listed}{more}",
+            f"{len(missing)} of {len(library)} adapters cannot be learned:{listed}",
             "Prepare a store with these tasks, or leave the adapters out: recon.skip_odd=true",
         )
     usable = [name for name in library.names if name not in left_out]

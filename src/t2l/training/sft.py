@@ -396,7 +396,7 @@ def labelled_logits(base: Any, ids_ST: Tensor, labels_ST: Tensor) -> tuple[Tenso
 
 
 def labelled_hidden(base: Any, ids_ST: Tensor, labels_ST: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `labelled_logits`, before the output layer: hidden_KW, targets_K, sample_K.
+    """States before the output layer where a label follows: hidden_KW, targets_K, and each position's sample.
 
     Labels may lie on the CPU while the ids are on a device: which positions they are is then found without waiting
     for the device.
