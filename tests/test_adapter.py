@@ -585,10 +585,7 @@ def test_bad_configs_name_the_field(changes: dict[str, Any], message: str, folde
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [
-        ({"target_modules": ["q_proj"]}, "v_proj', which"),
-        ({"layers_to_transform": [0]}, "layers.1.*does not target"),
-    ],
+    [({"target_modules": ["q_proj"]}, "v_proj', which"), ({"layers_to_transform": [0]}, "layers.1.*does not target")],
 )
 def test_tensors_that_the_config_does_not_target(changes: dict[str, Any], message: str, folder: Path) -> None:
     (folder / PROVENANCE_FILE).unlink()

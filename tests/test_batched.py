@@ -377,10 +377,7 @@ def test_everything_is_restored_after_an_exception() -> None:
     shadow = q_proj.forward
     q_proj.forward = shadow  # as accelerate's hooks leave it
     before = [dict(vars(module)) for module in base.modules()]
-    with (
-        contextlib.suppress(RecursionError),
-        apply_batched(base, spec, random_weights(spec, 2)),
-    ):
+    with contextlib.suppress(RecursionError), apply_batched(base, spec, random_weights(spec, 2)):
         assert q_proj.forward is not shadow
         raise RecursionError
     assert [dict(vars(module)) for module in base.modules()] == before

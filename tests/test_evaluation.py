@@ -169,10 +169,7 @@ def test_rows_leave_a_batch_when_they_have_ended(base: Base, monkeypatch: pytest
 
 
 @given(
-    st.lists(st.integers(1, 60), min_size=1, max_size=9),
-    st.integers(0, 100),
-    st.integers(1, 5),
-    st.integers(1, 200),
+    st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(0, 100), st.integers(1, 5), st.integers(1, 200)
 )
 def test_batches_are_cut_where_it_costs_least(lengths: list[int], cost: int, most: int, tokens: int) -> None:
     lengths = sorted(lengths, reverse=True)

@@ -22,10 +22,7 @@ from t2l.bases import load_base
 from t2l.export import export_adapter
 from t2l.model import TextToLora
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
 DESCRIPTIONS = ["Say whether the review is positive or negative.", "Write the sentence in capital letters."]
 INPUTS = [
     "The soup was cold and the waiter was rude.", "Best pizza I have had in years!", "It broke after two days.",

@@ -21,15 +21,7 @@ from t2l.lora import AdapterTable, LoraSpec, LoraWeights
 from t2l.recipes.reader import Recipe, recipe_from
 from t2l.training import rows as rows_module
 from t2l.training.batches import Tokens
-from t2l.training.rows import (
-    STATE_FILE,
-    RowTask,
-    collate_rows,
-    row_losses,
-    row_settings,
-    rows_backward,
-    train_rows,
-)
+from t2l.training.rows import STATE_FILE, RowTask, collate_rows, row_losses, row_settings, rows_backward, train_rows
 from t2l.training.sft import learn_step
 
 LIBRARY = {"steps": 12, "warmup": 2 / 12, "decay": 0.5, "learning_rate": 0.02, "check_every": 2, "patience": 3}

@@ -17,15 +17,7 @@ from t2l.evaluation.report import distances, markdown, page, scaling, task_map, 
 from t2l.evaluation.rows import ROWS
 from t2l.evaluation.statistics import gate_of, rank_correlation
 
-CHANCES = {
-    "base": 0.1,
-    "t2l": 0.8,
-    "paraphrase": 0.75,
-    "other-task": 0.2,
-    "junk": 0.2,
-    "static": 0.4,
-    "3-shot": 0.5,
-}
+CHANCES = {"base": 0.1, "t2l": 0.8, "paraphrase": 0.75, "other-task": 0.2, "junk": 0.2, "static": 0.4, "3-shot": 0.5}
 
 
 def run(gate: bool = True, protocol: str = "paper", evil: str = "") -> dict[str, Any]:

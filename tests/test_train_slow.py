@@ -16,10 +16,7 @@ from helpers import MICRO_BASE, MICRO_RECIPE
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not DATA.is_dir(), reason="needs the real tasks in ../shared/data"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason="needs the real tasks in ../shared/data")]
 STEPS = 200
 
 

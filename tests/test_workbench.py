@@ -256,10 +256,7 @@ def test_others_are_answered_while_somebody_learns(engine: Engine) -> None:
     assert refined.loss < refined.before
 
 
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [("input,expected\nred,\n", "1 to 200"), ("red\nblue", "have an output")],
-)
+@pytest.mark.parametrize(("text", "part"), [("input,expected\nred,\n", "1 to 200"), ("red\nblue", "have an output")])
 def test_examples_that_cannot_be_learned_from_are_refused(work: Workbench, text: str, part: str) -> None:
     shown, link = asyncio.run(last(work.learn(NAMES[0], text, 2, SHORT)))
     assert 'role="alert"' in shown and part in shown and link == ""

@@ -22,14 +22,7 @@ from helpers import LAB, MICRO_BASE, MICRO_CHECKPOINT
 from lab.micro_world import write
 from lab.world import pretrain as pretrain_module
 from lab.world import tasks as tasks_module
-from lab.world.base import (
-    UNKNOWN,
-    VOCABULARY,
-    base_config,
-    build_tokenizer,
-    encode_runs,
-    few_shot_batch,
-)
+from lab.world.base import UNKNOWN, VOCABULARY, base_config, build_tokenizer, encode_runs, few_shot_batch
 from lab.world.operations import selection
 from lab.world.operations.operation import MAX_INPUT_CHARS, MAX_OUTPUT_CHARS, Operation
 from lab.world.styles import PLAIN
