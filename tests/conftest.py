@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,34 @@ def smollm2(smollm2_cache: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T2L_CACHE", str(smollm2_cache))
         return load_base("smollm2-135m")
+
+
+@pytest.fixture(scope="module")
+def world(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """A tiny base, and a model for it that knows the module's ``NAMES``."""
+    from helpers import tiny_pair
+
+    return tiny_pair(request.module.NAMES)
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest, world: Any) -> Iterator[tuple[str, Any]]:
+    """The address of a server of `world` under the module's ``LIMITS``, and its engine."""
+    from live_server import live
+    from t2l.serving.engine import Engine
+
+    engine = Engine(*world, request.module.LIMITS)
+    with live(engine) as address:
+        yield address, engine
+
+
+@pytest.fixture
+def raw(server: tuple[str, Any]) -> Iterator[Any]:
+    """A client of `server` that sends what it is told."""
+    import httpx
+
+    with httpx.Client(base_url=server[0], timeout=60) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

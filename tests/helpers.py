@@ -149,19 +149,27 @@ def save_byte_llama(folder: Path, template: str) -> Path:
     return folder
 
 
-def tiny_pair(names: list[str]) -> tuple[Any, Any]:
-    """A tiny `Base` with a real tokenizer, and a `TextToLora` for it that knows the tasks ``names``."""
-    from lab.world.base import build_tokenizer
-    from t2l.bases import Base
+def untrained(base: Any, encoder: Any, std: float = 0.0, **metadata: Any) -> Any:
+    """A small `TextToLora` of ``encoder``, a list standing for task names; ``std`` fills its weights."""
     from t2l.encoders import OneHotEncoder
     from t2l.hypernet import HyperNetwork
     from t2l.model import TextToLora
 
+    spec = base if isinstance(base, LoraSpec) else LoraSpec.from_base(base, rank=2)
+    encoder = OneHotEncoder(encoder) if isinstance(encoder, list) else encoder
+    hypernetwork = HyperNetwork(spec, encoder.dim, trunk_dim=8, head_dim=8, head_init="linear")
+    if std:
+        fill(hypernetwork, std=std)
+    return TextToLora(encoder, hypernetwork, metadata or None)
+
+
+def tiny_pair(names: list[str]) -> tuple[Any, Any]:
+    """A tiny `Base` with a real tokenizer, and a `TextToLora` for it that knows the tasks ``names``."""
+    from lab.world.base import build_tokenizer
+    from t2l.bases import Base
+
     model = tiny_llama()
-    encoder = OneHotEncoder(names)
-    spec = LoraSpec.from_base(model.config, rank=2)
-    hypernetwork: Any = fill(HyperNetwork(spec, encoder.dim, trunk_dim=8, head_dim=8, head_init="linear"), std=0.4)
-    return Base(model, build_tokenizer(), "tiny"), TextToLora(encoder, hypernetwork)
+    return Base(model, build_tokenizer(), "tiny"), untrained(model.config, names, std=0.4)
 
 
 class Killed(Exception):
@@ -176,6 +184,16 @@ def kill_at(step: int) -> Any:
             raise Killed
 
     return report
+
+
+def dies_at(number: int) -> Callable[[int], None]:
+    """Stands for Ctrl-C at a step."""
+
+    def at(step: int) -> None:
+        if step == number:
+            raise KeyboardInterrupt
+
+    return at
 
 
 def silent(done: int, steps: int, loss: float) -> None:

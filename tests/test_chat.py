@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from helpers import fill, save_byte_llama
-from t2l import cli
+from command import t2l
+from helpers import save_byte_llama, untrained
 from t2l.bases import Base, load_base
 from t2l.commands.chat import Conversation
 from t2l.commands.terminal import shown
 from t2l.data.prompts import prompt_text
-from t2l.encoders import OneHotEncoder
 from t2l.errors import T2LError
-from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 
 TASKS = ["Say it loud.", "Say it low."]
@@ -33,18 +30,13 @@ def base(tmp_path: Path) -> Base:
 
 @pytest.fixture
 def checkpoint(base: Base, tmp_path: Path) -> Path:
-    spec = LoraSpec.from_base(base.model.config, rank=2)
-    encoder = OneHotEncoder(TASKS)
-    hypernetwork = HyperNetwork(spec, encoder.dim, trunk_dim=8, head_dim=8, head_init="linear")
-    fill(hypernetwork, std=0.4)
-    return TextToLora(encoder, hypernetwork).save_pretrained(tmp_path / "checkpoint")
+    return untrained(base.model.config, TASKS, std=0.4).save_pretrained(tmp_path / "checkpoint")
 
 
 def talk(checkpoint: Path, tmp_path: Path, *lines: str, task: str | None = None) -> Result:
     words = ["chat", "-c", str(checkpoint), "-b", str(tmp_path / "base"), "--max-new-tokens", "8"]
     words += [] if task is None else ["--task", task]
-    runner = CliRunner(env={"COLUMNS": "300", "T2L_DEBUG": ""})
-    return runner.invoke(cli.app, words, input="".join(f"{line}\n" for line in lines), prog_name="t2l")
+    return t2l(*words, stdin="".join(f"{line}\n" for line in lines).encode())
 
 
 def test_each_message_is_answered_by_the_adapter_of_its_task_and_base_compares(

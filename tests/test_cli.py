@@ -23,16 +23,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from command import document, done, environment, files_below, refused, t2l
-from helpers import save_tiny_llama
+from helpers import save_tiny_llama, tiny_config, untrained
 from lab.world.base import base_config, build_tokenizer
 from t2l import cli, storage
 from t2l.adapter import Adapter
 from t2l.commands import generate as reading
 from t2l.commands.generate import Request, read_requests, slug
-from t2l.encoders import MiniLmEncoder, OneHotEncoder
+from t2l.encoders import MiniLmEncoder
 from t2l.errors import DescriptionError, T2LError
-from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 
 NAMES = ["sort the words", "add three", "Écris en été", "日本語で答える", *(f"task {number}" for number in range(300))]
@@ -42,11 +40,9 @@ NAMES = ["sort the words", "add three", "Écris en été", "日本語で答え�
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base, a checkpoint for it that knows task names, and one that reads descriptions by MiniLM."""
     where = tmp_path_factory.mktemp("assets")
-    spec = LoraSpec.from_base(save_tiny_llama(where / "base"), rank=2)
-    sizes: dict[str, Any] = {"trunk_dim": 8, "head_dim": 8, "head_init": "linear"}
-    names, words = OneHotEncoder(NAMES), MiniLmEncoder()
-    TextToLora(names, HyperNetwork(spec, names.dim, **sizes)).save_pretrained(where / "checkpoint")
-    TextToLora(words, HyperNetwork(spec, words.dim, **sizes)).save_pretrained(where / "words")
+    base = save_tiny_llama(where / "base")
+    untrained(base, NAMES).save_pretrained(where / "checkpoint")
+    untrained(base, MiniLmEncoder()).save_pretrained(where / "words")
     return where
 
 
@@ -596,11 +592,7 @@ def test_what_run_refuses(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_run_needs_a_base(tmp_path: Path) -> None:
-    from helpers import tiny_config
-
-    spec = LoraSpec.from_base(tiny_config())
-    encoder = OneHotEncoder(["add three"])
-    TextToLora(encoder, HyperNetwork(spec, 1, trunk_dim=8, head_dim=8)).save_pretrained(tmp_path / "c")
+    untrained(tiny_config(), ["add three"]).save_pretrained(tmp_path / "c")
     assert "--base" in refused("run", "add three", "--input", "7", "--checkpoint", tmp_path / "c")
 
 

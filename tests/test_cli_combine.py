@@ -10,12 +10,9 @@ import pytest
 import torch
 
 from command import document, refused, t2l
-from helpers import save_tiny_llama
+from helpers import save_tiny_llama, untrained
 from t2l.adapter import Adapter
 from t2l.bases import load_base
-from t2l.encoders import OneHotEncoder
-from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 
 NAMES = ["sort the words", "add three", "say it backwards"]
@@ -25,9 +22,7 @@ NAMES = ["sort the words", "add three", "say it backwards"]
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base, a checkpoint for it that knows `NAMES`, and the adapters of the first two."""
     where = tmp_path_factory.mktemp("assets")
-    spec = LoraSpec.from_base(save_tiny_llama(where / "base"), rank=2)
-    encoder = OneHotEncoder(NAMES)
-    made = TextToLora(encoder, HyperNetwork(spec, encoder.dim, trunk_dim=8, head_dim=8, head_init="linear"))
+    made = untrained(save_tiny_llama(where / "base"), NAMES)
     made.save_pretrained(where / "checkpoint")
     for name, adapter in zip(("sort", "add"), made.generate(NAMES[:2]), strict=True):
         adapter.save(where / name)

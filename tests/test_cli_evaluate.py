@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from benchmark_data import write_benchmarks, write_task
-from helpers import fill, random_weights, save_tiny_llama, tiny_config
+from helpers import fill, random_weights, save_tiny_llama, tiny_config, untrained
 from lab.micro_world import write_exam
 from lab.world.tasks import Split, tasks_of
 from t2l.adapter import Adapter
@@ -85,9 +85,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     exported(folder / "learned", "unseen-operation", 5)
     texts = known_texts(exam) + known_texts(folder / "learned")
     encoder = OneHotEncoder(list(dict.fromkeys(texts)))
-    network = HyperNetwork(LoraSpec.from_base(base, rank=2), encoder.dim, trunk_dim=8, head_dim=8, head_init="linear")
-    fill(network, std=0.6)
-    TextToLora(encoder, network, {"training_tasks": 5}).save_pretrained(folder / "checkpoint")
+    untrained(base, encoder, std=0.6, training_tasks=5).save_pretrained(folder / "checkpoint")
     recipe: dict[str, Any] = {
         "base": {"model": str(base), "dtype": "float32", "attention": "eager"},
         "encoder": {"kind": "one-hot", "names": encoder.names},

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from command import document, done, refused, t2l
-from helpers import LAB, MICRO_CHECKPOINT, fill
+from helpers import LAB, MICRO_CHECKPOINT, fill, untrained
 from lab.everyday import everyday_tasks
 from lab.tasks import PREFIX
 from lab.world.base import build_tokenizer
@@ -23,7 +23,6 @@ from t2l.encoders.sentence import SentenceTransformerEncoder
 from t2l.errors import T2LError
 from t2l.guidance.calibration import CONTROLS, JSON_FILE, TENSOR_FILE, Calibration, control_texts
 from t2l.guidance.guide import Guide
-from t2l.hypernet import HyperNetwork
 from t2l.model import TextToLora, shipped_checkpoint
 
 GOOD = "Give the last word of the line in capital letters."
@@ -38,10 +37,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def uncalibrated(tmp_path: Path) -> Path:
-    spec = TextToLora.from_pretrained().spec
-    network = HyperNetwork(spec, 384, trunk_dim=8, head_dim=8, head_init="linear")
-    fill(network)
-    return TextToLora(MiniLmEncoder(), network).save_pretrained(tmp_path / "plain")
+    return untrained(TextToLora.from_pretrained().spec, MiniLmEncoder(), std=0.2).save_pretrained(tmp_path / "plain")
 
 
 def examples(path: Path, count: int = 12) -> Path:

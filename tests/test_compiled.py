@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 
 import t2l
-from helpers import MICRO_BASE, MICRO_CHECKPOINT, save_tiny_llama
+from helpers import MICRO_BASE, MICRO_CHECKPOINT, save_tiny_llama, untrained
 from t2l import compiled
 from t2l.adapter import Adapter
 from t2l.bases import load_base
 from t2l.encoders.minilm import MiniLmEncoder
 from t2l.errors import BaseModelError, CheckpointError, DescriptionError
-from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 
 TASK = "Give the last word."
@@ -34,10 +32,7 @@ def forget() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("compiled")
-    spec = LoraSpec.from_base(save_tiny_llama(where / "base"), rank=2)
-    encoder = MiniLmEncoder()
-    hypernetwork = HyperNetwork(spec, encoder.dim, trunk_dim=8, head_dim=8, head_init="linear")
-    return TextToLora(encoder, hypernetwork).save_pretrained(where / "checkpoint")
+    return untrained(save_tiny_llama(where / "base"), MiniLmEncoder()).save_pretrained(where / "checkpoint")
 
 
 def test_a_function_answers_as_the_adapter_does(checkpoint: Path, tmp_path: Path) -> None:

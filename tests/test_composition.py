@@ -182,56 +182,44 @@ def test_rank_reduction_of_zero_weights_keeps_everything() -> None:
 
 # In the task features
 
+TASKS = ["add three", "drop the last word", "answer in capitals"]
+
 
 @pytest.fixture
 def t2l() -> TextToLora:
-    names = ["add three", "drop the last word", "answer in capitals"]
     spec = LoraSpec.from_base(tiny_config(), rank=3)
-    hypernetwork = HyperNetwork(spec, len(names), trunk_dim=8, head_dim=8, head_init="linear", output_shift=True)
+    hypernetwork = HyperNetwork(spec, len(TASKS), trunk_dim=8, head_dim=8, head_init="linear", output_shift=True)
     hypernetwork.output_affine.set(shift=random_weights(spec, seed=9))
-    return TextToLora(OneHotEncoder(names), hypernetwork)
+    return TextToLora(OneHotEncoder(TASKS), hypernetwork)
 
 
 def test_the_ends_of_a_blend_are_the_descriptions_own_adapters(t2l: TextToLora) -> None:
-    first, second = t2l.generate(["add three", "answer in capitals"])
+    first, second = t2l.generate(TASKS[::2])
     for weights, expected in (([1, 0], first), ([0, 1], second)):
-        found = t2l.blend(["add three", "answer in capitals"], weights)
+        found = t2l.blend(TASKS[::2], weights)
         for path in found.spec.module_paths():
             torch.testing.assert_close(found.delta(path), expected.delta(path), **EXACT)
-    assert t2l.blend(["add three", "answer in capitals"]).digest not in (first.digest, second.digest)
+    assert t2l.blend(TASKS[::2]).digest not in (first.digest, second.digest)
 
 
-def test_a_blend_without_weights_is_the_mean(t2l: TextToLora) -> None:
-    names = ["add three", "drop the last word", "answer in capitals"]
+@pytest.mark.parametrize("weights", [None, [0.5, 0.75, -0.25]])  # without weights it is the mean
+def test_a_blend_is_the_adapter_of_the_averaged_features(t2l: TextToLora, weights: list[float] | None) -> None:
+    found, expected_weights = t2l.blend(TASKS, weights), weights or [1 / 3] * 3
     with torch.no_grad():
-        mean_1K = t2l.hypernetwork.encode(t2l.encoder.encode(names)).mean(dim=0, keepdim=True)
-        expected = t2l.hypernetwork.output_affine(t2l.hypernetwork.decode(mean_1K))
-    found = t2l.blend(names)
-    for key in expected.a:
-        torch.testing.assert_close(found.weights.a[key], expected.a[key])
-        torch.testing.assert_close(found.weights.b[key], expected.b[key])
-    assert found.provenance["composition"]["weights"] == pytest.approx([1 / 3] * 3)
-
-
-def test_a_blend_is_the_adapter_of_the_averaged_features(t2l: TextToLora) -> None:
-    names = ["add three", "drop the last word", "answer in capitals"]
-    found = t2l.blend(names, [0.5, 0.75, -0.25])
-    with torch.no_grad():
-        feature_NK = t2l.hypernetwork.encode(t2l.encoder.encode(names))
-        mixed_1K = (0.5 * feature_NK[0] + 0.75 * feature_NK[1] - 0.25 * feature_NK[2]).unsqueeze(0)
+        mixed_1K = torch.tensor([expected_weights]) @ t2l.hypernetwork.encode(t2l.encoder.encode(TASKS))
         expected = t2l.hypernetwork.output_affine(t2l.hypernetwork.decode(mixed_1K))
     for key in expected.a:
         torch.testing.assert_close(found.weights.a[key], expected.a[key])
         torch.testing.assert_close(found.weights.b[key], expected.b[key])
-    assert found.spec == t2l.spec
-    assert found.provenance["composition"]["method"] == "features"
-    assert found.provenance["checkpoint"] == t2l.digest
+    assert found.spec == t2l.spec and found.provenance["checkpoint"] == t2l.digest
+    record = found.provenance["composition"]
+    assert record["method"] == "features" and record["weights"] == pytest.approx(expected_weights)
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, float("inf")]])
 def test_a_blend_needs_a_weight_for_each_description(t2l: TextToLora, weights: list[float]) -> None:
     with pytest.raises(DescriptionError, match="one finite number for each"):
-        t2l.blend(["add three", "answer in capitals"], weights)
+        t2l.blend(TASKS[::2], weights)
     with pytest.raises(DescriptionError, match="takes a list"):
         t2l.blend("add three")
 

@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 
-from helpers import tiny_pair
 from live_server import live
 from t2l.serving.connections import Bounds, Sparse
 from t2l.serving.engine import Engine, Limits
@@ -22,12 +21,8 @@ from t2l.serving.http import HttpOptions
 from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Scheduler
 
+NAMES = ["task"]
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-
-
-@pytest.fixture(scope="module")
-def world() -> tuple[Any, Any]:
-    return tiny_pair(["task"])
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from helpers import fill, save_tiny_llama, tiny_llama, tiny_pair
+from helpers import fill, save_tiny_llama, tiny_llama, tiny_pair, untrained
 from live_server import live
 from t2l import cli
 from t2l.adapter import Adapter
@@ -114,10 +114,7 @@ def test_an_encoder_that_is_not_exact_is_asked_one_by_one() -> None:
         def embed(self, texts: Any) -> torch.Tensor:
             return super().embed(texts) * (1 + len(texts) / 1000)
 
-    network = HyperNetwork(
-        LoraSpec.from_base(tiny_llama().config, rank=2), 384, trunk_dim=8, head_dim=8, head_init="linear"
-    )
-    t2l = TextToLora(Company(), network)
+    t2l = untrained(tiny_llama().config, Company())
     (alone,) = t2l.generate([OURS])
     assert t2l.generate([*OTHERS[:5], OURS, OURS])[-1].digest == alone.digest
     t2l.encoder = CachedEncoder(Company())

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import fill
+from helpers import fill, untrained
 from lab.world.wording import control_descriptions
 from t2l.encoders import DescriptionEncoder, MiniLmEncoder
 from t2l.encoders.description import prepare
@@ -83,9 +83,7 @@ def score(weights: LoraWeights | None, asked: Sequence[tuple[int, Example]]) -> 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrated") / "checkpoint"
-    network = HyperNetwork(SPEC, 384, trunk_dim=8, head_dim=8, head_init="linear")
-    fill(network, std=0.2)
-    t2l = TextToLora(MiniLmEncoder("mean"), network)
+    t2l = untrained(SPEC, MiniLmEncoder("mean"), std=0.2)
     t2l.save_pretrained(folder)
     t2l = TextToLora.from_pretrained(folder)
     calibrate(t2l, tasks(), score).save(folder)

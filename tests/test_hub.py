@@ -15,13 +15,11 @@ import torch
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
-from helpers import random_weights
+from helpers import random_weights, untrained
 from t2l.adapter import Adapter
 from t2l.cli import app
-from t2l.encoders import OneHotEncoder
 from t2l.errors import AdapterError, OutputError
 from t2l.hub import is_hub_id
-from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, ModuleGroup
 from t2l.model import TextToLora
 
@@ -83,10 +81,7 @@ def adapter(description: str = "sort the words") -> Adapter:
 
 
 def checkpoint() -> TextToLora:
-    hypernetwork = HyperNetwork(SPEC, 2, trunk_dim=8, head_dim=4, head_init="linear")
-    return TextToLora(
-        OneHotEncoder(["sort the words", "add three"]), hypernetwork, {"license": "apache-2.0", "steps": 7}
-    )
+    return untrained(SPEC, ["sort the words", "add three"], license="apache-2.0", steps=7)
 
 
 def files(folder: Path) -> list[str]:

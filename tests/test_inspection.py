@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from helpers import random_weights, tiny_base
+from helpers import random_weights, tiny_base, untrained
 from t2l import inspection
 from t2l.adapter import Adapter
 from t2l.cli import app
@@ -45,8 +45,7 @@ def adapter(description: str = "sort the words") -> Adapter:
 
 
 def checkpoint(folder: Path) -> TextToLora:
-    hypernetwork = HyperNetwork(SPEC, 2, trunk_dim=8, head_dim=4, head_init="linear")
-    t2l = TextToLora(OneHotEncoder(NAMES), hypernetwork, {"steps": 7})
+    t2l = untrained(SPEC, NAMES, steps=7)
     t2l.save_pretrained(folder)
     return t2l
 

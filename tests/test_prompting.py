@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from helpers import MICRO_RECIPE, byte_tokenizer, fill, random_weights, save_byte_llama
+from helpers import MICRO_RECIPE, byte_tokenizer, random_weights, save_byte_llama, untrained
 from t2l.adapter import Adapter
 from t2l.bases import Base, load_base
 from t2l.cli import app
 from t2l.composition import combine
 from t2l.data.prompts import Frame
 from t2l.data.store import DataStore
-from t2l.encoders import OneHotEncoder
 from t2l.errors import BaseModelError, T2LError
-from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec
 from t2l.model import TextToLora
 from t2l.prompting import Prompting
@@ -220,11 +218,7 @@ def test_another_system_message_does_not_go_on_with_an_unfinished_store(folder: 
 
 
 def pair(folder: Path, **metadata: Any) -> tuple[Base, TextToLora]:
-    base = load_base(folder)
-    encoder = OneHotEncoder(["task"])
-    spec = LoraSpec.from_base(folder, rank=2)
-    hypernetwork: Any = fill(HyperNetwork(spec, encoder.dim, trunk_dim=8, head_dim=8, head_init="linear"), std=0.4)
-    return base, TextToLora(encoder, hypernetwork, metadata)
+    return load_base(folder), untrained(folder, ["task"], std=0.4, **metadata)
 
 
 def test_a_server_takes_the_checkpoints_frame_and_an_adapters_own(folder: Path) -> None:

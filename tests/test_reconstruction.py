@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import random_weights, tiny_config
+from helpers import dies_at, random_weights, tiny_config
 from t2l.errors import T2LError
 from t2l.hypernet import HyperNetwork
 from t2l.library import Library
@@ -139,14 +139,6 @@ def trained(
     selected = run_job(job, loop, place, accelerator, validate_every=every, say=lambda text: None)  # pyright: ignore
     lines = [json.loads(line) for line in place.metrics.read_text().splitlines()]
     return finished(job.hypernetwork, place, selected), [line["loss"] for line in lines]
-
-
-def dies_at(number: int) -> Callable[[int], None]:
-    def at(step: int) -> None:
-        if step == number:
-            raise KeyboardInterrupt
-
-    return at
 
 
 def test_a_library_is_regressed_onto_and_a_killed_run_resumes(spec: LoraSpec, library: Library, tmp_path: Path) -> None:

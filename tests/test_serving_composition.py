@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import httpx
 import pytest
 import torch
 
-from helpers import tiny_pair
-from live_server import live, refused, user
+from live_server import refused, user
 from t2l import composition
 from t2l.adapter import Adapter
 from t2l.serving.engine import Engine, Limits
@@ -21,24 +19,7 @@ from t2l.serving.maker import Combination
 from t2l.serving.sampling import Sampling
 
 NAMES = [f"task {number}" for number in range(12)]
-
-
-@pytest.fixture(scope="module")
-def world() -> tuple[Any, Any]:
-    return tiny_pair(NAMES)
-
-
-@pytest.fixture(scope="module")
-def server(world: Any) -> Iterator[tuple[str, Engine]]:
-    engine = Engine(*world, Limits(slots=4, context=120, max_tokens=60, timeout_s=60))
-    with live(engine) as address:
-        yield address, engine
-
-
-@pytest.fixture
-def raw(server: tuple[str, Engine]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server[0], timeout=60) as made:
-        yield made
+LIMITS = Limits(slots=4, context=120, max_tokens=60, timeout_s=60)
 
 
 def test_parts_are_weighted_summed_and_blended(raw: httpx.Client, server: Any, world: Any, tmp_path: Path) -> None:

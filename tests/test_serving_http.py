@@ -20,7 +20,6 @@ import pytest
 import uvicorn
 from typer.testing import CliRunner
 
-from helpers import tiny_pair
 from live_server import live, refused, user
 from t2l import cli
 from t2l.adapter import Adapter
@@ -34,29 +33,12 @@ from t2l.serving.sampling import Sampling
 from t2l.serving.scheduler import Scheduler
 
 NAMES = [f"task {number}" for number in range(12)]
-
-
-@pytest.fixture(scope="module")
-def world() -> tuple[Any, Any]:
-    return tiny_pair(NAMES)
-
-
-@pytest.fixture(scope="module")
-def server(world: Any) -> Iterator[tuple[str, Engine]]:
-    engine = Engine(*world, Limits(slots=4, context=120, max_tokens=60, max_waiting=20, timeout_s=60))
-    with live(engine) as address:
-        yield address, engine
+LIMITS = Limits(slots=4, context=120, max_tokens=60, max_waiting=20, timeout_s=60)
 
 
 @pytest.fixture
 def client(server: tuple[str, Engine]) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server[0]}/v1", api_key="any", max_retries=0, timeout=60) as made:
-        yield made
-
-
-@pytest.fixture
-def raw(server: tuple[str, Engine]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server[0], timeout=60) as made:
         yield made
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,9 @@ from typing import Any
 import httpx
 import pytest
 
-from helpers import tiny_pair
+from helpers import tiny_pair, untrained
 from live_server import live, refused, user
 from t2l.encoders import CachedEncoder, EmbeddingCache, MiniLmEncoder
-from t2l.hypernet import HyperNetwork
-from t2l.lora import LoraSpec
-from t2l.model import TextToLora
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.http import HttpOptions
 from t2l.serving.sampling import Sampling
@@ -33,18 +30,6 @@ from t2l.serving.scheduler import Scheduler
 
 NAMES = [f"task {number}" for number in range(200)]
 LIMITS = Limits(slots=4, context=120, max_tokens=60, max_waiting=100, timeout_s=60)
-
-
-@pytest.fixture(scope="module")
-def world() -> tuple[Any, Any]:
-    return tiny_pair(NAMES)
-
-
-@pytest.fixture(scope="module")
-def server(world: Any) -> Iterator[tuple[str, Engine]]:
-    engine = Engine(*world, LIMITS)
-    with live(engine) as address:
-        yield address, engine
 
 
 def until(true: Callable[[], bool], seconds: float = 30) -> None:
@@ -203,7 +188,7 @@ SERVER = """
 import socket, sys
 from pathlib import Path
 import uvicorn
-from helpers import tiny_pair
+from helpers import tiny_pair, untrained
 from live_server import live, refused, user
 from t2l.serving.engine import Engine, Limits
 from t2l.serving.http import create_app
@@ -281,10 +266,8 @@ def test_very_many_descriptions_take_up_no_more_and_no_more(tmp_path: Path, monk
     """``T2L_MANY`` of them, 100,000 for the whole thing: memory, store and cache end at their bounds."""
     many, mb = int(os.environ.get("T2L_MANY", "1000")), 1 << 20
     base, _ = tiny_pair(NAMES)
-    spec = LoraSpec.from_base(base.model.config, rank=2)
-    network = HyperNetwork(spec, 384, trunk_dim=8, head_dim=8, head_init="linear")
     cache = EmbeddingCache(tmp_path / "cache", most=mb)
-    t2l = TextToLora(CachedEncoder(MiniLmEncoder(), cache), network)
+    t2l = untrained(base.model.config, CachedEncoder(MiniLmEncoder(), cache))
     limits = Limits(slots=2, context=64, adapter_memory=mb, store_disk=2 * mb)
 
     def resident() -> float:

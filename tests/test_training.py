@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import tiny_base, tiny_config, tokens
+from helpers import dies_at, tiny_base, tiny_config, tokens
 from t2l.errors import T2LError, TrainingStopped
 from t2l.hypernet import HyperNetwork
 from t2l.lora import LoraSpec, LoraWeights
@@ -98,14 +98,6 @@ def assert_same(resumed: Any, whole: Any) -> None:
     """The same losses, measures, choice and final weights, bit for bit."""
     assert resumed[0] == whole[0] and resumed[2] == whole[2]
     assert all(torch.equal(a, b) for a, b in zip(resumed[1], whole[1], strict=True))
-
-
-def dies_at(number: int) -> Callable[[int], None]:
-    def at(step: int) -> None:
-        if step == number:
-            raise KeyboardInterrupt
-
-    return at
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 7, 10])

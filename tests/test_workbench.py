@@ -30,7 +30,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from helpers import tiny_pair
 from live_server import live
 from t2l import cli
 from t2l.composition import combine, scale
@@ -52,11 +51,6 @@ NAMES = [*(f"task {number}" for number in range(8)), NASTY]
 SHORT = Asked(max_tokens=8)
 SECRET = "a secret of this machine, 4711"
 SESSIONS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def world() -> tuple[Any, Any]:
-    return tiny_pair(NAMES)
 
 
 @pytest.fixture(scope="module")
