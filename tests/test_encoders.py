@@ -57,14 +57,8 @@ TEXTS = [
 
 def test_the_text_convention() -> None:
     given_texts = ["  Answer in French\n", "Is it true?", "Écris en été", "日本語", "Return 2", "a\tb\nc"]
-    assert prepare(given_texts) == [
-        "Answer in French.",
-        "Is it true?",
-        "Écris en été.",
-        "日本語.",
-        "Return 2",
-        "a\tb\nc.",
-    ]
+    ready = ["Answer in French.", "Is it true?", "Écris en été.", "日本語.", "Return 2", "a\tb\nc."]
+    assert prepare(given_texts) == ready
     assert prepare([" task 7_sum "], full_stop=False) == ["task 7_sum"]
     assert prepare([]) == []
 
@@ -88,9 +82,6 @@ def test_a_bad_description_is_named(text: Any, says: str) -> None:
         prepare(["fine", text, "fine"])
     with pytest.raises(DescriptionError):
         OneHotEncoder(["fine"]).encode(["fine", text])
-
-
-def test_one_string_is_not_a_list() -> None:
     with pytest.raises(DescriptionError, match="as a list"):
         prepare("Answer in French")
 
@@ -181,16 +172,10 @@ def test_many_texts_that_the_window_cuts_are_one_warning_with_their_number() -> 
         assert f"last {100 * (603 - read) / 603:.0f}% is not seen" in str(warning.message)
 
 
-def test_a_text_without_tokens_is_refused() -> None:
+def test_no_description_a_text_without_tokens_and_an_unknown_pooling() -> None:
+    assert MiniLmEncoder("layers").encode([]).shape == (0, 1536)
     with pytest.raises(DescriptionError, match="can read nothing"):
         MiniLmEncoder("layers").encode(["\ufffd"])
-
-
-def test_no_description_gives_no_row() -> None:
-    assert MiniLmEncoder("layers").encode([]).shape == (0, 1536)
-
-
-def test_unknown_pooling_offers_near_names() -> None:
     with pytest.raises(EncoderError, match="Did you mean 'layers'"):
         MiniLmEncoder("layer")
 
@@ -423,15 +408,12 @@ def test_one_hot_is_the_identity_matrix_unscaled() -> None:
     assert OneHotEncoder(["reverse", "sum", "copy"]).identity != encoder.identity
 
 
-def test_one_hot_offers_near_names() -> None:
+def test_one_hot_needs_distinct_names_and_offers_near_ones() -> None:
+    for names in ([], ["a", " a"]):
+        with pytest.raises(EncoderError, match="repeat|needs task names"):
+            OneHotEncoder(names)
     with pytest.raises(DescriptionError, match="'revers' is not one of the 2 tasks.*\nDid you mean 'reverse'"):
         OneHotEncoder(["sum", "reverse"]).encode(["revers"])
-
-
-@pytest.mark.parametrize("names", [[], ["a", " a"]])
-def test_one_hot_needs_distinct_names(names: list[str]) -> None:
-    with pytest.raises(EncoderError, match="repeat|needs task names"):
-        OneHotEncoder(names)
 
 
 # ---------------------------------------------------------------------------------------------- configs and doors

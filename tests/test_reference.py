@@ -702,35 +702,30 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("intact"), args, make_state(args))
 
 
-def refused_or_read(folder: Path) -> None:
-    """Whatever else is raised fails the test."""
-    with suppress(CheckpointError):
-        import_checkpoint(folder)
+def refused_or_read(file: Path, content: bytes) -> None:
+    """A checkpoint with other bytes in one file, for once; whatever else is raised fails the test."""
+    before = file.read_bytes()
+    file.write_bytes(content)
+    try:
+        with suppress(CheckpointError):
+            import_checkpoint(file.parent)
+    finally:
+        file.write_bytes(before)
 
 
 @many_examples
 @given(name=st.sampled_from(["args.yaml", "adapter_config.json", "hypermod.pt"]), garbage=_GARBAGE)
 def test_garbage_is_refused(intact: Path, name: str, garbage: bytes) -> None:
-    before = (intact / name).read_bytes()
-    (intact / name).write_bytes(garbage)
-    try:
-        refused_or_read(intact)
-    finally:
-        (intact / name).write_bytes(before)
+    refused_or_read(intact / name, garbage)
 
 
 @many_examples
 @given(data=st.data(), name=st.sampled_from(["args.yaml", "adapter_config.json", "hypermod.pt"]))
 def test_damaged_bytes_are_refused_or_harmless(intact: Path, data: st.DataObject, name: str) -> None:
-    before = (intact / name).read_bytes()
-    damaged = bytearray(before)
+    damaged = bytearray((intact / name).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    (intact / name).write_bytes(bytes(damaged))
-    try:
-        refused_or_read(intact)
-    finally:
-        (intact / name).write_bytes(before)
+    refused_or_read(intact / name, bytes(damaged))
 
 
 _VALUES = st.recursive(
@@ -743,11 +738,6 @@ _VALUES = st.recursive(
 @many_examples
 @given(name=st.sampled_from(["args.yaml", "adapter_config.json"]), value=_VALUES, data=st.data())
 def test_settings_of_any_kind_are_refused_or_read(intact: Path, name: str, value: Any, data: st.DataObject) -> None:
-    before = (intact / name).read_bytes()
-    fields = yaml.safe_load(before)
+    fields = yaml.safe_load((intact / name).read_bytes())
     fields[data.draw(st.sampled_from(sorted(fields)))] = value
-    (intact / name).write_text(json.dumps(fields), encoding="utf-8")
-    try:
-        refused_or_read(intact)
-    finally:
-        (intact / name).write_bytes(before)
+    refused_or_read(intact / name, json.dumps(fields).encode())
