@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -46,62 +48,67 @@ Descriptions = Annotated[
 ]
 
 
-@data.command("prepare")
-def prepare(
-    sources: Sources,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the store.")],
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What `t2l data prepare` is given."""
+
+    sources: Sources
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the store.")]
     base: Annotated[
         str, typer.Option("--base", "-b", help="The base model whose tokenizer and chat template are used.")
-    ],
-    descriptions: Descriptions = None,
+    ]
+    descriptions: Descriptions = None
     template: Annotated[
         PromptTemplate,
         typer.Option(help="Is the task's definition in the prompt: never, always (the paper), or mixed."),
-    ] = "withheld",
+    ] = "withheld"
     included_fraction: Annotated[
         float, typer.Option(help="Of a mixture: the fraction of samples with the definition.", min=0, max=1)
-    ] = 0.5,
-    max_prompt: Annotated[
-        int | None, typer.Option(help="Tokens of a prompt; 512, or what fits the base.", min=1)
-    ] = None,
-    max_response: Annotated[int | None, typer.Option(help="Tokens of a response; 512, or what fits.", min=1)] = None,
+    ] = 0.5
+    max_prompt: Annotated[int | None, typer.Option(help="Tokens of a prompt; 512, or what fits the base.", min=1)] = (
+        None
+    )
+    max_response: Annotated[int | None, typer.Option(help="Tokens of a response; 512, or what fits.", min=1)] = None
     system: Annotated[
         str,
         typer.Option(
             metavar="TEXT|none|template",
             help="The system message of prompts: a text, none at all, or what the base's chat template adds.",
         ),
-    ] = "template",
-    drop_long: Annotated[bool, typer.Option("--drop-long", help="Omit samples that would be cut.")] = False,
-    max_samples: Annotated[int, typer.Option(help="Samples of a task; of more, so many are drawn.", min=1)] = 10_000,
-    min_samples: Annotated[int, typer.Option(help="A task with fewer is omitted.", min=1)] = 1,
-    language: Annotated[str, typer.Option(help="Omit tasks in another language; 'any' takes all.")] = "English",
+    ] = "template"
+    drop_long: Annotated[bool, typer.Option("--drop-long", help="Omit samples that would be cut.")] = False
+    max_samples: Annotated[int, typer.Option(help="Samples of a task; of more, so many are drawn.", min=1)] = 10_000
+    min_samples: Annotated[int, typer.Option(help="A task with fewer is omitted.", min=1)] = 1
+    language: Annotated[str, typer.Option(help="Omit tasks in another language; 'any' takes all.")] = "English"
     remove: Annotated[
         Removals, typer.Option(help="Omit the paper's ten removals; also what it left in (strict); or nothing.")
-    ] = "paper",
+    ] = "paper"
     exclude: Annotated[
         list[str] | None, typer.Option(help="Omit a task by name or pattern ('*winogrande*'); may be repeated.")
-    ] = None,
+    ] = None
     without_descriptions: Annotated[
         Undescribed,
         typer.Option(help="A task without descriptions: described by its definition, omitted, or kept without."),
-    ] = "definition",
+    ] = "definition"
     split_file: Annotated[
         Path | None, typer.Option(help='JSON that names tasks of a split: {"validation": ["task035_x"], "test": []}.')
-    ] = None,
+    ] = None
     validation: Annotated[
         int, typer.Option(help="Validation tasks at least: the paper's by name, then drawn ones.", min=0)
-    ] = 11,
-    test: Annotated[int, typer.Option(help="Test tasks at least.", min=0)] = 0,
+    ] = 11
+    test: Annotated[int, typer.Option(help="Test tasks at least.", min=0)] = 0
     by_dataset: Annotated[
         bool, typer.Option("--by-dataset", help="Draw all tasks that were made from one data set together.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
-    update: Annotated[bool, typer.Option("--update", help="Add what a finished store lacks.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin again; do not resume an unfinished store.")] = False,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
+    ] = False
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0
+    update: Annotated[bool, typer.Option("--update", help="Add what a finished store lacks.")] = False
+    restart: Annotated[bool, typer.Option("--restart", help="Begin again; do not resume an unfinished store.")] = False
+    force: Force = False
+    as_json: AsJson = False
+
+
+@data.command("prepare")
+def prepare(**given: Any) -> None:
     """Make a tokenised store of tasks; a run that was stopped resumes where it stopped."""
     from t2l.base_structure import load_tokenizer
     from t2l.data.prepare import PrepareConfig
@@ -109,46 +116,59 @@ def prepare(
     from t2l.data.prompts import PLAIN_SEPARATOR, Template
     from t2l.data.splits import SplitRule, read_split_file
 
-    notes = Notes()
-    tokenizer = load_tokenizer(base)
+    options, notes = PrepareOptions(**given), Notes()
+    tokenizer = load_tokenizer(options.base)
     if not getattr(tokenizer, "chat_template", None):
         notes.add(
-            f"'{base}' has no chat template: a prompt is the plain text of the input, and a response begins with "
-            f"{PLAIN_SEPARATOR!r} and ends with {tokenizer.eos_token!r}."
+            f"'{options.base}' has no chat template: a prompt is the plain text of the input, and a response begins "
+            f"with {PLAIN_SEPARATOR!r} and ends with {tokenizer.eos_token!r}."
         )
-    prompt_limit, response_limit = _limits(base, max_prompt, max_response, notes)
+    prompt_limit, response_limit = _limits(options.base, options.max_prompt, options.max_response, notes)
     config = PrepareConfig(
-        template=Template(template),
-        system=system,
-        included_fraction=included_fraction,
+        template=Template(options.template),
+        system=options.system,
+        included_fraction=options.included_fraction,
         max_prompt=prompt_limit,
         max_response=response_limit,
-        drop_long=drop_long,
-        max_samples=max_samples,
-        min_samples=min_samples,
-        language=None if language.casefold() == "any" else language,
-        remove=remove,
-        exclude=tuple(exclude or ()),
-        without_descriptions=without_descriptions,
+        drop_long=options.drop_long,
+        max_samples=options.max_samples,
+        min_samples=options.min_samples,
+        language=None if options.language.casefold() == "any" else options.language,
+        remove=options.remove,
+        exclude=tuple(options.exclude or ()),
+        without_descriptions=options.without_descriptions,
         split=SplitRule(
-            named=read_split_file(split_file) if split_file else None,
-            validation=validation,
-            test=test,
-            by_dataset=by_dataset,
-            seed=seed,
+            named=read_split_file(options.split_file) if options.split_file else None,
+            validation=options.validation,
+            test=options.test,
+            by_dataset=options.by_dataset,
+            seed=options.seed,
         ),
-        seed=seed,
+        seed=options.seed,
     )
-    described = read_descriptions(descriptions)
-    tasks = open_sources(sources, described, notes)
+    described = read_descriptions(options.descriptions)
+    tasks = open_sources(options.sources, described, notes)
     with bar() as report:
-        kept = {"force": force, "restart": restart, "update": update}
-        store = make(tasks, output, tokenizer, base=base, descriptions=described, config=config, report=report, **kept)
+        store = make(
+            tasks,
+            options.output,
+            tokenizer,
+            base=options.base,
+            descriptions=described,
+            config=config,
+            report=report,
+            force=options.force,
+            restart=options.restart,
+            update=options.update,
+        )
     summary = {key: value for key, value in store.manifest.items() if key not in ("tasks", "frame", "header")}
-    if as_json:
+    if options.as_json:
         print_json({"folder": str(store.folder), **summary, "notes": notes.texts})
         return
     _print_summary(store.folder, store.manifest)
+
+
+prepare.__signature__ = signature(PrepareOptions, eval_str=True)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @data.command("show")
