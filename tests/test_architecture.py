@@ -271,3 +271,13 @@ for name in {core!r}:
         [sys.executable, "-c", program], env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_no_function_of_a_command_has_more_than_80_lines() -> None:
+    found = [
+        f"{path.name}: {node.name}"
+        for path in sorted((SOURCE / "t2l" / "commands").glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 80
+    ]
+    assert not found
