@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from t2l.base_names import canonical_name, locate, not_loaded
-from t2l.base_structure import auto_class
+from t2l.base_structure import auto_class, mend_buffers
 from t2l.batched import apply_batched
-from t2l.encoders.loading import mend_buffers
 from t2l.errors import BaseModelError, T2LError, did_you_mean
 from t2l.gguf_base import quiet, weights_note
 from t2l.hub import may_run_code

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from t2l.base_names import locate
-from t2l.base_structure import load_tokenizer
+from t2l.base_structure import load_tokenizer, mend_buffers
 from t2l.encoders.description import warn_unseen
-from t2l.encoders.encoder import model_identity
+from t2l.encoders.encoder import loading, model_identity
 from t2l.encoders.llama import LlamaReader
-from t2l.encoders.loading import loading, mend_buffers
 from t2l.errors import EncoderError
 from t2l.gguf_base import quiet
 from t2l.hub import may_run_code

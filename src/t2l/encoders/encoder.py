@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from t2l.base_names import canonical_name, source_identity
 from t2l.encoders.description import prepare, warned_once
-from t2l.errors import EncoderError, did_you_mean
+from t2l.errors import BaseModelError, EncoderError, did_you_mean
+from t2l.hub import TRUST_FIX, first_line
 from t2l.storage import hash_file
 
 ADAPTER_FOLDER = "reader"
@@ -166,3 +168,30 @@ def check_dim(found: int, expected: int | None, name: str) -> int:
             "Has the model changed since? Name the revision that was used.",
         )
     return found
+
+
+@contextmanager
+def loading(model: str, extra: str | None = None) -> Iterator[None]:
+    """Turns whatever goes wrong while ``model`` loads into one `EncoderError`.
+
+    Args:
+        extra: the extra of this distribution that brings the library.
+    """
+    try:
+        yield
+    except EncoderError:
+        raise
+    except BaseModelError as problem:  # says already what to do
+        raise EncoderError(problem.message, problem.fix) from problem
+    except ImportError as problem:
+        fix = f"pip install 't2l[{extra}]'" if extra else None
+        raise EncoderError(f"The encoder '{model}' needs a library that is not here: {problem}.", fix) from problem
+    except Exception as problem:  # the hub, the disk and the libraries each raise their own kinds
+        if "trust_remote_code" in str(problem):
+            raise EncoderError(
+                f"The encoder '{model}' brings Python code of its own, which was not run.", TRUST_FIX
+            ) from problem
+        raise EncoderError(
+            f"The encoder '{model}' cannot be loaded: {first_line(problem)}",
+            "Give a folder, or a hub id that can be reached (for a gated model: hf auth login).",
+        ) from problem

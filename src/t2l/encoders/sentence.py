@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from t2l.base_structure import mend_buffers
 from t2l.encoders.description import warn_unseen
-from t2l.encoders.encoder import DescriptionEncoder, check_dim, model_identity, read_fields, to_sphere
+from t2l.encoders.encoder import DescriptionEncoder, check_dim, loading, model_identity, read_fields, to_sphere
 from t2l.encoders.gte import FILES, MODEL_TYPE, GteReader
-from t2l.encoders.loading import loading, mend_buffers
 from t2l.errors import EncoderError
 from t2l.hub import download, may_run_code
 from t2l.storage import read_json
