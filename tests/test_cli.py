@@ -63,6 +63,7 @@ def test_help_names_every_verb() -> None:
         assert "Usage" in done(verb, "--help").stdout
     assert done("--version").stdout.startswith("t2l") and done("-V").stdout == done("--version").stdout
     assert "--install-completion" in text and "--restart" in done("evaluate", "--help").stdout
+    assert "--force" in done("evaluate", "--help").stdout
     assert t2l().exit_code == 2  # no verb: the help, and not "done"
 
 

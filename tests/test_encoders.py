@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from t2l.encoders import (
     CachedEncoder,
     DescriptionEncoder,
     EmbeddingCache,
+    EncodingProgress,
     MiniLmEncoder,
     OneHotEncoder,
     SentenceTransformerEncoder,
@@ -160,6 +162,17 @@ def test_what_the_window_cuts_is_said() -> None:
     with pytest.warns(DescriptionWarning, match="603 tokens; the encoder reads 256 .* last 58% is not seen"):
         long = encoder.encode(["go " * 600])
     assert torch.equal(long, encoder.embed(["go " * 254]))  # 254 words, [CLS] and [SEP]
+
+
+def test_a_long_encoding_says_how_far_it_is_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In lines of their own, so that a log file has them too."""
+    clock = iter([0.0, 4.0, 11.0, 12.0, 31.0])
+    monkeypatch.setattr("t2l.encoders.encoder.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    said: list[str] = []
+    progress = EncodingProgress(["a" * 10, "b" * 10, "c" * 20, "d" * 20], said.append)
+    for text in ("a" * 10, "b" * 10, "c" * 20, "d" * 20):
+        progress.add([text])
+    assert said == ["2 of 4 descriptions encoded, about 22 s left", "4 of 4 descriptions encoded, about 0 s left"]
 
 
 def test_many_texts_that_the_window_cuts_are_one_warning_with_their_number() -> None:

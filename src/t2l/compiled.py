@@ -1,4 +1,4 @@
-"""A description as a Python function: ``f = t2l.compile("Say it in French."); f("good night")``.
+"""A description as a Python function: ``f = t2l.compile("Copy the date out."); f("See you on 3 June.")``.
 
 Level 3. Checkpoint and base are read once a process, and a description is compiled once: functions are kept by what
 makes them, the checkpoint's parameters and the description's text. For many adapters at once, see `t2l.model`.

@@ -42,7 +42,7 @@ def scale(adapter: Adapter, strength: float) -> Adapter:
 
     Example:
         >>> from t2l import TextToLora
-        >>> adapter, = TextToLora.from_pretrained().generate(["Give the last word in capital letters."])
+        >>> adapter, = TextToLora.from_pretrained().generate(["Copy the date out of the message."])
         >>> half = scale(adapter, 0.5)
         >>> half.provenance["strength"]
         0.5
@@ -83,7 +83,7 @@ def combine(
 
     Example:
         >>> from t2l import TextToLora
-        >>> parts = TextToLora.from_pretrained().generate(["Give the last word.", "Write in capital letters."])
+        >>> parts = TextToLora.from_pretrained().generate(["Copy the date out.", "Name the city."])
         >>> both = combine(parts, [0.5, 0.5])
         >>> both.spec.rank == sum(part.spec.rank for part in parts)
         True

@@ -73,7 +73,7 @@ class TextToLora:
 
     Example:
         >>> t2l = TextToLora.from_pretrained("smollm2-135m")
-        >>> adapter, = t2l.generate(["Give the last word in capital letters."])
+        >>> adapter, = t2l.generate(["Copy the date out of the message."])
         >>> adapter.spec.base_model
         'HuggingFaceTB/SmolLM2-135M-Instruct'
     """
@@ -118,8 +118,8 @@ class TextToLora:
             DescriptionError: a description is empty, blank, over-long or not text; nothing is made then.
 
         Example:
-            >>> adapters = TextToLora.from_pretrained().generate(["add 3 to the number", "drop the first word"])
-            >>> adapters[0].save("add-three")
+            >>> adapters = TextToLora.from_pretrained().generate(["Copy the date out.", "Name the city."])
+            >>> adapters[0].save("date")
         """
         return list(self.stream(descriptions))
 
@@ -162,7 +162,7 @@ class TextToLora:
 
         Example:
             >>> t2l = TextToLora.from_pretrained()
-            >>> between = t2l.blend(["Give the last word.", "Give the first word."], [0.5, 0.5])
+            >>> between = t2l.blend(["Copy the date out.", "Name the city."], [0.5, 0.5])
         """
         if isinstance(descriptions, str):
             raise DescriptionError("blend takes a list of descriptions.", f"Write [{descriptions[:40]!r}].")

@@ -43,11 +43,12 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path("adapters")
 _FORM = (
-    'Give one description a line, or records such as {"description": "Sort the words.", "name": "sort"}: JSON Lines, '
-    "a JSON list, or CSV with the columns description and name."
+    'Give one description a line, or records such as {"description": "Copy the date out.", "name": "date"}: '
+    "JSON Lines, a JSON list, or CSV with the columns description and name."
 )
 _SLUG_CHARS = 40
 _DIGEST_CHARS = 8
+_ENCODED_AT_ONCE = 16
 _File = Annotated[
     str | None,
     typer.Option(
@@ -95,6 +96,7 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Make a LoRA adapter from each description, as a folder that PEFT, vLLM and SGLang load as it is."""
+    from t2l.encoders import EncodingProgress
     from t2l.guidance.guide import calibrate_command
 
     notes = Notes()
@@ -109,10 +111,14 @@ def generate(
         check_place(folder, force)
     with notes.of_warnings():
         start = time.perf_counter()
-        t2l.encoder.encode([request.description for request in requests])  # `stream` finds them in the cache
+        texts = [request.description for request in requests]
+        progress = EncodingProgress(texts, say)
+        for first in range(0, len(texts), _ENCODED_AT_ONCE):
+            t2l.encoder.encode(texts[first : first + _ENCODED_AT_ONCE])  # `stream` finds them in the cache
+            progress.add(texts[first : first + _ENCODED_AT_ONCE])
         encode_s = time.perf_counter() - start
         made, generate_s, write_s = _make(
-            t2l.stream([request.description for request in requests]),
+            t2l.stream(texts),
             requests,
             folders,
             lambda request, adapter: _guided(guide, request, adapter, fallback, threshold, notes),
@@ -306,7 +312,7 @@ def read_requests(arguments: Sequence[str], file: str | None, note: Callable[[st
     if not requests:
         raise DescriptionError(
             f"'{file}' holds no description." if file else "There is no description.",
-            'Say what the adapter should do: t2l generate "Sort the words by length."',
+            'Say what the adapter should do: t2l generate "Copy the date out of the message."',
         )
     distinct: dict[str, Request] = {}
     for request in requests:

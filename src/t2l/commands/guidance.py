@@ -25,8 +25,8 @@ _SHOWN = 4  # nearest tasks
 _ANSWER_TOKENS = 32
 _FIELDS = ("task", "descriptions", "label", "examples")
 _FORM = (
-    'Each is a task such as {"task": "sort", "descriptions": ["Sort the words."], "examples": [{"input": "b a", '
-    '"output": "a b"}]}'
+    'Each is a task such as {"task": "date", "descriptions": ["Copy the date out of the message."], '
+    '"examples": [{"input": "The meeting is on 3 June.", "output": "3 June"}]}'
 )
 
 

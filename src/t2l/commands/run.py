@@ -181,7 +181,10 @@ def _described(inputs: Sequence[str], files: Sequence[Path]) -> str:
 
     found = _parts(read_input("-", T2LError), "stdin", lines=False)
     if not found:
-        raise T2LError("stdin holds no description.", 'Say the task: t2l run "Sort the words." "b a"')
+        raise T2LError(
+            "stdin holds no description.",
+            'Say the task: t2l run "Copy the date out of the message." "See you on 3 June."',
+        )
     return found[0]
 
 

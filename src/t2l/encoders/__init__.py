@@ -5,7 +5,7 @@ Level 1. Nothing here knows about adapters or hypernetworks, and importing it lo
 
 from t2l.encoders.cache import CachedEncoder, EmbeddingCache, default_cache_folder
 from t2l.encoders.description import MAX_DESCRIPTION_CHARS, prepare, with_examples
-from t2l.encoders.encoder import DescriptionEncoder
+from t2l.encoders.encoder import DescriptionEncoder, EncodingProgress
 from t2l.encoders.last_token import BaseModelEncoder
 from t2l.encoders.minilm import MiniLmEncoder
 from t2l.encoders.one_hot import OneHotEncoder
@@ -19,6 +19,7 @@ __all__ = [
     "CachedEncoder",
     "DescriptionEncoder",
     "EmbeddingCache",
+    "EncodingProgress",
     "MiniLmEncoder",
     "OneHotEncoder",
     "SentenceTransformerEncoder",

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from t2l.errors import BaseModelError, EncoderError, did_you_mean
 from t2l.hub import TRUST_FIX, first_line
 from t2l.storage import hash_file
 
+_SAID_EVERY = 10.0  # seconds
 ADAPTER_FOLDER = "reader"
 """Where a checkpoint's folder holds the LoRA that its encoder reads with."""
 
@@ -195,3 +197,27 @@ def loading(model: str, extra: str | None = None) -> Iterator[None]:
             f"The encoder '{model}' cannot be loaded: {first_line(problem)}",
             "Give a folder, or a hub id that can be reached (for a gated model: hf auth login).",
         ) from problem
+
+
+class EncodingProgress:
+    """Says every ten seconds how far the encoding of many texts is and how long it will take: also in a log file.
+
+    Args:
+        texts: all of them; work is counted in characters, as long texts take longer.
+        say: takes a line.
+    """
+
+    def __init__(self, texts: Sequence[str], say: Callable[[str], None]) -> None:
+        self._texts, self._characters, self._say = len(texts), sum(map(len, texts)), say
+        self._done = self._done_characters = 0
+        self._begun = self._said = time.monotonic()
+
+    def add(self, texts: Sequence[str]) -> None:
+        """These are encoded."""
+        now = time.monotonic()
+        self._done += len(texts)
+        self._done_characters += sum(map(len, texts))
+        if now - self._said > _SAID_EVERY:
+            self._said = now
+            left = (now - self._begun) / self._done_characters * (self._characters - self._done_characters)
+            self._say(f"{self._done:,} of {self._texts:,} descriptions encoded, about {left:,.0f} s left")

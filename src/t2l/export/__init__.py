@@ -40,7 +40,7 @@ def export_adapter(
 
     Example:
         >>> from t2l import TextToLora
-        >>> adapter, = TextToLora.from_pretrained().generate(["Give the last word."])
+        >>> adapter, = TextToLora.from_pretrained().generate(["Copy the date out of the message."])
         >>> export_adapter(adapter, "last-word.gguf", "gguf")  # doctest: +SKIP
     """
     if form not in get_args(ExportForm):

@@ -92,7 +92,7 @@ class Engine:
 
     Example:
         >>> with Engine.from_pretrained("smollm2-135m") as engine:
-        ...     (made,) = engine.make(["Give the last word in capital letters."]).result()
+        ...     (made,) = engine.make(["Copy the date out of the message."]).result()
         ...     print(engine.chat("red green blue", adapter=made.adapter).text)
     """
 
@@ -196,7 +196,7 @@ class Engine:
             StoppedError: the engine is closed.
 
         Example:
-            >>> engine.combine(Combination(["Give the last word.", "Write in capital letters."], [0.5, 0.5])).result()
+            >>> engine.combine(Combination(["Copy the date out.", "Name the city."], [0.5, 0.5])).result()
         """
         return self._composer.order(wanted)
 

@@ -11,7 +11,6 @@ linear layer at the end. Knows encoders, texts and tensors; knows no loss and no
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,14 @@ import torch
 from torch import Tensor
 
 from t2l.data.store import DataStore
-from t2l.encoders import MAX_DESCRIPTION_CHARS, CachedEncoder, DescriptionEncoder, prepare, with_examples
+from t2l.encoders import (
+    MAX_DESCRIPTION_CHARS,
+    CachedEncoder,
+    DescriptionEncoder,
+    EncodingProgress,
+    prepare,
+    with_examples,
+)
 from t2l.encoders.description import warned_once
 from t2l.errors import CheckpointError, DataError, T2LError
 from t2l.features import LinearTaskEncoder
@@ -37,7 +43,6 @@ if TYPE_CHECKING:
 Gathered = Tensor | tuple[str, ...] | tuple[list[int], ...]
 
 _ENCODED_AT_ONCE = 256
-_SAID_EVERY = 10.0  # seconds
 _TEXTS_FOR_SCALE = 512  # descriptions from which that of token states is taken
 _AT_ONCE = 8  # of them
 _SMALLEST_SCALE = 1e-2  # a coordinate that hardly varies is not blown up
@@ -255,30 +260,6 @@ def described(store: DataStore, tasks: Sequence[int], limit: int | None) -> dict
             "Write some: t2l data describe",
         )
     return texts
-
-
-class EncodingProgress:
-    """Says every ten seconds how far the encoding of many texts is and how long it will take: also in a log file.
-
-    Args:
-        texts: all of them; work is counted in characters, as long texts take longer.
-        say: takes a line.
-    """
-
-    def __init__(self, texts: Sequence[str], say: Callable[[str], None]) -> None:
-        self._texts, self._characters, self._say = len(texts), sum(map(len, texts)), say
-        self._done = self._done_characters = 0
-        self._begun = self._said = time.monotonic()
-
-    def add(self, texts: Sequence[str]) -> None:
-        """These are encoded."""
-        now = time.monotonic()
-        self._done += len(texts)
-        self._done_characters += sum(map(len, texts))
-        if now - self._said > _SAID_EVERY:
-            self._said = now
-            left = (now - self._begun) / self._done_characters * (self._characters - self._done_characters)
-            self._say(f"{self._done:,} of {self._texts:,} descriptions encoded, about {left:,.0f} s left")
 
 
 def encode_table(

@@ -69,7 +69,7 @@ def plan_library(recipe: Recipe, folder: Path) -> LibraryPlan:
 
     Raises:
         RecipeError: the recipe names no store.
-        DataError: the store cannot be read, or has not the tasks.
+        DataError: the store cannot be read, or lacks the tasks.
         BaseModelError: the base's config cannot be read.
     """
     store = open_store(recipe)
