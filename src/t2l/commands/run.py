@@ -226,7 +226,7 @@ def _show(report: dict[str, Any]) -> None:
             hanging = answer.replace("\n", "\n" + " " * _LABEL)
             out.print(Text.assemble((f"{label:<{_LABEL}}", "dim"), (hanging, style)), soft_wrap=True)
     system = _SYSTEM.get(report["system"], "a system message of its own")
-    took = f"The adapter took {times['adapter']:.0f} ms, the answers {times['answers']:.0f} ms."
+    took = f"The adapter took {times['adapter']:.0f} ms (loading included), the answers {times['answers']:.0f} ms."
     tell(f"\nBase: {report['base']}, prompted with {system}. {took}", "dim")
 
 
