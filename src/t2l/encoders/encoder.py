@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2l.base_names import canonical_name, source_identity
+from t2l.base_names import canonical_name, packaged_fix, source_identity
 from t2l.encoders.description import prepare, warned_once
 from t2l.errors import BaseModelError, EncoderError, did_you_mean
 from t2l.hub import TRUST_FIX, first_line
@@ -195,7 +195,7 @@ def loading(model: str, extra: str | None = None) -> Iterator[None]:
             ) from problem
         raise EncoderError(
             f"The encoder '{model}' cannot be loaded: {first_line(problem)}",
-            "Give a folder, or a hub id that can be reached (for a gated model: hf auth login).",
+            packaged_fix(model) or "Give a folder, or a hub id that can be reached (for a gated model: hf auth login).",
         ) from problem
 
 
