@@ -21,7 +21,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 GENERATOR = ROOT / "tools" / "generate_docs.py"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "lab" / "README.md"])
-HAND_WRITTEN = [page for page in PAGES if page.name not in ("commands.md", "results.md", "descriptions.md", "CHANGELOG.md")]
+HAND_WRITTEN = [
+    page for page in PAGES if page.name not in ("commands.md", "results.md", "descriptions.md", "CHANGELOG.md")
+]
 
 
 def relative(page: Path) -> str:

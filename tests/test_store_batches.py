@@ -141,9 +141,10 @@ def test_pooled_embeddings_of_equal_texts_are_equal(tmp_path: Any, monkeypatch: 
 
 def test_encoding_says_in_lines_how_far_it_is(monkeypatch: Any) -> None:
     """Lines, not a bar: a run whose output goes to a log file tells them too."""
+    from t2l.encoders import encoder
     from t2l.training import conditions
 
-    monkeypatch.setattr(conditions, "_SAID_EVERY", -1.0)
+    monkeypatch.setattr(encoder, "_SAID_EVERY", -1.0)
     monkeypatch.setattr(conditions, "_ENCODED_AT_ONCE", 2)
     names, lines = ["a", "bb", "ccc"], []
     encode_table(OneHotEncoder(names), {0: names, 1: ["a"]}, lines.append)
