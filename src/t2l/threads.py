@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 _EACH = 8  # items that are worth a thread
 
 SMALL = 1 << 25

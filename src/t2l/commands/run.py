@@ -92,7 +92,7 @@ def run(
         with messages().status("Answering ..."):
             pairs = [(0, text) for text in texts]
             answers = compare(loaded, [adapter], [description], pairs, max_new_tokens=max_new_tokens)
-            more = _more_ways(t2l, loaded, adapter, description, pairs, max_new_tokens, notes) if all_ways else {}
+            ways = _more_ways(t2l, loaded, adapter, description, pairs, max_new_tokens, notes) if all_ways else {}
         answer_s = time.perf_counter() - start
     report = {
         "description": description.strip(),
@@ -107,7 +107,7 @@ def run(
                 "base": one.base,
                 "prompted": one.prompted,
                 "adapted": one.adapted,
-                **{row: found[place] for row, found in more.items()},
+                **{row: found[place] for row, found in ways.items()},
             }
             for place, one in enumerate(answers)
         ],
