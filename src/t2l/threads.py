@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import torch
 
-Item = TypeVar("Item")
-Made = TypeVar("Made")
+Input = TypeVar("Input")
+Outcome = TypeVar("Outcome")
 _EACH = 8  # items that are worth a thread
 
 SMALL = 1 << 25
@@ -35,7 +35,7 @@ def threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def each_alone(function: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+def each_alone(function: Callable[[Input], Outcome], items: Sequence[Input]) -> list[Outcome]:
     """What a function gives for each item, every one computed in one thread, so that none depends on the others.
 
     Many items are shared out to as many threads as torch would use for one.
