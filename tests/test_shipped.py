@@ -51,14 +51,14 @@ def test_one_lora_that_reads_lies_beside_it(as_shipped: Path, smollm2: Base) -> 
     """Its card says how it is prompted; it answers with a label that the description names."""
     folder = reading_lora(as_shipped)
     assert folder is not None and reading_lora(folder) is None and reading_lora(None) is None
-    lora, asked = Adapter.load(folder), (0, "The soup was cold and the waiter was rude.")
+    lora, asked = Adapter.load(folder), (REVIEW, "The soup was cold and the waiter was rude.")
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 3e6
-    ((text,), framed) = told([REVIEW], [asked]), smollm2.with_system(NONE)
+    ((text,), framed) = told([asked]), smollm2.with_system(NONE)
     said = (folder / "README.md").read_text(encoding="utf-8").split("`")
     (frame,) = [part for part in said if "{description}" in part]
     filled = frame.replace("\\n", "\n").replace("{description}", REVIEW).replace("{input}", asked[1])
     assert filled == framed.prompt(text)
-    assert answer_told(framed, [lora], [REVIEW], [asked], max_new_tokens=8)[0] in ("positive", "negative")
+    assert answer_told(framed, [asked], lora=lora, max_new_tokens=8)[0] in ("positive", "negative")
 
 
 def test_it_fits_its_base(as_shipped: Path) -> None:

@@ -20,7 +20,7 @@ import yaml
 
 from t2l.adapter import Adapter
 from t2l.bases import Base, load_base
-from t2l.comparison import answer_told, told
+from t2l.comparison import answer_told
 from t2l.demo.tasks import DemoExample, DemoTask, normalised
 from t2l.evaluation.statistics import pooled
 from t2l.lora import LoraWeights
@@ -67,7 +67,8 @@ def measure(checkpoint: str | None) -> dict[str, Any]:
     """Every answer to every case."""
     t2l = TextToLora.from_pretrained(checkpoint)
     base = load_base(t2l.spec.base_name(None)).with_system(t2l.system)
-    cases, reader = texts(), reading_lora(t2l.folder)
+    cases, folder = texts(), reading_lora(t2l.folder)
+    reader = None if folder is None else Adapter.load(folder)
     asked = [
         {"task": task["name"], "kind": kind, "description": text, **example}
         for task, kind, text in _described(cases)
@@ -80,8 +81,9 @@ def measure(checkpoint: str | None) -> dict[str, Any]:
         one["right"] = rules[one["task"]].is_right(answer, _example(one))
     pairs = [(rules[task["name"]], _example(one)) for task in cases["tasks"] for one in task["examples"]]
     asking = [(rule.description, one.text) for rule, one in pairs]
-    judged = [(rule, answer, one) for (rule, one), answer in zip(pairs, _told(base, asking), strict=True)]
-    read = [rule.is_right(answer, one) for (rule, one), answer in zip(pairs, _told(base, asking, reader), strict=True)]
+    plain, read = (answer_told(base, asking, lora=lora, max_new_tokens=TOKENS) for lora in (None, reader))
+    judged = [(rule, answer, one) for (rule, one), answer in zip(pairs, plain, strict=True)]
+    readings = [rule.is_right(answer, one) for (rule, one), answer in zip(pairs, read, strict=True)]
     return {
         "checkpoint": t2l.digest,
         "base": base.name,
@@ -90,7 +92,7 @@ def measure(checkpoint: str | None) -> dict[str, Any]:
         "answers": asked,
         "base_told_the_task": [rule.is_right(answer, one) for rule, answer, one in judged],
         "base_told_mentions": [rule.mentions(answer, one) for rule, answer, one in judged],
-        "one_lora_told_the_task": read if reader is not None else [],
+        "one_lora_told_the_task": readings if reader is not None else [],
         "behaviours": list(_behaviours(t2l, base, reader, cases["behaviours"])),
     }
 
@@ -132,22 +134,14 @@ def _answers(t2l: TextToLora, base: Base, asked: Sequence[tuple[str, str]]) -> l
     return [answers[one] for one in asked]
 
 
-def _told(base: Base, asked: Sequence[tuple[str, str]], lora: Path | None = None) -> list[str]:
-    """The base's answers with the description in the prompt, plain or under one LoRA."""
-    descriptions, numbered = [text for text, _ in asked], [(row, text) for row, (_, text) in enumerate(asked)]
-    if lora is not None:
-        return answer_told(base, [Adapter.load(lora)], descriptions, numbered, max_new_tokens=TOKENS)
-    return base.answer(told(descriptions, numbered), max_new_tokens=TOKENS)
-
-
 def _behaviours(
-    t2l: TextToLora, base: Base, reader: Path | None, groups: Sequence[dict[str, Any]]
+    t2l: TextToLora, base: Base, reader: Adapter | None, groups: Sequence[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     cases = [case for group in groups for case in group["cases"]]
     asked = [(case["description"], text) for case in cases for text in case["inputs"]]
-    rows = {"adapter": iter(_answers(t2l, base, asked)), "description-in-prompt": iter(_told(base, asked))}
-    if reader is not None:
-        rows["multi-task-prompt"] = iter(_told(base, asked, reader))
+    loras = {"description-in-prompt": None} | ({} if reader is None else {"multi-task-prompt": reader})
+    rows = {"adapter": iter(_answers(t2l, base, asked))}
+    rows |= {way: iter(answer_told(base, asked, lora=lora, max_new_tokens=TOKENS)) for way, lora in loras.items()}
     for group in groups:
         made = []
         for case in group["cases"]:
@@ -203,14 +197,19 @@ def _example(record: dict[str, Any]) -> DemoExample:
 # ------------------------------------------------------------------------------------------------------- the page
 
 
+def kept(result: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a run: of the small tasks which answers are right, by kind and task, without the texts."""
+    right: dict[str, dict[str, list[int]]] = {}
+    for one in result["answers"]:
+        right.setdefault(one["kind"], {}).setdefault(one["task"], []).append(int(one["right"]))
+    return {**{name: value for name, value in result.items() if name != "answers"}, "right": right}
+
+
 def by_kind(result: dict[str, Any]) -> list[list[str]]:
     """Right answers by what the adapter was made from, over tasks."""
     rows = [["adapter made from", "right", "answers"]]
     for kind, title in KINDS.items():
-        tasks = [
-            [float(one["right"]) for one in result["answers"] if one["kind"] == kind and one["task"] == task]
-            for task in result["tasks"]
-        ]
+        tasks = list(result["right"][kind].values())
         rows.append([title, _figure(tasks), str(sum(map(len, tasks)))])
     size = len(result["base_told_the_task"]) // len(result["tasks"])
     for key, title in TOLD.items():
@@ -231,7 +230,7 @@ def by_task(result: dict[str, Any]) -> list[list[str]]:
     for task in result["tasks"]:
         cells = []
         for kind in ("own", "wording", "language", "negated", "other", "random"):
-            right = [one["right"] for one in result["answers"] if one["kind"] == kind and one["task"] == task]
+            right = result["right"][kind][task]
             cells.append(f"{sum(right)} of {len(right)}")
         rows.append([task, *cells])
     return rows

@@ -336,6 +336,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "evaluate": evaluate,
 }
 SMALLER: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "descriptions": descriptions.kept,
     "gate": _gate_figures,
     "sni": results_sni.kept,
 }

@@ -46,26 +46,17 @@ class Compared:
         return {"base": self.base, "description-in-prompt": self.prompted, "adapter": self.adapted}[row]
 
 
-def told(descriptions: Sequence[str], asked: Sequence[tuple[int, str]]) -> list[str]:
-    """Each input with its description before it, as a base that is told the task reads it."""
-    return [prompt_text(text, descriptions[row].strip(), included=True) for row, text in asked]
+def told(asked: Sequence[tuple[str, str]]) -> list[str]:
+    """Descriptions and inputs as a base that is told the task reads them."""
+    return [prompt_text(text, description.strip(), included=True) for description, text in asked]
 
 
 def answer_told(
-    base: Base,
-    adapters: Sequence[Adapter],
-    descriptions: Sequence[str],
-    asked: Sequence[tuple[int, str]],
-    **options: int,
+    base: Base, asked: Sequence[tuple[str, str]], *, lora: Adapter | None = None, max_new_tokens: int = 64
 ) -> list[str]:
-    """The answer to each description and input under the adapter of its number, or under the only one.
-
-    Args:
-        options: ``max_new_tokens``.
-    """
-    weights = LoraWeights.cat([adapter.weights for adapter in adapters])
-    index = [row if len(adapters) > 1 else 0 for row, _ in asked]
-    return base.answer(told(descriptions, asked), spec=adapters[0].spec, weights=weights, index=index, **options)
+    """The answer to each description and input, both in the prompt, of the plain base or under one LoRA."""
+    spec, weights = (None, None) if lora is None else (lora.spec, lora.weights)
+    return base.answer(told(asked), spec=spec, weights=weights, max_new_tokens=max_new_tokens)
 
 
 def compare(
@@ -92,7 +83,7 @@ def compare(
     texts = [text for _, text in asked]
     weights = LoraWeights.cat([adapter.weights for adapter in adapters])
     plain, adapted = [-1] * len(asked), [row for row, _ in asked]
-    prompted = told(descriptions, asked)
+    prompted = told([(descriptions[row], text) for row, text in asked])
     together = [(texts, plain), (prompted, plain), (texts, adapted)]
     if len(asked) < _SMALL:  # one batch of all, rather than three small ones
         together = [([*texts, *prompted, *texts], [*plain, *plain, *adapted])]

@@ -1,4 +1,4 @@
-"""Adapters made from adapters: stronger or weaker, added, subtracted, interpolated; the origin is recorded.
+"""Adapters made from adapters: stronger or weaker, added, subtracted, averaged; the origin is recorded.
 
 Axis letters: L layers, R rank of one part, S rank of the sum, I in-features, O out-features, K rank that is kept.
 

@@ -90,9 +90,9 @@ def run(
             notes.add(loaded.note)
         start = time.perf_counter()
         with messages().status("Answering ..."):
-            pairs = [(0, text) for text in texts]
-            answers = compare(loaded, [adapter], [description], pairs, max_new_tokens=max_new_tokens)
-            ways = _more_ways(t2l, loaded, adapter, description, pairs, max_new_tokens, notes) if all_ways else {}
+            numbered, told = [(0, text) for text in texts], [(description, text) for text in texts]
+            answers = compare(loaded, [adapter], [description], numbered, max_new_tokens=max_new_tokens)
+            ways = _more_ways(t2l, loaded, adapter, told, max_new_tokens, notes) if all_ways else {}
         answer_s = time.perf_counter() - start
     report = {
         "description": description.strip(),
@@ -121,8 +121,7 @@ def _more_ways(
     t2l: TextToLora,
     base: Base,
     adapter: Adapter,
-    description: str,
-    asked: list[tuple[int, str]],
+    asked: list[tuple[str, str]],
     max_new_tokens: int,
     notes: Notes,
 ) -> dict[str, list[str]]:
@@ -136,10 +135,7 @@ def _more_ways(
         ways["multi-task-prompt"] = Adapter.load(folder)
     else:
         notes.add("No LoRA that reads descriptions lies beside this checkpoint, so that way is left out.")
-    return {
-        row: answer_told(base, [lora], [description], asked, max_new_tokens=max_new_tokens)
-        for row, lora in ways.items()
-    }
+    return {row: answer_told(base, asked, lora=lora, max_new_tokens=max_new_tokens) for row, lora in ways.items()}
 
 
 def read_inputs(arguments: Sequence[str], files: Sequence[Path], *, lines: bool) -> list[str]:

@@ -415,6 +415,7 @@ def logits_of(base: Any, hidden_KW: Tensor) -> Tensor:
     config = base.config.get_text_config()
     scaling = getattr(config, "logits_scaling", None) or 1.0
     factor = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
+    # Granite and others divide by logits_scaling; HyperCLOVA X multiplies by what has the same name
     factor *= scaling if config.model_type.startswith("hyperclovax") else 1.0 / scaling
     softcap = getattr(config, "final_logit_softcapping", None)
     if factor != 1.0:

@@ -1,7 +1,7 @@
 """The page: which fields there are, and which of `Workbench`'s steps each of them sets off.
 
-Level 6. Layout and wiring alone; needs the extra ``workbench``. Gradio gives every visitor fields of their own, and
-nothing else is kept, so nobody sees what another one types.
+Level 6. Layout, wiring and looks alone; needs the extra ``workbench``. Gradio gives every visitor fields of their own,
+and nothing else is kept, so nobody sees what another one types.
 """
 
 from __future__ import annotations
