@@ -160,6 +160,68 @@ def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
     assert done.returncode == 130 and done.stderr.split() == ["Stopped.", "Nothing", "was", "left", "half-written."]
 
 
+@pytest.mark.parametrize("raised", ["SafetensorError('no shape')", "RuntimeError('no shape')"])
+def test_ctrl_c_that_a_library_makes_an_error_of_is_no_fault(raised: str, given: Path, tmp_path: Path) -> None:
+    """Torch met Ctrl-C while it asked a storage for its length, and said that the file was damaged."""
+    program = (
+        "import signal, sys\n"
+        "from safetensors import SafetensorError\n"
+        "import t2l.cli, t2l.storage\n"
+        "def load_file(path):\n"
+        "    try:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt as stop:\n"
+        f"        raise {raised} from stop\n"
+        "t2l.storage.load_file = load_file\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from t2l.__main__ import main\n"
+        "main()\n"
+    )
+    words = [sys.executable, "-c", program, "generate", TASKS[0], "--out", str(tmp_path / "made")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 130 and "whole" not in done.stderr and "bug" not in done.stderr, done.stderr
+    assert done.stderr.count("Stopped.") == 1 and not (tmp_path / "made").exists()
+
+
+def test_ctrl_c_waits_for_what_reads_tensors(tmp_path: Path) -> None:
+    """Until then it would be an error of the reader's own, or be dropped."""
+    program = (
+        "import signal, sys, types\n"
+        "from t2l.commands.interrupts import watch_interrupts\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "watch_interrupts()\n"
+        "code = 'def read(): signal.raise_signal(signal.SIGINT); print(\"whole\", flush=True)'\n"
+        "exec(compile(code, sys.argv[1], 'exec'))\n"
+        "read()\n"
+        "import time; time.sleep(30)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
+    for place, said in ((f"{tmp_path}/safetensors/torch.py", "whole\n"), (f"{tmp_path}/other.py", "")):
+        words = [sys.executable, "-c", program, place]
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60)
+        assert done.stdout == said and done.stderr.endswith("KeyboardInterrupt\n"), (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("given_before", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_threads_that_wait_soon_sleep(given_before: dict[str, str], expected: str) -> None:
+    """Or a busy machine's cores go to those that wait; what the user has set stays."""
+    program = (
+        "import os, sys, types\n"
+        "run = lambda: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+        "sys.modules['t2l.cli'] = types.SimpleNamespace(main=run)\n"
+        "from t2l.__main__ import main\n"
+        "main()\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = {**kept, **given_before, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout.split() == [expected, "False"], done.stderr
+
+
 EIGHT = """
 import json, os, sys
 sys.path.insert(0, TESTS)

@@ -1,51 +1,30 @@
-"""The command ``t2l``, also as ``python -m t2l``: Ctrl-C is an end like any other, from the first import on."""
+"""The command ``t2l``, also as ``python -m t2l``: what must be so before the first heavy import."""
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
-from _thread import interrupt_main
-from threading import Timer
-from typing import Any
 
-_MOMENT_S = 0.01
+from t2l.commands.interrupts import STOPPED, watch_interrupts
+
+_SPINS = "1000"
+"""Turns that a thread of libgomp waits awake for the next product of matrices before it sleeps. By its own default,
+300,000, threads that wait keep those from the cores that compute: beside two busy processes ``t2l run`` took 5 times as
+long (docs/log.md)."""
 
 
 def main() -> None:
     """The entry point."""
-    sys.unraisablehook = _unraisable
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupted)
+    watch_interrupts()
     try:
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
         from t2l.cli import main as run
 
         run()
     except KeyboardInterrupt:  # before there is a verb, or after its end
-        sys.stderr.write("\nStopped. Nothing was left half-written.\n")
+        sys.stderr.write(f"\n{STOPPED}\n")
         raise SystemExit(130) from None
-
-
-def _unraisable(found: Any) -> None:
-    """Ctrl-C in a destructor or a callback, where Python can only tell of it and go on, comes a moment later again."""
-    if found.exc_type is KeyboardInterrupt:
-        _once_more()
-    else:
-        sys.__unraisablehook__(found)
-
-
-def _interrupted(number: int, frame: Any) -> None:
-    """Ctrl-C, once no import is under way: in the middle of one, libraries drop it or are left half made."""
-    while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            return _once_more()
-        frame = frame.f_back
-    raise KeyboardInterrupt
-
-
-def _once_more() -> None:
-    again = Timer(_MOMENT_S, interrupt_main)
-    again.daemon = True
-    again.start()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from t2l.commands.export import export
 from t2l.commands.flops import flops
 from t2l.commands.generate import generate
 from t2l.commands.guidance import calibrate, explain
+from t2l.commands.interrupts import STOPPED, interrupts_as_such
 from t2l.commands.refine import refine
 from t2l.commands.run import run
 from t2l.commands.serve import serve, workbench
@@ -51,7 +52,7 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with warnings_of_a_verb():
+            with interrupts_as_such(), warnings_of_a_verb():
                 return super().invoke(ctx)
         except TrainingStopped as stop:
             say(str(stop), "yellow")
@@ -77,7 +78,7 @@ class Verbs(TyperGroup):
 
     @staticmethod
     def _stopped() -> typer.Exit:
-        say("\nStopped. Nothing was left half-written.", "red")
+        say(f"\n{STOPPED}", "red")
         return typer.Exit(130)
 
 
