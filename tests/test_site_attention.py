@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from peft import PeftModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import counted, random_weights, tiny_base
 from t2l.adapter import Adapter
@@ -268,6 +270,22 @@ def test_flops_are_those_that_torch_counts(state_dim: int | None) -> None:
     attention = 4 * 64 * WINDOW * (2 * WINDOW + read)  # torch does not count its fused attention on the CPU
     expected = counted(lambda: hypernetwork(condition_NE)) + attention
     assert hypernetwork_flops(hypernetwork, WINDOW) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_batch_copies_no_map_for_each_description() -> None:
+    class Products(TorchDispatchMode):
+        batches: ClassVar[list[int]] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.bmm.default:
+                self.batches.append(len(args[0]))
+            return func(*args, **(kwargs or {}))
+
+    hypernetwork = moved(build())
+    condition_NE = texts([WINDOW] * 3)
+    with torch.no_grad(), Products() as products:  # with gradients torch chooses otherwise
+        hypernetwork(condition_NE)
+    assert max(products.batches) <= max(len(one.layers) for one in hypernetwork.spec.groups)
 
 
 def test_a_site_reads_its_own_layers_states_and_those_that_all_read() -> None:

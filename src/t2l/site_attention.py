@@ -229,9 +229,8 @@ class SiteHead(nn.Module):
         parts = zip(state_NSD.split(sizes, dim=1), task_NSK[..., self.model_dim :].split(sizes, dim=1), strict=True)
         for group, (part_NSD, word_NSV) in zip(self.spec.groups, parts, strict=True):
             by_layer = (1, (-1, self.spec.rank))
-            a[group.key], b[group.key] = self.maps[group.key](
-                part_NSD.unflatten(*by_layer), word_NSV.unflatten(*by_layer)
-            )
+            state_NLRD = part_NSD.unflatten(*by_layer).contiguous()  # or torch copies the maps for every sample
+            a[group.key], b[group.key] = self.maps[group.key](state_NLRD, word_NSV.unflatten(*by_layer))
         return LoraWeights(a, b)
 
     @torch.no_grad()
@@ -266,8 +265,9 @@ class _GroupMaps(nn.Module):
         shared_NLRF = self.shared(state_NLRD) * (GAIN / self.shared.in_features)
         if self.point_LR is not None and self.point_F is not None:
             shared_NLRF = shared_NLRF + word_NLRV * (1 + self.point_F) * (_POINTED * self.point_LR[..., None])
-        squeezed_NLRZ = self.squeeze(state_NLRD)
-        own_NLRF = squeezed_NLRZ @ self.own_LZF.to(squeezed_NLRZ.dtype) * (GAIN / self.squeeze.out_features)
+        squeezed_LKZ = self.squeeze(state_NLRD).transpose(0, 1).flatten(1, 2)  # K: the ranks of all samples
+        own_LKF = squeezed_LKZ @ self.own_LZF.to(squeezed_LKZ.dtype) * (GAIN / self.squeeze.out_features)
+        own_NLRF = own_LKF.unflatten(1, (len(state_NLRD), -1)).transpose(0, 1)
         a_NLRI, b_NLRO = (own_NLRF, shared_NLRF) if self.writes else (shared_NLRF, own_NLRF)
         return self.static_a_LRI + a_NLRI, (self.static_b_LRO + b_NLRO).mT
 
