@@ -163,29 +163,31 @@ def test_attention_treats_all_rows_alike_in_several_threads() -> None:
     assert torch.equal(*both) and both[0].shape == (6, 3, 4, 8)
 
 
-def test_where_the_number_of_rows_changes_a_bit_decoding_has_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("differs", "rows"), [("nothing", (2, 4)), ("reading", (4, 4)), ("decoding", (2, 16))])
+def test_where_the_number_of_rows_changes_a_bit_passes_have_one_shape(
+    monkeypatch: pytest.MonkeyPatch, differs: str, rows: tuple[int, int]
+) -> None:
     model = tiny_base()
     spec = LoraSpec.from_base(model.config)
-    seen: set[int] = set()
+    seen: list[int] = []
     original = model.forward
 
     def differing(**given: Any) -> Any:
         output = original(**given)
-        if given["input_ids"].shape[1] == 1:
-            seen.add(len(given["input_ids"]))
-            output.logits = output.logits * (1 + 1e-6 * len(given["input_ids"]))
+        count, width = given["input_ids"].shape
+        seen.append(count)
+        if differs == ("decoding" if width == 1 else "reading"):
+            output.logits = output.logits * (1 + 1e-6 * count)
         return output
-
-    def decoded(passes: Passes) -> set[int]:
-        seen.clear()
-        passes.load(0, None)
-        passes.decode({0: (5, 0)})
-        return set(seen)
 
     base = Base(model, None, "x")  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(model, "forward", differing)
     passes = Passes(base, spec, slots=9, context=60)
-    assert passes.exact and decoded(passes) == {16}
+    seen.clear()
+    passes.load(0, None)
+    passes.prefill([Piece(0, [5, 6, 7], 0)])
+    passes.decode({0: (5, 3)})
+    assert passes.exact and tuple(seen) == rows
 
 
 def test_a_slot_forgets_its_last_request_even_where_it_held_nan() -> None:

@@ -2,11 +2,11 @@
 
 Axis letters: S slots (or rows of one pass), T tokens of a pass, C columns, V tokens of the vocabulary.
 
-Level 5. A pass always has one of a few shapes: decoding (a number of rows, 1), reading prompts (4 rows, T), where T
-depends on the request's own prompt alone. Rows without a request compute padding, and rows come in such numbers that
-matrix libraries treat all alike: where the start shows that they do not, decoding has one shape. So the arithmetic of a
-row, and with it every bit of its logits, does not depend on who sits in the other rows. This file knows neither waiting
-requests nor sampling nor text.
+Level 5. A pass always has one of a few shapes: decoding (a number of rows, 1), reading prompts (2 or 4 rows, T), where
+T depends on the request's own prompt alone. Rows without a request compute padding, and rows come in such numbers that
+matrix libraries treat all alike: where the start shows that they do not, each of the two has one shape. So the
+arithmetic of a row, and with it every bit of its logits, does not depend on who sits in the other rows. This file knows
+neither waiting requests nor sampling nor text.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ MAX_PIECE = 256
 _MIN_PIECE = 16
 _MIN_COLUMNS = 64
 _PREFILL_ROWS = 4
+_FEW_PREFILL_ROWS = 2  # for one or two prompts; a single row is a product of another kind
 _ROWS = 4  # decoding has 4, 8, 16, ... rows: odd ones at the end of a product are computed in another order
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 _GROWING_ROPE = {"dynamic", "longrope"}  # their angles depend on the longest request of a batch
@@ -78,6 +79,7 @@ class Passes:
                 self.model.set_attn_implementation(ATTENTION)
         self.slots = slots
         self.prefill_rows = _PREFILL_ROWS
+        self._few_rows = _PREFILL_ROWS
         self._rows = _step(slots, _ROWS)
         config = self.model.config.get_text_config()
         self.context = min(context, _window(config))
@@ -123,9 +125,10 @@ class Passes:
         """Reads up to ``prefill_rows`` pieces of one width; logits after the last token of each, (len(pieces), V)."""
         width, device = pieces[0].width, self.model.device
         assert len(pieces) <= self.prefill_rows and all(piece.width == width for piece in pieces)
-        rows = [piece.slot for piece in pieces] + [self._rows] * (self.prefill_rows - len(pieces))
+        count = self._few_rows if len(pieces) <= self._few_rows else self.prefill_rows
+        rows = [piece.slot for piece in pieces] + [self._rows] * (count - len(pieces))
         tokens, positions, columns, lasts = [], [], [], []
-        for row in range(self.prefill_rows):
+        for row in range(count):
             own, start = (list(pieces[row].tokens), pieces[row].start) if row < len(pieces) else ([], 0)
             padding = width - len(own)
             tokens.append(own + [0] * padding)
@@ -218,6 +221,11 @@ class Passes:
             return torch.stack([torch.cat(firsts), last_SV], dim=1)
 
         alone = logits([0])
+        if self.model.device.type == "cpu":  # elsewhere a few rows more cost nothing, and each width has its own kernel
+            self._few_rows, few = _FEW_PREFILL_ROWS, list(range(min(_FEW_PREFILL_ROWS, self.slots)))
+            together = logits(few)
+            if not torch.equal(together, alone.expand_as(together)):
+                self._few_rows = self.prefill_rows
         self._all_columns = True
         self._all_columns = not torch.equal(alone, logits([0]))
         lasts = [logits([min(shape, self.slots) - 1]) for shape in self._shapes]  # one in each shape
