@@ -25,7 +25,7 @@ from t2l.encoders import DescriptionEncoder
 from t2l.errors import BaseModelError, DescriptionError, OutputError, T2LError
 from t2l.evaluation.adapters import Name, Shelf
 from t2l.evaluation.decoding import Decoder, Prompted
-from t2l.evaluation.likelihoods import Scored, cheapest_cuts, scores
+from t2l.evaluation.likelihoods import Scored, by_length, cheapest_cuts, scores
 from t2l.evaluation.paper_protocol import configs, first_choice, last_number, run_program
 from t2l.evaluation.runs import Answers, key_of, open_run
 from t2l.evaluation.wording import Wording, read_wordings, texts_for
@@ -125,6 +125,13 @@ def test_choices_after_one_context_score_as_each_alone(base: Base, batch_tokens:
     for request, (score, greedy) in zip(CHOICES, found, strict=True):
         expected, best = alone(base, adapters, request)
         assert score == pytest.approx(expected, abs=1e-4) and greedy == best
+
+
+def test_choices_of_unlike_length_have_passes_of_their_own(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert by_length([3, 0, 12, 3, 11], 48) == [[0, 2, 3, 4]]
+    assert by_length([3, 0, 12, 3, 11], 10) == [[2, 4], [0, 3]] and by_length([0, 0], 10) == []
+    monkeypatch.setattr("t2l.evaluation.likelihoods._PASS_TOKENS", {"cpu": 0, "cuda": 0})
+    test_choices_after_one_context_score_as_each_alone(base, 5000)
 
 
 def test_the_context_of_choices_is_read_once(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

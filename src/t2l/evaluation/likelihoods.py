@@ -3,7 +3,7 @@
 Axis letters: S contexts of the batch, P continuations of the batch, T tokens, V vocabulary.
 
 Level 5. The questions of a benchmark have two to five choices each. Their context, nearly always the longer part, is
-read once, and its keys and values serve every choice; a base whose cache cannot do so
+read once, and its keys and values serve every choice, those of like length together; a base whose cache cannot do so
 scores choice by choice. This file knows tokens and a decoder's adapters; it knows no benchmark.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,25 +204,59 @@ def choice_scores(
         return None
     owner_P = [row for row, some in enumerate(choices) for _ in some]
     flat = [list(tokens) for some in choices for tokens in some]
-    log_PTV = first_SV.float().log_softmax(dim=-1)[owner_P][:, None]
-    longest = max(map(len, flat)) - 1  # the last token of a continuation is only asked for
-    if longest:
-        place_P = torch.tensor(owner_P, device=ids_ST.device)
-        cache.batch_select_indices(place_P)
-        more_PT = torch.tensor([(tokens[:-1] + [base.padding] * longest)[:longest] for tokens in flat])
+    first_SV = first_SV.float().log_softmax(dim=-1)
+    found = [_score(first_SV[row, None], tokens[:1]) for row, tokens in zip(owner_P, flat, strict=True)]
+    cost = _PASS_TOKENS.get(ids_ST.device.type, _PASS_TOKENS["cuda"])
+    for places in by_length([len(tokens) - 1 for tokens in flat], cost):  # a last token is only asked for
+        longest = max(len(flat[place]) for place in places) - 1
+        rows = [owner_P[place] for place in places]
+        row_P = torch.tensor(rows, device=ids_ST.device)
+        more_PT = torch.tensor([(flat[place][:-1] + [base.padding] * longest)[:longest] for place in places])
         more_PT = more_PT.to(ids_ST.device)  # padded on the right, where it can change nothing before it
-        mask_PT = torch.cat([mask_ST[place_P], mask_ST.new_ones(more_PT.shape)], dim=1)
-        with under(owner_P):
+        mask_PT = torch.cat([mask_ST[row_P], mask_ST.new_ones(more_PT.shape)], dim=1)
+        with under(rows):
             logits_PTV = base.model(
                 input_ids=more_PT,
                 attention_mask=mask_PT,
                 position_ids=positions(mask_PT)[:, -longest:],
-                past_key_values=cache,
+                past_key_values=_rows_of(cache, row_P),
                 use_cache=True,
             ).logits
-        log_PTV = torch.cat([log_PTV, logits_PTV.float().log_softmax(dim=-1)], dim=1)
-    scores = iter([_score(log_TV[: len(tokens)], tokens) for log_TV, tokens in zip(log_PTV, flat, strict=True)])
+        log_PTV = logits_PTV.float().log_softmax(dim=-1)
+        for place, log_TV in zip(places, log_PTV, strict=True):
+            rest, greedy = _score(log_TV[: len(flat[place]) - 1], flat[place][1:])
+            found[place] = found[place][0] + rest, found[place][1] and greedy
+    scores = iter(found)
     return [[next(scores) for _ in some] for some in choices]
+
+
+def by_length(lengths: Sequence[int], pass_cost: int) -> list[list[int]]:
+    """Numbers of continuations that share a pass, each in rising order; those of length 0 need none.
+
+    A shorter length joins the pass of the longer ones unless padding to it costs more than a pass of its own.
+    """
+    same: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        same.setdefault(length, []).append(number)
+    passes: list[list[int]] = []
+    longest = padding = 0
+    for length in sorted(same, reverse=True):
+        if length < 1:
+            break
+        padding += len(same[length]) * (longest - length)
+        if not passes or padding > pass_cost:
+            passes.append([])
+            longest, padding = length, 0
+        passes[-1] += same[length]
+    return [sorted(numbers) for numbers in passes]
+
+
+def _rows_of(cache: Any, row_P: Tensor) -> Any:
+    """Rows of a cache as a cache of their own; the one given stays as it is."""
+    own = copy(cache)
+    own.layers = [copy(layer) for layer in cache.layers]
+    own.batch_select_indices(row_P)
+    return own
 
 
 def _score(log_TV: Tensor, tokens: TokenIds) -> ContinuationScore:
