@@ -117,13 +117,14 @@ def adapted(base: Base, adapter: Adapter) -> Iterator[Any]:
 
 
 def by_harness(base: Base, adapters: list[Adapter], kind: str, options: argparse.Namespace) -> list[Any]:
-    """HFLM's answers, one adapter after another, each in batches of as many rows as there are items."""
+    """HFLM's answers, one adapter after another, each adapter's in one batch."""
     found = []
     for number, adapter in enumerate(adapters):
         with adapted(base, adapter) as model:
-            given = {"tokenizer": base.tokenizer, "batch_size": options.items, "max_length": 512}
+            asked = requests_of(kind, base, number, options)
+            given = {"tokenizer": base.tokenizer, "batch_size": len(asked), "max_length": 512}
             lm = HFLM(pretrained=model, **given)  # pyright: ignore
-            found += getattr(lm, kind)(requests_of(kind, base, number, options), disable_tqdm=True)
+            found += getattr(lm, kind)(asked, disable_tqdm=True)
     return found
 
 

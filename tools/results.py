@@ -6,7 +6,7 @@ python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
 python tools/results.py record sft_step -- python benchmarks/sft_step.py --rounds 3 --json
 python tools/results.py record sft_store -- python benchmarks/sft_step.py --store STORE --json
-python tools/results.py record serve -- python benchmarks/serve.py --threads 1 --json
+PYTHONPATH=build/llama python tools/results.py record serve -- python benchmarks/serve.py --json
 python tools/results.py record soak -- python tools/soak.py
 python tools/results.py record recon_step -- python benchmarks/recon_step.py --json
 python tools/results.py record evaluate -- python benchmarks/evaluate.py --json
@@ -269,7 +269,7 @@ def serve(result: dict[str, Any]) -> str:
         f"answers of {result['tokens']} tokens, whatever ends they have; {result['slots']} slots, {_machine(result)}. "
         "The last columns say how many times as fast shared batches with adapters are: medians over "
         f"{result['repeats']} interleaved rounds, in parentheses their extremes. An adapter for a new description is "
-        f"made in {result['making']['made_ms']:,.0f} ms, and found again in {result['making']['kept_ms']:.1f} ms.",
+        f"made in {result['making']['made_ms']:,.0f} ms, and found again in {result['making']['kept_ms']:.2f} ms.",
         _table(rows),
     ]
     targets = [["against", "clients", "measured", "target", "reached"]]
