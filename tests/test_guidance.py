@@ -36,7 +36,9 @@ from t2l.guidance.calibration import (
 )
 from t2l.guidance.familiarity import SIGNALS, Span, TaskSpace, restored, stored, vectors
 from t2l.guidance.guide import (
+    Confidence,
     Guide,
+    Neighbour,
     blend_strength,
     check_policy,
     explain_uncalibrated,
@@ -453,15 +455,31 @@ def test_a_description_that_cannot_be_encoded_is_an_error_here_too(guide: Guide)
 # --- explanations ---------------------------------------------------------------------------------------------------
 
 
-def test_an_explanation_offers_a_training_task_s_words(guide: Guide) -> None:
+def test_an_explanation_says_what_it_found(guide: Guide) -> None:
     found = guide.explain("last word, do not give anything else")
-    kinds = [finding.kind for finding in found.findings]
-    assert "negation" in kinds
+    assert "negation" in [finding.kind for finding in found.findings]
     assert found.confidence is not None
-    if found.rewrite is not None:
-        assert found.rewrite[0] in {text for texts in TRAINING.values() for text in texts}
-        assert found.rewrite[1] > found.confidence.value
     json.dumps(found.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("description", "value", "near", "expected"),
+    [
+        ("name city", 0.1, "Find the name of the city.", "Find the name of the city."),
+        ("Find the name of the city.", 0.95, "Find the name of the big city.", None),  # it is trusted already
+        ("Find the name of the city.", 0.1, "Find the name of the company.", None),  # another task
+        ("the", 0.1, "Find the name of the city.", None),  # says nothing that could be kept
+        ("name city", 0.1, "Never find the name of the city.", None),  # trusted less still
+    ],
+)
+def test_a_rewrite_says_the_same_and_is_trusted_more(
+    guide: Guide, description: str, value: float, near: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It once offered the company's name to one who asked for the city's, at a confidence of 0.95."""
+    trusted = {near: 0.05 if "Never" in near else 0.99}
+    monkeypatch.setattr(Guide, "assess", lambda self, texts: [Confidence(trusted[text], 0.2, {}, ()) for text in texts])
+    found = guide.rewrite(description, Confidence(value, 0.1, {}, (Neighbour("task", near, 0.9),)))
+    assert found == (None if expected is None else (expected, 0.99))
 
 
 # --- wording ----------------------------------------------------------------------------------------------------------

@@ -181,12 +181,14 @@ class Guide:
         return Explanation(description, confidence, tuple(findings(description)), rewrite)
 
     def rewrite(self, description: str, confidence: Confidence) -> tuple[str, float] | None:
-        """The nearest phrasing that shares a word with the description, says nearly the same and is trusted more."""
+        """The nearest known phrasing of a description that is not trusted: it keeps its words and is trusted more."""
         words = content_words(description)
+        if confidence.value >= THRESHOLD or not words:
+            return None
         near = [
             neighbour.description
             for neighbour in confidence.nearest
-            if neighbour.similarity >= _SAME_TASK and words & content_words(neighbour.description)
+            if neighbour.similarity >= _SAME_TASK and words <= content_words(neighbour.description)
         ]
         near = [text for text in near if text.strip() != description.strip()]
         if not near:
