@@ -40,6 +40,7 @@ from t2l.training.sft import IGNORED
 pytest.importorskip("lm_eval")
 pytest.importorskip("accelerate")
 from command import SOURCE, document, done, files_below, refused, t2l
+from t2l.errors import T2LError
 from t2l.evaluation.benchmarks import PAPER10
 from t2l.evaluation.rows import GATE
 from t2l.evaluation.runs import read_run
@@ -636,3 +637,23 @@ def test_inspect_compares_what_descriptions_change(place: SimpleNamespace) -> No
     assert "is an adapter" in refused("inspect", place.multi_task, "--compare")
     assert "no heat map" in refused("inspect", place.checkpoint, "--compare", *asked, "--heatmap", "x.png")
     assert not Path("x.png").exists()
+
+
+def test_the_lora_that_reads_comes_with_the_shipped_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its row needs no option then; a folder of one's own, another base and the gate do without it."""
+    from t2l.commands.evaluate import Options, _rows
+    from t2l.model import reading_lora, shipped_checkpoint
+
+    own = reading_lora(shipped_checkpoint("smollm2-135m"))
+    assert own is not None
+    monkeypatch.delenv("T2L_CHECKPOINT")
+    for checkpoint in (None, "smollm2-135m"):
+        options = Options(checkpoint=checkpoint)
+        assert options.adapters == {"--multi-task-prompt": own} and "multi-task-prompt" in _rows(options, "suite")
+    assert Options(multi_task_prompt=tmp_path).adapters == {"--multi-task-prompt": tmp_path}
+    unlike: list[dict[str, Any]] = [{"checkpoint": str(tmp_path)}, {"base": "mistral"}, {"gate": True}]
+    for others in unlike:
+        assert Options(**others).adapters == {}
+        assert "multi-task-prompt" not in _rows(Options(**others), "suite")
+    with pytest.raises(T2LError, match="--multi-task-prompt FOLDER"):
+        _rows(Options(checkpoint=str(tmp_path), rows="multi-task-prompt"), "suite")

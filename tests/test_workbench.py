@@ -112,6 +112,30 @@ def test_base_prompted_base_and_adapter_answer_side_by_side(work: Workbench, eng
     assert "room for 400" in asyncio.run(last(work.answer(NAMES[0], "word " * 200, 1.0, SHORT)))
 
 
+def test_all_ways_are_answered_side_by_side(
+    work: Workbench, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a LoRA that reads, four; with one, which may have another scale than the checkpoint's adapters, five."""
+    made, other = engine.make([NAMES[0], NAMES[1]]).result(30)
+    three = said(asyncio.run(last(work.answer(NAMES[0], "red", 1.0, SHORT))))
+    prompt = prompt_text("red", NAMES[0], included=True)
+    both, reads = (alone(engine, prompt, one.adapter) for one in (made, other))
+    shown = asyncio.run(last(work.answer(NAMES[0], "red", 1.0, SHORT, all_ways=True)))
+    assert said(shown) == [*three, both] and "With the adapter, told the task" in shown
+    spec = replace(other.adapter.spec, alpha=other.adapter.spec.alpha * 2)
+    weights = other.adapter.weights.map(lambda tensor: tensor / 2**0.5)
+    replace(other.adapter, spec=spec, weights=weights).save(tmp_path / "checkpoint-reading")
+    monkeypatch.setattr("t2l.model._ASSETS", tmp_path)
+    monkeypatch.setattr(engine.t2l, "folder", tmp_path / "checkpoint")
+    shown = asyncio.run(last(Workbench(engine).answer(NAMES[0], "red", 1.0, SHORT, all_ways=True)))
+    assert said(shown) == [*three, both, reads] and "One LoRA for all tasks" in shown
+    assert re.search(r"\d+ tokens read, \d+ written · \d", shown)
+    wrong = asyncio.run(last(Workbench(engine).answer("no such task", "red", 1.0, SHORT, all_ways=True)))
+    assert 'role="alert"' in wrong and "One LoRA for all tasks" in wrong
+    alone_ = asyncio.run(last(Workbench(engine).answer(" ", "red", 1.0, SHORT, all_ways=True)))
+    assert said(alone_) == [three[0]]
+
+
 def test_answers_come_piece_by_piece_and_who_leaves_frees_the_slots(
     work: Workbench, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,7 +583,7 @@ def test_hundreds_wait_and_each_gets_its_answers(world: Any, visitors: int, monk
         async with httpx.AsyncClient(base_url=address, timeout=600, limits=limits) as client:
 
             async def ask(number: int) -> int:
-                body = {"fn_index": answer, "session_hash": f"v{number}", "data": [NAMES[0], "red", 1, 8, 0]}
+                body = {"fn_index": answer, "session_hash": f"v{number}", "data": [NAMES[0], "red", 1, 8, 0, False]}
                 return (await client.post("/workbench/gradio_api/queue/join", json=body)).status_code
 
             async def read(number: int) -> str:
@@ -579,7 +603,7 @@ def test_hundreds_wait_and_each_gets_its_answers(world: Any, visitors: int, monk
 
     with live(engine, HttpOptions(drain_s=0), extend=lambda app: add_workbench(app, Workbench(engine))) as address:
         with httpx.Client(base_url=address, timeout=60) as client:
-            answer = next(number for number, fields in steps_of(client) if len(fields) == 5)
+            answer = next(number for number, fields in steps_of(client) if len(fields) == 6)
         found = asyncio.run(visits(address))
         assert engine.stats()["active"] == engine.stats()["waiting"] == 0
     answered = [json.loads(line.removeprefix("data: "))["output"]["data"][0] for line in found]

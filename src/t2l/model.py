@@ -365,6 +365,12 @@ def reading_lora(folder: Path | None) -> Path | None:
     return found if found is not None and found.parent == _ASSETS and found.is_dir() else None
 
 
+def shipped_reading_lora(source: str | None) -> Path | None:
+    """As `reading_lora`, of a checkpoint that is named, or of the default one, without loading it."""
+    name = source or default_checkpoint()
+    return reading_lora(shipped_checkpoint(name)) if name in _SHIPPED else None
+
+
 def _find(source: str | Path, revision: str | None, hub: Mapping[str, Any]) -> Path:
     if str(source) in _SHIPPED:
         return shipped_checkpoint(str(source))

@@ -70,7 +70,7 @@ class Options:
         Path | None, _more(metavar="FOLDER", help="One PEFT adapter trained on all tasks; also a baseline in the gate.")
     ] = None
     multi_task_prompt: Annotated[
-        Path | None, _more(metavar="FOLDER", help="One trained with descriptions in the prompt.")
+        Path | None, _more(metavar="FOLDER", help="One that reads descriptions; the shipped one has its own.")
     ] = None
     task_adapters: Annotated[Path | None, _more(metavar="FOLDER", help="PEFT adapters named as the tasks.")] = None
     hyperdecoder: Annotated[Path | None, _more(metavar="FOLDER", help="As 't2l train hyperdecoder' leaves it.")] = None
@@ -97,9 +97,13 @@ class Options:
 
     @property
     def adapters(self) -> dict[str, Path]:
-        """Option -> the folder that it names, for the rows that need one."""
+        """Option -> the folder that it names, or that ships with the checkpoint, for the rows that need one."""
+        from t2l.model import shipped_reading_lora
+
         names = ("library", "multi_task", "multi_task_prompt", "task_adapters", "hyperdecoder")
         found = {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
+        if self.multi_task_prompt is None and self.base is None and not self.gate:
+            found["--multi-task-prompt"] = shipped_reading_lora(self.checkpoint)
         return {option: folder for option, folder in found.items() if folder is not None}
 
 

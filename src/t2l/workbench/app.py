@@ -167,7 +167,7 @@ class Steps:
     """The steps of a page, by number, and what each of their fields may hold.
 
     Args:
-        page: built; its fields are `gradio.Textbox`, `Slider` and `Radio`.
+        page: built; its fields are `gradio.Textbox`, `Slider`, `Radio` and `Checkbox`.
 
     Raises:
         TypeError: a step reads a component of another kind: nobody has said yet what that may hold.
@@ -219,6 +219,8 @@ def _field(component: Any) -> _Field:
         return _number(component.minimum, component.maximum)
     if isinstance(component, gr.Radio):
         return _choice([value for _, value in component.choices])
+    if isinstance(component, gr.Checkbox):
+        return _choice([False, True])
     raise TypeError(f"no rule says what a {type(component).__name__} may hold")
 
 

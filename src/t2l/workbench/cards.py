@@ -98,7 +98,8 @@ def _cost(completion: Completion | None) -> str:
         return "&nbsp;"
     cut = " · cut at the token limit" if completion.finish_reason == "length" else ""
     count = completion.completion_tokens
-    return f"{count} token{'s' if count != 1 else ''} · {_milliseconds(1000 * completion.total_s)}{cut}"
+    read = f"{completion.prompt_tokens} tokens read, {count} written"
+    return f"{read} · {_milliseconds(1000 * completion.total_s)}{cut}"
 
 
 def note(text: str) -> str:

@@ -132,6 +132,11 @@ def _try(page: gr.Blocks, work: Workbench, examples: Sequence[PageExample]) -> N
                     -1, 3, value=1, step=0.05, label="Strength", info="0 is the base, 1 the adapter", scale=3
                 )
                 ask = gr.Button("Answer", variant="primary", scale=1, min_width=110, elem_id="read-input")
+            all_ways = gr.Checkbox(
+                label="All ways",
+                info="Also with the task in the prompt: beside the adapter, and of one LoRA for all tasks",
+                elem_id="all-ways",
+            )
             answers = gr.HTML(cards.hint(NO_INPUT), **_BARE, elem_id="answers")
             with gr.Accordion("Sampling", open=False):
                 asked = _sampling(work)
@@ -151,15 +156,16 @@ def _try(page: gr.Blocks, work: Workbench, examples: Sequence[PageExample]) -> N
         return shown.about, shown.norms, shown.links, shown.python, shown.curl, shown.shell
 
     async def answer(
-        description: str, text: str, strength: float, max_tokens: float, temperature: float
+        description: str, text: str, strength: float, max_tokens: float, temperature: float, all_ways: bool
     ) -> AsyncIterator[str]:
-        async for shown in work.answer(description, text, float(strength), Asked(int(max_tokens), temperature)):
+        how = Asked(int(max_tokens), temperature)
+        async for shown in work.answer(description, text, float(strength), how, all_ways):
             yield shown
 
     given = [description, text, strength]
     shown = {"fn": show, "inputs": given, "outputs": [about, norms, links, python, curl, shell]}
-    answered = {"fn": answer, "inputs": [*given, *asked], "outputs": answers}
-    triggers = [read.click, description.submit, text.submit, ask.click, strength.release]
+    answered = {"fn": answer, "inputs": [*given, *asked, all_ways], "outputs": answers}
+    triggers = [read.click, description.submit, text.submit, ask.click, strength.release, all_ways.change]
     gr.on(triggers, **shown, **_LIVE).then(**answered, **_LIVE)
 
     def opened(request: gr.Request) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """What the page's buttons do: values of fields in, HTML out, step by step where answers stream.
 
-Level 6. This file knows the engine and no Gradio. It keeps nothing between calls: an adapter that somebody looked at is
-found again by its description, or made again where it had to make room.
+Level 6. This file knows the engine and no Gradio. It keeps nothing of a visitor between calls: an adapter that somebody
+looked at is found again by its description, or made again where it had to make room.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import base64
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from t2l import composition, inspection
 from t2l.adapter import Adapter
 from t2l.comparison import ROWS
+from t2l.composition import conform
 from t2l.data.prompts import prompt_text
 from t2l.errors import T2LError
 from t2l.guidance.wording import findings
+from t2l.model import reading_lora
 from t2l.serving.engine import Engine
 from t2l.serving.errors import BusyError, RequestError
 from t2l.serving.maker import Combination, CombineMethod, Made, check_request
@@ -33,6 +36,7 @@ _TABLE_EVERY_S = 0.3
 NOTHING_YET = "Describe a task first."
 NO_INPUT = "Write an input to see the base, the base told the task, and the adapter answer it side by side."
 _ALONE, _TOLD, _ADAPTED = (f"{label[:1].upper()}{label[1:]}" for label in ROWS.values())
+_BOTH, _READS = "With the adapter, told the task", "One LoRA for all tasks, told the task"
 
 _Asked = tuple[str, Adapter | None, float]
 """A text, whose adapter answers it, and how strong that is."""
@@ -97,8 +101,20 @@ class Workbench:
             cards.shell(description, example, strength),
         )
 
-    async def answer(self, description: str, text: str, strength: float, asked: Asked) -> AsyncIterator[str]:
-        """The base, the base that reads the task in its prompt, and the adapted model, as they write."""
+    @cached_property
+    def reading(self) -> Adapter | None:
+        """The LoRA that reads descriptions, where one ships with the checkpoint."""
+        folder = reading_lora(self.engine.t2l.folder)
+        return None if folder is None else conform(Adapter.load(folder), self.engine.t2l.spec)
+
+    async def answer(
+        self, description: str, text: str, strength: float, asked: Asked, all_ways: bool = False
+    ) -> AsyncIterator[str]:
+        """The base, the base that reads the task in its prompt, and the adapted model, as they write.
+
+        Args:
+            all_ways: also the adapted model with the task in its prompt, and one LoRA that reads it, where it ships.
+        """
         if not text.strip():
             yield cards.hint(NO_INPUT)
             return
@@ -106,11 +122,19 @@ class Workbench:
         wanted: dict[int, _Asked] = {0: (text, None, 1.0)}
         if description.strip():
             columns += [AnswerCard(_TOLD), AnswerCard(_title(_ADAPTED, strength), accent=True)]
-            wanted[1] = (prompt_text(text, description.strip(), included=True), None, 1.0)
+            told = prompt_text(text, description.strip(), included=True)
+            wanted[1] = (told, None, 1.0)
             try:
-                wanted[2] = (text, (await self._made(description)).adapter, strength)
+                adapter = (await self._made(description)).adapter
+                wanted[2] = (text, adapter, strength)
+                if all_ways:
+                    wanted[3] = (told, adapter, strength)
+                    columns.append(AnswerCard(_title(_BOTH, strength)))
             except T2LError as error:
                 columns[2] = replace(columns[2], error=error)
+            if all_ways and (lora := await asyncio.to_thread(lambda: self.reading)) is not None:
+                wanted[len(columns)] = (told, lora, 1.0)
+                columns.append(AnswerCard(_READS))
         async for shown in self._streamed(columns, wanted, asked):
             yield shown
 
