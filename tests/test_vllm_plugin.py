@@ -12,8 +12,10 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import types
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -174,6 +176,64 @@ def test_requests_at_once_make_one_adapter(store: AdapterFolder) -> None:
 
     found = asyncio.run(many())
     assert len({request.lora_path for request in found}) == 2 and loads == [1]
+
+
+def test_what_is_there_is_found_while_another_is_made(store: AdapterFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = store.resolve(BASE, f"t2l/{TASKS[0]}")
+    begun, go_on = threading.Event(), threading.Event()
+    generate = TextToLora.generate
+
+    def slow(self: TextToLora, texts: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return generate(self, texts)
+
+    monkeypatch.setattr(TextToLora, "generate", slow)
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.submit(store.resolve, BASE, f"t2l/{TASKS[1]}")
+        assert begun.wait(30)
+        assert pool.submit(store.resolve, BASE, f"t2l/{TASKS[0]}").result(10) == known and not made.done()
+        go_on.set()
+        assert made.result(30) is not None
+
+
+def test_two_processes_share_one_store(tmp_path: Path) -> None:
+    """As several vLLM workers do: what both make at once is one adapter, whole, and each finds what the other made."""
+    program = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from t2l.model import TextToLora\n"
+        "from t2l.serving.vllm_plugin import AdapterFolder\n"
+        "store = AdapterFolder(Path(sys.argv[1]), TextToLora.from_pretrained)\n"
+        "base = TextToLora.from_pretrained().spec.base_model\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print(json.dumps([str(store.resolve(base, f't2l/Add {n} to the number.')[1]) for n in range(6)]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / "store")],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    first, second = (json.loads(worker.communicate(timeout=120)[0]) for worker in workers)
+    assert first == second and len(set(first)) == 6
+    assert sorted(str(path) for path in (tmp_path / "store").iterdir()) == sorted(first)  # no half folder is left
+    t2l = TextToLora.from_pretrained()
+    for number, folder in enumerate(first):
+        (own,) = t2l.generate([f"Add {number} to the number."])
+        assert Adapter.load(folder).digest == own.portable().digest
 
 
 def test_two_processes_may_make_the_same_adapter(store: AdapterFolder, monkeypatch: pytest.MonkeyPatch) -> None:

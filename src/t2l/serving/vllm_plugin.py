@@ -60,7 +60,7 @@ class AdapterFolder:
         self.folder, self.base_name, self.limit = folder, base_name, limit
         self._load = load
         self._t2l: TextToLora | None = None
-        self._lock = threading.Lock()
+        self._lock, self._loading = threading.Lock(), threading.Lock()
 
     def resolve(self, base_model_name: str, name: str) -> tuple[str, Path] | None:
         """The id and the folder of the adapter that ``name`` asks for, made if need be; None where it is not ours.
@@ -75,17 +75,18 @@ class AdapterFolder:
         if not name.startswith(PREFIX):
             return None
         wanted = name.removeprefix(PREFIX)
-        with self._lock:
-            t2l = self._checkpoint()
-            self._check_base(base_model_name, t2l)
-            if _ID.fullmatch(wanted):
-                place = self.folder / wanted
-                return (wanted, place) if (place / _CONFIG).is_file() else None
-            identity = self.identify(wanted, t2l.digest)
-            place = self.folder / identity
-            if not (place / _CONFIG).is_file():
-                self._make(t2l, wanted, place, base_model_name)
-            return identity, place
+        t2l = self._checkpoint()
+        self._check_base(base_model_name, t2l)
+        if _ID.fullmatch(wanted):
+            place = self.folder / wanted
+            return (wanted, place) if (place / _CONFIG).is_file() else None
+        identity = self.identify(wanted, t2l.digest)
+        place = self.folder / identity
+        if not (place / _CONFIG).is_file():  # what is there is found while others are made
+            with self._lock:
+                if not (place / _CONFIG).is_file():
+                    self._make(t2l, wanted, place, base_model_name)
+        return identity, place
 
     @staticmethod
     def identify(description: str, checkpoint: str) -> str:
@@ -93,9 +94,10 @@ class AdapterFolder:
         return hashlib.sha256(f"{checkpoint}\0{description.strip()}".encode(errors="replace")).hexdigest()[:24]
 
     def _checkpoint(self) -> TextToLora:
-        if self._t2l is None:
-            self._t2l = self._load()
-        return self._t2l
+        with self._loading:
+            if self._t2l is None:
+                self._t2l = self._load()
+            return self._t2l
 
     def _check_base(self, served: str, t2l: TextToLora) -> None:
         made_for = self.base_name or t2l.spec.base_model
