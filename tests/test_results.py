@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
-MODULES = ("results", "results_sni", "descriptions")
+MODULES = ("results", "results_costs", "results_sni", "descriptions")
 
 
 @pytest.fixture
@@ -145,3 +145,27 @@ def test_the_page_of_descriptions_counts_by_kind(results: ModuleType) -> None:
     assert "## Loud?" in text and "| Shout. | 0 of 1 | 1 of 1 | 1 of 1 | `a\\|b` |" in text
     drawn = {kind for _, kind, _ in module._described(module.texts())}
     assert drawn == set(module.KINDS)
+
+
+def test_one_table_says_what_it_costs(results: ModuleType) -> None:
+    """Each row names what one would use instead, the ratio, who else computed, and the command."""
+    machine = {"cores": 2, "processor": "P", "memory_gb": 25, "threads": 2, "others": 0.31, "quiet": False}
+    ratio = {"ratio": 1.5, "low": 1.25, "high": 12.0}
+    ways = {name: {"seconds": 1.0, "gb": 0.5} for name in ("import", "help", "demo", "run", "plain")}
+    targets = {"run_s": 4.0, "import_s": 0.3, "help_s": 0.3, "demo_first_answer_s": 6.0}
+    start = {
+        "ways": ways,
+        "targets": targets,
+        "run_times_plain": ratio,
+        "baseline": "plain",
+        "tokens": 16,
+        "repeats": 3,
+    }
+    start["machine"] = machine
+    runs = {"start": {"command": "python benchmarks/start.py", "result": start}}
+    text = results.results_costs.costs(runs, results._table)
+    row = next(line for line in text.splitlines() if "from the shell" in line)
+    assert row.split(" | ")[1:] == ["plain", "1.50x (1.25 to 12.00)", "31%", "`python benchmarks/start.py` |"]
+    assert results.results_costs.costs({}, results._table) == ""
+    section = results.results_costs.start(start, results._table)
+    assert "**Other programs took 31%" in section and "| `import t2l` | 1.00 | 0.50 GB | 0.3 s | **no** |" in section

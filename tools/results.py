@@ -2,6 +2,8 @@
 
 Those are docs/results.md, and docs/descriptions.md.
 
+python tools/results.py record start -- python benchmarks/start.py --json
+python tools/results.py record store -- python benchmarks/store.py --json
 python tools/results.py record generate -- python benchmarks/generate.py --json
 python tools/results.py record batched_lora -- python benchmarks/batched_lora.py --json
 python tools/results.py record sft_step -- python benchmarks/sft_step.py --rounds 3 --json
@@ -31,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import descriptions
+import results_costs
 import results_sni
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,10 +74,13 @@ def page() -> str:
         "Written by `python tools/results.py write` from the files in `docs/runs`; do not edit. "
         "Each section names the command that measured it. What did not work is in the [log](log.md).",
     ]
+    stored = {name: RUNS / f"{name}.json" for name in SECTIONS}
+    runs = {name: json.loads(path.read_text()) for name, path in stored.items() if path.is_file()}
+    if costs := results_costs.costs(runs, _table):
+        parts.append(costs)
     for name, section in SECTIONS.items():
-        stored = RUNS / f"{name}.json"
-        if stored.is_file():
-            run = json.loads(stored.read_text())
+        if name in runs:
+            run = runs[name]
             versions = ", ".join(f"{package} {number}" for package, number in run["versions"].items())
             parts += [section(run["result"]), f"`{run['command']}`, {run['date']}, {run['machine']}, {versions}."]
     return "\n\n".join(parts) + "\n"
@@ -423,11 +429,13 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "sni": lambda result: results_sni.section(result, _table),
     "descriptions": lambda result: descriptions.section(result, _table),
     "gate": gate,
+    "start": lambda result: results_costs.start(result, _table),
     "generate": generate,
     "batched_lora": batched_lora,
     "sft_step": sft_step,
     "sft_store": sft_store,
     "serve": serve,
+    "store": lambda result: results_costs.store(result, _table),
     "soak": soak,
     "recon_step": recon_step,
     "evaluate": evaluate,

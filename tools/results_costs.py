@@ -1,4 +1,4 @@
-"""The parts of the results page that say what t2l costs: from a shell to an answer, ten thousand adapters, one table."""
+"""What t2l costs, for the results page: from a shell to an answer, ten thousand adapters, one table of all."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def start(result: dict[str, Any], table: Table) -> str:
     if (busy := result.get("beside_busy_processes")) is not None:
         parts.append(
             f"Beside {busy['processes']} processes that compute without end, `t2l run` takes "
-            f"{busy['seconds']['ours']:.1f} s, and {busy['seconds']['libgomp']:.1f} s where threads wait as libgomp has "
-            f"them wait: {busy['ratio']:.1f} times as long ({busy['low']:.1f} to {busy['high']:.1f})."
+            f"{busy['seconds']['ours']:.1f} s, and {busy['seconds']['libgomp']:.1f} s where threads wait as libgomp "
+            f"has them wait: {busy['ratio']:.1f} times as long ({busy['low']:.1f} to {busy['high']:.1f})."
         )
     return "\n\n".join(parts)
 
