@@ -76,9 +76,9 @@ def page() -> str:
     ]
     stored = {name: RUNS / f"{name}.json" for name in SECTIONS}
     runs = {name: json.loads(path.read_text()) for name, path in stored.items() if path.is_file()}
-    if costs := results_costs.costs(runs, _table):
-        parts.append(costs)
     for name, section in SECTIONS.items():
+        if name == "start" and (costs := results_costs.costs(runs, _table)):
+            parts.append(costs)
         if name in runs:
             run = runs[name]
             versions = ", ".join(f"{package} {number}" for package, number in run["versions"].items())
