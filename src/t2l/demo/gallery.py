@@ -18,6 +18,8 @@ from t2l.model import shipped_checkpoint
 
 MEASURED = "smollm2-135m"
 WORK, FAIL = 12, 4
+PEOPLES = ("restaurant review", "email subject", "support ticket", "question about a table")
+"""What people try first: the workbench offers these whatever their score."""
 
 
 def shipped_record() -> dict[str, Any] | None:
@@ -36,13 +38,24 @@ def gallery(measured: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[s
     One whose adapter answers the same to every input does not count among those that work.
     """
     tasks = measured["tasks"]
-    works = _in_turn([task for task in tasks if len({one["adapter"] for one in task["examples"]}) > 1], best=True)[
-        :WORK
-    ]
+    works = _in_turn([task for task in tasks if _varied(task)], best=True)[:WORK]
     left = [task for task in tasks if task not in works]
     fails = _in_turn(left, best=False)[:FAIL]
     order = {task.name: number for number, task in enumerate(demo_tasks())}
     return sorted(works, key=lambda task: order[task["name"]]), sorted(fails, key=lambda task: order[task["name"]])
+
+
+def offered(measured: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """What the workbench offers: those of `PEOPLES` and the gallery's, each as `scored`; what fails comes last."""
+    works, fails = gallery(measured)
+    peoples = [task for task in measured["tasks"] if task["name"] in PEOPLES]
+    good = [task for task in peoples if task["right"]["adapter"] and _varied(task)]
+    bad = [task for task in peoples if task not in good]
+    found = [(task, scored(task)) for task in (*good, *(task for task in works if task not in good))]
+    for task in (*bad, *(task for task in fails if task not in peoples)):
+        fails_too = task in fails or not task["right"]["adapter"]
+        found.append((task, scored(task, "fails, " if fails_too else "one answer to all, ")))
+    return found
 
 
 def scored(task: dict[str, Any], word: str = "") -> str:
@@ -80,6 +93,11 @@ def page(measured: dict[str, Any]) -> str:
         *(_entry(task) for task in fails),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _varied(task: dict[str, Any]) -> bool:
+    """Whether its adapter answers differently to different inputs."""
+    return len({one["adapter"] for one in task["examples"]}) > 1
 
 
 def _in_turn(tasks: Sequence[dict[str, Any]], *, best: bool) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import gradio as gr
 from gradio.themes import Base
 from gradio.themes.utils import colors, sizes
 
-from t2l.demo.gallery import gallery, scored
+from t2l.demo.gallery import offered
 from t2l.demo.measure import kept
 from t2l.demo.tasks import demo_tasks
 from t2l.errors import T2LError
@@ -79,17 +79,12 @@ class PageExample:
 
 
 def examples_for(engine: Engine) -> list[PageExample]:
-    """People's tasks to begin with: the gallery's with their scores, where they were measured on this checkpoint."""
+    """People's tasks to begin with, then the gallery's; with scores, where they were measured on this checkpoint."""
     measured = kept(engine.t2l, engine.base)
     if measured is None:
         tasks = demo_tasks()[:_MOST_EXAMPLES]
         return [PageExample(_title(task.name), task.description, task.examples[0].text) for task in tasks]
-    works, fails = gallery(measured)
-    return [
-        PageExample(scored(task, word), task["description"], task["examples"][0]["input"])
-        for word, tasks in (("", works), ("fails, ", fails))
-        for task in tasks
-    ]
+    return [PageExample(title, task["description"], task["examples"][0]["input"]) for task, title in offered(measured)]
 
 
 def _title(name: str) -> str:
