@@ -132,9 +132,9 @@ def test_a_strength_of_zero_is_the_base_and_the_download_is_the_adapter(
     first = examples_for(engine)[0]
     base, told, adapted = expected(engine, first.description, first.text)
     visit.until([base, told, adapted])
-    with visit.page.expect_download() as told:
+    with visit.page.expect_download() as download:
         visit.page.get_by_role("link", name="Download the adapter").locator("visible=true").click()
-    zipfile.ZipFile(told.value.path()).extractall(tmp_path)
+    zipfile.ZipFile(download.value.path()).extractall(tmp_path)
     (made,) = engine.make([first.description]).result(60)
     assert Adapter.load(tmp_path / made.kept.id).digest == made.adapter.digest
     slider = visit.page.get_by_role("slider").locator("visible=true").first
@@ -219,7 +219,7 @@ def test_a_table_goes_in_and_out(chromium: Any, address: str, engine: Engine) ->
     )
     visit.page.wait_for_function("() => document.querySelector('#batch-inputs textarea').value.includes('note')")
     visit.page.get_by_role("button", name="Answer all").click()
-    with visit.page.expect_download() as told:
+    with visit.page.expect_download() as download:
         visit.page.get_by_role("link", name="Download as CSV").click()
     read = list(csv.DictReader(io.StringIO(Path(told.value.path()).read_text("utf-8-sig"))))
     assert [row["note"] for row in read] == ["a", "b"]
