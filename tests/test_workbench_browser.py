@@ -221,7 +221,7 @@ def test_a_table_goes_in_and_out(chromium: Any, address: str, engine: Engine) ->
     visit.page.get_by_role("button", name="Answer all").click()
     with visit.page.expect_download() as download:
         visit.page.get_by_role("link", name="Download as CSV").click()
-    read = list(csv.DictReader(io.StringIO(Path(told.value.path()).read_text("utf-8-sig"))))
+    read = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text("utf-8-sig"))))
     assert [row["note"] for row in read] == ["a", "b"]
     for row in read:
         assert [row["base"], row["prompted"], row["adapted"]] == expected(engine, "Add 3 to the number.", row["input"])
