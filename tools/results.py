@@ -435,8 +435,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "sft_step": sft_step,
     "sft_store": sft_store,
     "serve": serve,
-    "store": lambda result: results_costs.store(result, _table),
     "soak": soak,
+    "store": lambda result: results_costs.store(result, _table),
     "recon_step": recon_step,
     "evaluate": evaluate,
 }
