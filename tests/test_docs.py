@@ -237,7 +237,7 @@ def test_commands_in_running_text_exist(page: str, line: str) -> None:
 def test_there_are_command_lines_to_check() -> None:
     assert len(command_lines(ROOT / "README.md")) >= 4
     assert "generate --file - --json" in command_lines(ROOT / "docs" / "quickstart.md")  # behind a pipe
-    assert any(line.startswith("generate 'Solve") for line in command_lines(ROOT / "README.md"))
+    assert any(line.startswith("generate 'Say whether") for line in command_lines(ROOT / "README.md"))
 
 
 @pytest.mark.parametrize("line", ["generat x", "generate x --outt y", "data shwo", "import SOURCE", "demo --seed many"])

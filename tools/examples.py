@@ -3,7 +3,7 @@
     python tools/examples.py           answers all inputs in tests/golden/examples.json again, and writes it
     python tools/examples.py --check   only says which example has no input there; exit code 1 where one has none
 
-An example for another checkpoint (``--checkpoint``, mistral-t2l) is omitted; those of the gallery have a record of
+An example for another checkpoint (``--checkpoint``, mistral-t2l) may be omitted; those of the gallery have a record of
 their own (``t2l demo --all --keep``).
 """
 
