@@ -29,7 +29,7 @@ from typing import Any
 
 import psutil
 import torch
-from machine import Machine
+from machine import Machine, square_product, timed
 from sft_step import Tally
 
 from t2l.base_structure import base_config
@@ -43,19 +43,11 @@ from t2l.training.frozen_base import bfloat16_is_fast
 TARGETS = {"share_of_matmul_rate_at_64": 0.8, "times_baseline_at_64": 5.0, "cold_seconds": 8.0, "cold_peak_gb": 1.5}
 DESCRIPTION = "Decide whether the review is positive or negative and answer with one word."
 MISTRAL, SHIPPED = "Mistral-7B", "SmolLM2-135M (shipped)"
-SIDE = 2048  # of the square product that stands for the machine
 HUGE_BATCH = 64
 MOST_SECONDS = 5.0
 """After so long a batch is run no more, once it has run three times."""
 ROOM = 0.8
 """Share of the free memory that a batch may take."""
-
-MEASURE = """
-import resource, subprocess, sys, time
-begun = time.perf_counter()
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""  # from a small process: a child's peak counts the memory of the process that forked it
 
 
 @dataclass(frozen=True)
@@ -138,21 +130,16 @@ def cold_start(options: list[str], repeats: int) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "T2L_CACHE": f"{folder}/cache"}
-        seconds, peaks = [], []
+        runs = []
         for run in range(1 + repeats):
             words = ["generate", f"{DESCRIPTION} Run {run}.", *options, "--out", f"{folder}/{run}"]
-            command = [sys.executable, "-c", MEASURE, sys.executable, "-m", "t2l", *words]
-            done = subprocess.run(
-                command, check=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            )
-            spent, peak = done.stdout.split()
-            seconds.append(float(spent))
-            peaks.append(float(peak))
+            runs.append(timed([sys.executable, "-m", "t2l", *words], environment))
+    first, later = runs[0], runs[1:]
     return {
-        "seconds": statistics.median(seconds[1:]),
-        "peak_gb": max(peaks[1:]) / 1e6,
-        "first_seconds": seconds[0],
-        "first_peak_gb": peaks[0] / 1e6,
+        "seconds": statistics.median(run["seconds"] for run in later),
+        "peak_gb": max(run["gb"] for run in later),
+        "first_seconds": first["seconds"],
+        "first_peak_gb": first["gb"],
     }
 
 
@@ -215,10 +202,10 @@ def throughput(
             else:
                 left_out.append({**maker.name, "dtype": name, "batch": n, "needs_gb": needed / 1e9})
     keys = list(dict.fromkeys(keys))
-    squares = {name: torch.randn(SIDE, SIDE).to(nets[name].dtype) for name in nets}
-    products = {f"product/{name}": lambda a=a: a @ a for name, a in squares.items()}
+    squares = {name: square_product(net.dtype) for name, net in nets.items()}
+    products = {f"product/{name}": product for name, (product, _) in squares.items()}
     seconds = seconds_each({f"{name}/{n}": run(name, n) for name, n in keys} | products, repeats)
-    rates = {name: 2 * SIDE**3 / seconds[f"product/{name}"] for name in nets}
+    rates = {name: count / seconds[f"product/{name}"] for name, (_, count) in squares.items()}
     baseline = 1 / seconds["float32/1"]
     rows = []
     for name, n in keys:

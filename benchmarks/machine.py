@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -45,18 +47,51 @@ class Machine:
         }
 
 
-def matmul_rate(dtype: torch.dtype, device: str = "cpu", repeats: int = 5) -> float:
-    """The machine's own rate in FLOP/s: the median of square products, of 2,048 on a CPU and of 8,192 on a GPU."""
+_CHILD = """
+import resource, subprocess, sys, time
+begun = time.perf_counter()
+child = subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE)
+first = None
+for line in child.stdout:
+    if sys.argv[1] and sys.argv[1].encode() in line:
+        first = time.perf_counter() - begun
+        child.terminate()
+        break
+child.stdout.close()
+status = child.wait()
+assert status == 0 or first, status
+print(first or time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""  # from a small process: a child's peak counts the memory of the process that forked it
+
+
+def timed(command: list[str], environment: dict[str, str], until: str = "") -> dict[str, float]:
+    """Seconds of a fresh process to the first line that holds ``until``, or to its end, and its peak memory in GB."""
+    child = [sys.executable, "-c", _CHILD, until, *command]
+    done = subprocess.run(child, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    seconds, peak = map(float, done.stdout.split())
+    return {"seconds": seconds, "gb": peak / 1e6}
+
+
+def square_product(dtype: torch.dtype, device: str = "cpu") -> tuple[Callable[[], object], float]:
+    """What stands for the machine's own rate, and its FLOPs: a square product, of 2,048 on a CPU and 8,192 on a GPU."""
     side = 2048 if device == "cpu" else 8192
     a = torch.randn(side, side, device=device).to(dtype)
+    return lambda: a @ a, 2 * side**3
+
+
+def matmul_rate(dtype: torch.dtype, device: str = "cpu", repeats: int = 5) -> float:
+    """The machine's own rate in FLOP/s: the median of some square products."""
+    product, flops = square_product(dtype, device)
     times = []
     for _ in range(repeats + 1):
         begun = time.perf_counter()
-        _ = a @ a
+        product()
         if device != "cpu":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begun)
-    return 2 * side**3 / statistics.median(times[1:])
+    return flops / statistics.median(times[1:])
 
 
 def _all_seconds() -> float:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from machine import Machine
+from machine import Machine, timed
 
 from t2l.base_names import locate
 from t2l.model import TextToLora
@@ -32,22 +32,6 @@ TARGETS = {"run_s": 4.0, "run_gb": 1.0, "demo_first_answer_s": 6.0, "import_s": 
 BASELINE = "transformers and PEFT with an adapter that is there already"
 DESCRIPTION = "Decide whether the review is positive or negative and answer with one word."
 TEXT = "I loved every minute of this film."
-
-CHILD = """
-import resource, subprocess, sys, time
-begun = time.perf_counter()
-child = subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE)
-first = None
-for line in child.stdout:
-    if sys.argv[1] and sys.argv[1].encode() in line:
-        first = time.perf_counter() - begun
-        child.terminate()
-        break
-child.stdout.close()
-status = child.wait()
-assert status == 0 or first, status
-print(first or time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""  # from a small process: a child's peak counts the memory of the process that forked it
 
 PLAIN = """
 import sys
@@ -73,16 +57,6 @@ answer(PeftModel.from_pretrained(model, adapter), text)
 """
 
 BUSY = "while True: sum(n * n for n in range(10_000))"
-
-
-def timed(command: list[str], environment: dict[str, str], until: str = "") -> dict[str, float]:
-    """Seconds to the first line that holds ``until``, or to the end, and the peak of resident memory in GB."""
-    child = [sys.executable, "-c", CHILD, until, *command]
-    done = subprocess.run(child, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    seconds, peak = map(float, done.stdout.split())
-    return {"seconds": seconds, "gb": peak / 1e6}
 
 
 @contextmanager

@@ -77,8 +77,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         result["made_per_second"] = rate(make, 4 * options.seconds)
 
         store = AdapterStore(folder=folder / "store", disk=1 << 40, told=1 << 30)
+        adapters = tiny_adapters(options.adapters)
         begun = time.perf_counter()
-        kept = [store.add(adapter).id for adapter in tiny_adapters(options.adapters)]
+        kept = [store.add(adapter).id for adapter in adapters]
         result["added_per_second"] = len(kept) / (time.perf_counter() - begun)
         before, begun = peak_mib(), time.perf_counter()
         again = AdapterStore(folder=folder / "store", disk=1 << 40, told=1 << 30)

@@ -18,7 +18,7 @@ from t2l.bases import load_base
 from t2l.cli import app
 from t2l.comparison import ROWS, Compared
 from t2l.demo import measure, show
-from t2l.demo.gallery import PEOPLES, gallery, page, scored, shipped_record, summary
+from t2l.demo.gallery import COMMON, gallery, page, scored, shipped_record, summary
 from t2l.demo.measure import RECORD_FILE, Session, TaskOutcome
 from t2l.demo.tasks import CHECKS, DemoExample, DemoTask, chosen, demo_tasks, normalised
 from t2l.guidance.guide import Confidence, Neighbour
@@ -335,10 +335,8 @@ def test_the_gallery_is_the_same_everywhere(session: Session, monkeypatch: pytes
     assert [title for title in titles if "one answer to all" in title] == [
         "Restaurant review (one answer to all, 2 of 3)"
     ]
-    own = {
-        one["name"]: one for one in found["tasks"] if one["name"] in PEOPLES
-    }  # a review, an email, a ticket, a table
-    assert set(own) == set(PEOPLES) and {one["description"] for one in own.values()} <= told
+    own = {one["name"]: one for one in found["tasks"] if one["name"] in COMMON}  # a review, an email, a ticket, a table
+    assert set(own) == set(COMMON) and {one["description"] for one in own.values()} <= told
     assert told - {one["description"] for one in own.values()} <= {one["description"] for one in [*works, *fails]}
     failing = [title for title in titles if "(fails, " in title or "(one answer" in title]
     assert titles[-len(failing) :] == failing

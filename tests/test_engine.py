@@ -190,6 +190,29 @@ def test_where_the_number_of_rows_changes_a_bit_passes_have_one_shape(
     assert passes.exact and tuple(seen) == rows
 
 
+def test_few_rows_read_prompts_only_in_widths_where_they_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix library may treat two wide rows otherwise than four: each width is tried when it first comes."""
+    model = tiny_base()
+    original, seen = model.forward, []
+
+    def differing(**given: Any) -> Any:
+        output = original(**given)
+        count, width = given["input_ids"].shape
+        seen.append((count, width))
+        output.logits = output.logits * (1 + 1e-6 * count * (width > 16))
+        return output
+
+    monkeypatch.setattr(model, "forward", differing)
+    base = Base(model, None, "x")  # pyright: ignore[reportArgumentType]
+    passes = Passes(base, LoraSpec.from_base(model.config), slots=4, context=60)
+    passes.load(0, None)
+    read = [passes.prefill([Piece(0, [5] * length, 0)]) for length in (3, 20, 20)]
+    assert torch.equal(read[1], read[2]) and torch.equal(
+        read[1], passes.prefill([Piece(slot, [5] * 20, 0) for slot in range(3)])[:1]
+    )
+    assert seen[-5:] == [(2, 16), (2, 32), (4, 32), (4, 32), (4, 32)]
+
+
 def test_a_slot_forgets_its_last_request_even_where_it_held_nan() -> None:
     model = tiny_base()
     spec = LoraSpec.from_base(model.config)

@@ -152,7 +152,7 @@ def test_one_table_says_what_it_costs(results: ModuleType) -> None:
     machine = {"cores": 2, "processor": "P", "memory_gb": 25, "threads": 2, "others": 0.31, "quiet": False}
     ratio = {"ratio": 1.5, "low": 1.25, "high": 12.0}
     ways = {name: {"seconds": 1.0, "gb": 0.5} for name in ("import", "help", "demo", "run", "plain")}
-    targets = {"run_s": 4.0, "import_s": 0.3, "help_s": 0.3, "demo_first_answer_s": 6.0}
+    targets = {"run_s": 4.0, "run_gb": 0.4, "import_s": 0.3, "help_s": 0.3, "demo_first_answer_s": 6.0}
     start = {
         "ways": ways,
         "targets": targets,
@@ -168,4 +168,8 @@ def test_one_table_says_what_it_costs(results: ModuleType) -> None:
     assert row.split(" | ")[1:] == ["plain", "1.50x (1.25 to 12.00)", "31%", "`python benchmarks/start.py` |"]
     assert results.results_costs.costs({}, results._table) == ""
     section = results.results_costs.start(start, results._table)
-    assert "**Other programs took 31%" in section and "| `import t2l` | 1.00 | 0.50 GB | 0.3 s | **no** |" in section
+    assert (
+        "**Other programs took 31%" in section
+        and "| `import t2l` | 1.00 s | 0.3 s | **no** | 0.50 GB |  |  |" in section
+    )
+    assert "| 1.00 s | 4 s | yes | 0.50 GB | 0.4 GB | **no** |" in section

@@ -90,10 +90,6 @@ def _interval(figure: dict[str, Any]) -> str:
     return f"{figure['mean']:.1f} ({figure['low']:.1f} to {figure['high']:.1f})"
 
 
-def _yes(reached: bool) -> str:
-    return "yes" if reached else "**no**"
-
-
 def generate(result: dict[str, Any]) -> str:
     """Cold starts, adapters a second by base and batch, and what huge pages give."""
     cold = [["hypernetwork for", "variant", "parameters", "cold `t2l generate`", "peak memory", "the very first"]]
@@ -174,8 +170,8 @@ def sft_step(result: dict[str, Any]) -> str:
     low, high = result["speed_ratio_range"]
     targets = [
         ["figure", "measured", "target", "reached"],
-        ["times faster", f"{speed:.1f}x ({low:.1f} to {high:.1f})", "3x", _yes(speed >= 3)],
-        ["share of the peak activation memory", f"{memory:.3f}", "at most 0.25", _yes(memory <= 0.25)],
+        ["times faster", f"{speed:.1f}x ({low:.1f} to {high:.1f})", "3x", results_costs.yes(speed >= 3)],
+        ["share of the peak activation memory", f"{memory:.3f}", "at most 0.25", results_costs.yes(memory <= 0.25)],
     ]
     recomputed = "recomputed in ours" if result["activations_recomputed"] else "kept in both"
     return "\n\n".join(
@@ -221,19 +217,19 @@ def sft_store(result: dict[str, Any]) -> str:
             "samples/s, times one LoRA by the Trainer",
             f"{fast:.2f}x",
             f"at least {targets['speed_ratio']:.2f}x",
-            _yes(fast >= targets["speed_ratio"]),
+            results_costs.yes(fast >= targets["speed_ratio"]),
         ],
         [
             "memory, times that",
             f"{size:.2f}x",
             f"at most {targets['memory_ratio']:.1f}x",
-            _yes(size <= targets["memory_ratio"]),
+            results_costs.yes(size <= targets["memory_ratio"]),
         ],
         [
             "share of the machine's own matrix rate",
             f"{share:.0%}",
             f"at least {targets['share_of_matmul_rate']:.0%}",
-            _yes(share >= targets["share_of_matmul_rate"]),
+            results_costs.yes(share >= targets["share_of_matmul_rate"]),
         ],
     ]
     left_out = f" Left out: {result['left_out']}." if result["left_out"] else ""
@@ -261,7 +257,9 @@ def serve(result: dict[str, Any]) -> str:
     for clients, ways in result["clients"].items():
         for name, row in ways.items():
             first = [f"{row[part]:,.0f} ms" for part in ("first_token_ms", "last_first_token_ms")]
-            times = [_times(row["times"], kind, digits=2) if "times" in row else "" for kind in ("wall", "cpu")]
+            times = [
+                results_costs.times(row["times"], kind, digits=2) if "times" in row else "" for kind in ("wall", "cpu")
+            ]
             same = f"{row['same_answers']:.0%}" if "same_answers" in row else ""
             title = result["ways"][name]
             rows.append([clients, title, f"{row['tokens_per_second']:,.1f}", *first, *times, same])
@@ -285,7 +283,7 @@ def serve(result: dict[str, Any]) -> str:
         if row:
             times, wanted = row["times"]["wall"], target["times"]
             of = [result["ways"][way], str(target["clients"])]
-            targets.append([*of, f"{times:.2f}x", f"{wanted:.2f}x", _yes(times >= wanted)])
+            targets.append([*of, f"{times:.2f}x", f"{wanted:.2f}x", results_costs.yes(times >= wanted)])
     parts.append(_table(targets))
     parts += [f"Left out: {name} ({why})." for name, why in result["left_out"].items()]
     return "\n\n".join(parts)
@@ -327,8 +325,8 @@ def evaluate(result: dict[str, Any]) -> str:
         for name, what in (("answers", "greedy answers"), ("scores", "four choices by log-likelihood")):
             row, target = result[f"{name}_{way}"], result["targets"][name]
             cost = [f"{row['wall'][part]:.1f} s" for part in ("shared_s", "baseline_s")]
-            times = [_times(row[clock]) for clock in ("wall", "cpu")]
-            goal = [f"{target:.0f}x", _yes(row["wall"]["ratio"] >= target)] if way == "hflm" else ["", ""]
+            times = [results_costs.times(row[clock]) for clock in ("wall", "cpu")]
+            goal = [f"{target:.0f}x", results_costs.yes(row["wall"]["ratio"] >= target)] if way == "hflm" else ["", ""]
             rows.append([f"{what}, against {title}", *cost, *times, f"{row['same']:.0%}", *goal])
     apart = max(result[f"scores_{way}"]["largest_difference"] for way in result["baselines"])
     return "\n\n".join(
@@ -382,12 +380,6 @@ def _gate_figures(result: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "settings": settings, "findings": {**found, "comparisons": overall}}
 
 
-def _times(ratio: dict[str, float], kind: str = "", digits: int = 1) -> str:
-    keys = (kind, f"{kind}_low", f"{kind}_high") if kind else ("ratio", "low", "high")
-    middle, low, high = (f"{ratio[key]:.{digits}f}" for key in keys)
-    return f"{middle}x ({low} to {high})"
-
-
 def _machine(result: dict[str, Any]) -> str:
     """What a run was measured on, and whether it was alone there."""
     machine = result["machine"]
@@ -417,7 +409,7 @@ def recon_step(result: dict[str, Any]) -> str:
                         "growth of the peak, streamed (held)",
                         f"{growth['streamed']:.2f}x ({growth['held']:.1f}x)",
                         f"flat: at most {target}x",
-                        _yes(growth["streamed"] <= target),
+                        results_costs.yes(growth["streamed"] <= target),
                     ],
                 ]
             ),

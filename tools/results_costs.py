@@ -8,6 +8,18 @@ from typing import Any
 Table = Callable[[list[list[str]]], str]
 
 
+def yes(reached: bool) -> str:
+    """Whether a target was reached."""
+    return "yes" if reached else "**no**"
+
+
+def times(ratio: Mapping[str, float], kind: str = "", digits: int = 1) -> str:
+    """A ratio with its extremes, where there are several of one clock each: of the clock ``kind``."""
+    keys = (kind, f"{kind}_low", f"{kind}_high") if kind else ("ratio", "low", "high")
+    middle, low, high = (f"{ratio[key]:.{digits}f}" for key in keys)
+    return f"{middle}x ({low} to {high})"
+
+
 def quiet(result: Mapping[str, Any]) -> str:
     """Whether the machine was the benchmark's own."""
     machine = result["machine"]
@@ -20,17 +32,19 @@ def start(result: dict[str, Any], table: Table) -> str:
     """From a shell to an answer."""
     ways, targets, ratio = result["ways"], result["targets"], result["run_times_plain"]
     names = {
-        "import": ("`import t2l`", targets["import_s"]),
-        "help": ("`t2l --help`", targets["help_s"]),
-        "demo": ("`t2l demo`, to its first answer with an adapter", targets["demo_first_answer_s"]),
-        "run": (f"`t2l run`, three answers of at most {result['tokens']} tokens", targets["run_s"]),
-        "plain": (f"the same answers by {result['baseline']}", None),
+        "import": ("`import t2l`", targets["import_s"], None),
+        "help": ("`t2l --help`", targets["help_s"], None),
+        "demo": ("`t2l demo`, to its first answer with an adapter", targets["demo_first_answer_s"], None),
+        "run": (f"`t2l run`, three answers of at most {result['tokens']} tokens", targets["run_s"], targets["run_gb"]),
+        "plain": (f"the same answers by {result['baseline']}", None, None),
     }
-    rows = [["a fresh process", "seconds", "peak memory", "target", "reached"]]
-    for name, (title, target) in names.items():
-        seconds, peak = ways[name]["seconds"], f"{ways[name]['gb']:.2f} GB"
-        reached = "" if target is None else ("yes" if seconds <= target else "**no**")
-        rows.append([title, f"{seconds:.2f}", peak, "" if target is None else f"{target:g} s", reached])
+    rows = [["a fresh process", "seconds", "target", "reached", "peak memory", "target", "reached"]]
+    for name, (title, *wanted) in names.items():
+        row = [title]
+        for figure, target, unit in zip((ways[name]["seconds"], ways[name]["gb"]), wanted, ("s", "GB"), strict=True):
+            goal = ["", ""] if target is None else [f"{target:g} {unit}", yes(figure <= target)]
+            row += [f"{figure:.2f} {unit}", *goal]
+        rows.append(row)
     parts = [
         "## From a shell to an answer",
         f"Medians of {result['repeats']} runs that take turns, caches warm. `t2l run` takes "
@@ -88,9 +102,9 @@ def store(result: dict[str, Any], table: Table) -> str:
 
 def _start(result: dict[str, Any]) -> list[list[str]]:
     ratio = result["run_times_plain"]
-    rows = [["`t2l run`, from the shell to the last answer", result["baseline"], _range(ratio)]]
+    rows = [["`t2l run`, from the shell to the last answer", result["baseline"], times(ratio, digits=2)]]
     if (busy := result.get("beside_busy_processes")) is not None:
-        rows.append(["... beside busy processes", "threads that wait as libgomp has them wait", _range(busy)])
+        rows.append(["... beside busy processes", "threads that wait as libgomp has them wait", times(busy, digits=2)])
     return rows
 
 
@@ -111,24 +125,26 @@ def _sft(result: dict[str, Any]) -> list[list[str]]:
 
 def _serve(result: dict[str, Any]) -> list[list[str]]:
     return [
-        [f"serving {clients} client{'s' if clients != '1' else ''}, each with its own adapter", title, times]
+        [
+            f"serving {clients} client{'s' if clients != '1' else ''}, each with its own adapter",
+            title,
+            times(ways[name]["times"], "wall", digits=2),
+        ]
         for clients, ways in result["clients"].items()
         for name, title in result["ways"].items()
         if name in ways and "times" in ways[name]
-        for times in [_range({key.removeprefix("wall_"): ways[name]["times"][key] for key in _WALL})]
     ]
 
 
 def _evaluate(result: dict[str, Any]) -> list[list[str]]:
     kinds = {"answers": "greedy answers", "scores": "log-likelihoods"}
     return [
-        [f"evaluating {result['adapters']} adapters, {kind}", result["baselines"]["hflm"], _range(row["wall"])]
+        [f"evaluating {result['adapters']} adapters, {kind}", result["baselines"]["hflm"], times(row["wall"], digits=2)]
         for name, kind in kinds.items()
         for row in [result[f"{name}_hflm"]]
     ]
 
 
-_WALL = ("wall", "wall_low", "wall_high")
 _COSTS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "start": _start,
     "sft_store": _sft,
@@ -161,9 +177,3 @@ def costs(runs: Mapping[str, dict[str, Any]], table: Table) -> str:
             table(rows),
         ]
     )
-
-
-def _range(ratio: Mapping[str, float]) -> str:
-    middle, low, high = (ratio[key] for key in ("wall" if "wall" in ratio else "ratio", "low", "high"))
-    digits = 1 if middle >= 10 else 2
-    return f"{middle:.{digits}f}x ({low:.{digits}f} to {high:.{digits}f})"

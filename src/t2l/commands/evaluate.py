@@ -70,7 +70,7 @@ class Options:
         Path | None, _more(metavar="FOLDER", help="One PEFT adapter trained on all tasks; also a baseline in the gate.")
     ] = None
     multi_task_prompt: Annotated[
-        Path | None, _more(metavar="FOLDER", help="One that reads descriptions; the shipped one has its own.")
+        Path | None, _more(metavar="FOLDER", help="One that reads descriptions; by default the one that ships.")
     ] = None
     task_adapters: Annotated[Path | None, _more(metavar="FOLDER", help="PEFT adapters named as the tasks.")] = None
     hyperdecoder: Annotated[Path | None, _more(metavar="FOLDER", help="As 't2l train hyperdecoder' leaves it.")] = None
@@ -96,15 +96,19 @@ class Options:
     as_json: AsJson = False
 
     @property
-    def adapters(self) -> dict[str, Path]:
-        """Option -> the folder that it names, or that ships with the checkpoint, for the rows that need one."""
-        from t2l.model import shipped_reading_lora
-
+    def named(self) -> dict[str, Path]:
+        """Option -> the folder that it names, for the rows that need one."""
         names = ("library", "multi_task", "multi_task_prompt", "task_adapters", "hyperdecoder")
         found = {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
-        if self.multi_task_prompt is None and self.base is None and not self.gate:
-            found["--multi-task-prompt"] = shipped_reading_lora(self.checkpoint)
         return {option: folder for option, folder in found.items() if folder is not None}
+
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """As `named`, and the LoRA that reads descriptions where one ships with the checkpoint."""
+        from t2l.model import shipped_reading_lora
+
+        shipped = None if self.base or self.gate else shipped_reading_lora(self.checkpoint)
+        return ({"--multi-task-prompt": shipped} if shipped else {}) | self.named
 
 
 def evaluate(**given: Any) -> None:
@@ -367,7 +371,7 @@ def _bench(
     wanted = needs_checkpoint(rows) or options.checkpoint is not None
     t2l = _checkpoint(options.checkpoint, device) if wanted else None
     name, system = options.base or (t2l and t2l.spec.base_model), options.system or (t2l and t2l.system)
-    for option, folder in options.adapters.items():  # an adapter knows its base and its prompts as well
+    for option, folder in options.named.items():  # an adapter knows its base and its prompts as well
         if option.startswith("--multi-task") and not (name and system):
             adapter = one_adapter(folder)
             name, system = name or adapter.spec.base_model, system or adapter.system

@@ -18,7 +18,7 @@ from t2l.model import shipped_checkpoint
 
 MEASURED = "smollm2-135m"
 WORK, FAIL = 12, 4
-PEOPLES = ("restaurant review", "email subject", "support ticket", "question about a table")
+COMMON = ("restaurant review", "email subject", "support ticket", "question about a table")
 """What people try first: the workbench offers these whatever their score."""
 
 
@@ -46,15 +46,15 @@ def gallery(measured: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def offered(measured: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """What the workbench offers: those of `PEOPLES` and the gallery's, each as `scored`; what fails comes last."""
+    """What the workbench offers: those of `COMMON` and the gallery's, each as `scored`; what fails comes last."""
     works, fails = gallery(measured)
-    peoples = [task for task in measured["tasks"] if task["name"] in PEOPLES]
-    good = [task for task in peoples if task["right"]["adapter"] and _varied(task)]
-    bad = [task for task in peoples if task not in good]
+    common = [task for task in measured["tasks"] if task["name"] in COMMON]
+    good = [task for task in common if task["right"]["adapter"] and _varied(task)]
+    bad = [task for task in common if task not in good]
     found = [(task, scored(task)) for task in (*good, *(task for task in works if task not in good))]
-    for task in (*bad, *(task for task in fails if task not in peoples)):
-        fails_too = task in fails or not task["right"]["adapter"]
-        found.append((task, scored(task, "fails, " if fails_too else "one answer to all, ")))
+    for task in (*bad, *(task for task in fails if task not in common)):
+        same = task["right"]["adapter"] and task not in fails  # right as often as its one answer happens to be
+        found.append((task, scored(task, "one answer to all, " if same else "fails, ")))
     return found
 
 

@@ -4,9 +4,9 @@ Axis letters: S slots (or rows of one pass), T tokens of a pass, C columns, V to
 
 Level 5. A pass always has one of a few shapes: decoding (a number of rows, 1), reading prompts (2 or 4 rows, T), where
 T depends on the request's own prompt alone. Rows without a request compute padding, and rows come in such numbers that
-matrix libraries treat all alike: where the start shows that they do not, each of the two has one shape. So the
-arithmetic of a row, and with it every bit of its logits, does not depend on who sits in the other rows. This file knows
-neither waiting requests nor sampling nor text.
+matrix libraries treat all alike: where the start, or the first pass of its width, shows that they do not, each of the
+two has one shape. So the arithmetic of a row, and with it every bit of its logits, does not depend on who sits in the
+other rows. This file knows neither waiting requests nor sampling nor text.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Passes:
                 self.model.set_attn_implementation(ATTENTION)
         self.slots = slots
         self.prefill_rows = _PREFILL_ROWS
-        self._few_rows = _PREFILL_ROWS
+        self._alike: dict[tuple[int, bool], bool] = {}  # width, adapted -> whether few rows give the bits of all
         self._rows = _step(slots, _ROWS)
         config = self.model.config.get_text_config()
         self.context = min(context, _window(config))
@@ -123,9 +123,22 @@ class Passes:
     @torch.inference_mode()
     def prefill(self, pieces: Sequence[Piece]) -> Tensor:
         """Reads up to ``prefill_rows`` pieces of one width; logits after the last token of each, (len(pieces), V)."""
-        width, device = pieces[0].width, self.model.device
+        width = pieces[0].width
         assert len(pieces) <= self.prefill_rows and all(piece.width == width for piece in pieces)
-        count = self._few_rows if len(pieces) <= self._few_rows else self.prefill_rows
+        # on other devices a few rows more cost nothing, and each number of rows has its own kernel
+        if len(pieces) > _FEW_PREFILL_ROWS or self.model.device.type != "cpu":
+            return self._read(pieces, self.prefill_rows)
+        shape = width, bool(self._adapted & {piece.slot for piece in pieces})
+        if shape not in self._alike:
+            few = self._read(pieces, _FEW_PREFILL_ROWS)
+            whole = self._read(pieces, self.prefill_rows)
+            self._alike[shape] = torch.equal(few, whole)
+            return whole
+        return self._read(pieces, _FEW_PREFILL_ROWS if self._alike[shape] else self.prefill_rows)
+
+    def _read(self, pieces: Sequence[Piece], count: int) -> Tensor:
+        """As `prefill`, in a pass of so many rows."""
+        width, device = pieces[0].width, self.model.device
         rows = [piece.slot for piece in pieces] + [self._rows] * (count - len(pieces))
         tokens, positions, columns, lasts = [], [], [], []
         for row in range(count):
@@ -221,11 +234,6 @@ class Passes:
             return torch.stack([torch.cat(firsts), last_SV], dim=1)
 
         alone = logits([0])
-        if self.model.device.type == "cpu":  # elsewhere a few rows more cost nothing, and each width has its own kernel
-            self._few_rows, few = _FEW_PREFILL_ROWS, list(range(min(_FEW_PREFILL_ROWS, self.slots)))
-            together = logits(few)
-            if not torch.equal(together, alone.expand_as(together)):
-                self._few_rows = self.prefill_rows
         self._all_columns = True
         self._all_columns = not torch.equal(alone, logits([0]))
         lasts = [logits([min(shape, self.slots) - 1]) for shape in self._shapes]  # one in each shape
