@@ -96,19 +96,15 @@ class Options:
     as_json: AsJson = False
 
     @property
-    def named(self) -> dict[str, Path]:
-        """Option -> the folder that it names, for the rows that need one."""
-        names = ("library", "multi_task", "multi_task_prompt", "task_adapters", "hyperdecoder")
-        found = {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
-        return {option: folder for option, folder in found.items() if folder is not None}
-
-    @property
     def adapters(self) -> dict[str, Path]:
-        """As `named`, and the LoRA that reads descriptions where one ships with the checkpoint."""
+        """Option -> the folder that it names, or that ships with the checkpoint, for the rows that need one."""
         from t2l.model import shipped_reading_lora
 
-        shipped = None if self.base or self.gate else shipped_reading_lora(self.checkpoint)
-        return ({"--multi-task-prompt": shipped} if shipped else {}) | self.named
+        names = ("library", "multi_task", "multi_task_prompt", "task_adapters", "hyperdecoder")
+        found = {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
+        if self.multi_task_prompt is None and self.base is None and not self.gate:
+            found["--multi-task-prompt"] = shipped_reading_lora(self.checkpoint)
+        return {option: folder for option, folder in found.items() if folder is not None}
 
 
 def evaluate(**given: Any) -> None:
@@ -371,8 +367,8 @@ def _bench(
     wanted = needs_checkpoint(rows) or options.checkpoint is not None
     t2l = _checkpoint(options.checkpoint, device) if wanted else None
     name, system = options.base or (t2l and t2l.spec.base_model), options.system or (t2l and t2l.system)
-    for option, folder in options.named.items():  # an adapter knows its base and its prompts as well
-        if option.startswith("--multi-task") and not (name and system):
+    for folder in (options.multi_task, options.multi_task_prompt):  # an adapter knows its base and its prompts as well
+        if folder is not None and not (name and system):
             adapter = one_adapter(folder)
             name, system = name or adapter.spec.base_model, system or adapter.system
     if name is None:
